@@ -1,0 +1,1 @@
+"""LongCat-Video in JAX: start reading at `models/dit.py`, start using at `pipeline.py`."""

@@ -1,0 +1,20 @@
+"""The legend of dimension letters, and the array types that annotations use.
+
+Names of arrays end in their dimensions: `x_BSD` is batch, video tokens, width. A file may add letters, never redefine
+these:
+
+    B  batch                      N  heads                    G  group
+    T H W  the array's own grid   K  head width               I J  query blocks, key blocks
+    S  video tokens (T*H*W)       F  feed-forward width       X Y  tokens of a query block, of a key block
+    M  keys that are not S        C  channels                 R  LoRA rank
+    L  text tokens                E  timestep embedding       P  depth (the scanned layer axis)
+    D  model width
+
+Arrays of pixels and latents are channels last, `B T H W C`, everywhere.
+"""
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+__all__ = ["Array", "Bool", "Float", "Int", "PRNGKeyArray", "Params", "PyTree", "Shaped"]
+
+Params = dict  # a nested dict of arrays: one model's parameters, an adapter, a cache

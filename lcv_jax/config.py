@@ -1,0 +1,217 @@
+"""Frozen configurations of the three networks and of the scheduler, read from the published config.json files.
+
+Field names are the published ones. `from_json` accepts exactly the published fields: those that mean something here become
+fields, those that choose a PyTorch backend or serve generation of text are known and dropped, and any other is an error
+that names it, so that a checkpoint of a newer architecture is refused instead of run wrongly.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+Shape3D = tuple[int, int, int]
+
+
+def _freeze(value: Any) -> Any:
+    """JSON lists as tuples, so that a config can be hashed: it is a static argument of jit."""
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedConfig:
+    """What the configs share: reading and writing the published JSON."""
+
+    dropped: ClassVar[frozenset[str]] = frozenset()
+    """Published fields that are accepted and mean nothing here."""
+    pinned: ClassVar[Mapping[str, Any]] = {}
+    """Published fields of which one value only is implemented."""
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any]) -> Self:
+        """The config of a published config.json.
+
+        Raises:
+            ValueError: a field that nobody knows, a missing one, or a value that is not implemented; all are named.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        problems, values = [], {}
+        for name, value in published.items():
+            if name.startswith("_") or name in cls.dropped:
+                continue
+            if name in cls.pinned:
+                if _freeze(value) != cls.pinned[name]:
+                    problems.append(f"{name} = {value!r} is not implemented, only {cls.pinned[name]!r}")
+            elif name in fields:
+                values[name] = _freeze(value)
+            else:
+                near = difflib.get_close_matches(name, [*fields, *cls.pinned, *cls.dropped], n=1)
+                problems.append(f"unknown field {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+        problems += [f"missing field {name!r}" for name in required if name not in values]
+        if problems:
+            raise ValueError(f"{cls.__name__}: " + "; ".join(problems))
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON holds them; `from_json` of it gives an equal config."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSparseConfig(PublishedConfig):
+    """Block-sparse attention: report section 3.4, published as `bsa_params`.
+
+    With both `sparsity` and `cdf_threshold`, the larger of the two counts of key blocks is taken.
+    """
+
+    sparsity: float | None = 0.9375
+    """Share of key blocks that a query block does not attend to."""
+    cdf_threshold: float | None = None
+    """Keep the best key blocks while their summed softmax score stays at or below this."""
+    chunk_3d_shape_q: Shape3D = (4, 4, 4)
+    """Tokens of a query block, T x H x W."""
+    chunk_3d_shape_k: Shape3D = (4, 4, 4)
+    """Tokens of a key block, T x H x W."""
+
+    def __post_init__(self) -> None:
+        if self.sparsity is None and self.cdf_threshold is None:
+            raise ValueError("bsa_params: give sparsity, cdf_threshold or both; got neither")
+        for name in ("sparsity", "cdf_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"bsa_params: {name} must lie in 0..1, got {value}")
+        for name in ("chunk_3d_shape_q", "chunk_3d_shape_k"):
+            block = getattr(self, name)
+            if len(block) != 3 or min(block) < 1:
+                raise ValueError(f"bsa_params: {name} must be three positive sizes (T, H, W), got {block}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiTConfig(PublishedConfig):
+    """The video diffusion transformer (report, table 1). Defaults are the released 13.6B model's."""
+
+    # How PyTorch computes attention, and over how many of its ranks.
+    dropped = frozenset({"enable_flashattn2", "enable_flashattn3", "enable_xformers", "cp_split_hw"})
+
+    in_channels: int = 16
+    out_channels: int = 16
+    hidden_size: int = 4096
+    depth: int = 48
+    num_heads: int = 32
+    caption_channels: int = 4096
+    mlp_ratio: int = 4
+    adaln_tembed_dim: int = 512
+    frequency_embedding_size: int = 256
+    patch_size: Shape3D = (1, 2, 2)
+    text_tokens_zero_pad: bool = True
+    enable_bsa: bool = False
+    bsa_params: BlockSparseConfig | None = None
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any]) -> Self:
+        sparse = published.get("bsa_params")
+        read = sparse if sparse is None else BlockSparseConfig.from_json(sparse)
+        return super().from_json({**published, "bsa_params": read})
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"the head width hidden_size / num_heads must be even for RoPE, got {self.head_dim}")
+        if self.frequency_embedding_size % 2:
+            raise ValueError(f"frequency_embedding_size must be even, got {self.frequency_embedding_size}")
+        if self.patch_size[0] != 1:
+            raise ValueError(f"patch_size {self.patch_size}: patches over time are not implemented, only (1, h, w)")
+        if self.enable_bsa and self.bsa_params is None:
+            raise ValueError("enable_bsa needs bsa_params")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """SwiGLU keeps the parameters of a plain feed-forward: 2/3 of its width, up to the next multiple of 256."""
+        return -(-int(2 * self.mlp_ratio * self.hidden_size / 3) // 256) * 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAEConfig(PublishedConfig):
+    """The Wan2.1 video autoencoder. Defaults are the released one's, but for its latent statistics, which it brings along."""
+
+    dropped = frozenset({"dropout", "scale_factor_spatial", "scale_factor_temporal", "clip_output"})
+    # Wan2.2's autoencoder sets these.
+    pinned = {"is_residual": False, "patch_size": None, "decoder_base_dim": None, "attn_scales": ()}
+
+    latents_mean: tuple[float, ...]
+    latents_std: tuple[float, ...]
+    base_dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
+    in_channels: int = 3
+    out_channels: int = 3
+
+    def __post_init__(self) -> None:
+        if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
+            got = f"{len(self.latents_mean)} means and {len(self.latents_std)} stds"
+            raise ValueError(f"latents_mean and latents_std need z_dim = {self.z_dim} values each, got {got}")
+        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError(
+                f"temperal_downsample needs one entry between any two of the {len(self.dim_mult)} levels of dim_mult, "
+                f"got {len(self.temperal_downsample)}"
+            )
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent in height and width."""
+        return 2 ** len(self.temperal_downsample)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame after the first."""
+        return 2 ** sum(self.temperal_downsample)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UMT5Config(PublishedConfig):
+    """The umT5 text encoder. Defaults are umT5-XXL's."""
+
+    # What concerns dropout, initialisation, the absent decoder and the tokenizer.
+    dropped = frozenset({
+        "architectures", "classifier_dropout", "decoder_start_token_id", "dropout_rate", "dtype", "torch_dtype",
+        "eos_token_id", "pad_token_id", "bos_token_id", "initializer_factor", "is_encoder_decoder", "model_type",
+        "num_decoder_layers", "output_past", "scalable_attention", "tokenizer_class", "transformers_version",
+        "use_cache", "is_decoder", "tie_word_embeddings",
+    })  # fmt: skip
+    pinned = {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True}
+
+    vocab_size: int = 256384
+    d_model: int = 4096
+    d_kv: int = 64
+    d_ff: int = 10240
+    num_layers: int = 24
+    num_heads: int = 64
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SchedulerConfig(PublishedConfig):
+    """The flow-matching Euler scheduler: only its time shift varies."""
+
+    dropped = frozenset({"base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift", "time_shift_type"})
+    pinned = {
+        "invert_sigmas": False, "shift_terminal": None, "stochastic_sampling": False, "use_beta_sigmas": False,
+        "use_dynamic_shifting": False, "use_exponential_sigmas": False, "use_karras_sigmas": False,
+        "num_train_timesteps": 1000,
+    }  # fmt: skip
+
+    shift: float = 12.0
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0:
+            raise ValueError(f"shift must be above 0 (0 makes every timestep 0), got {self.shift}")

@@ -1,0 +1,1 @@
+"""What goes into the networks and comes out: captions, images, clips, buckets."""

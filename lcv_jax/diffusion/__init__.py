@@ -1,0 +1,1 @@
+"""Flow matching: pure functions that know no network."""

@@ -1,0 +1,1 @@
+"""Attention and its float32 definitions: jax only, no flax, no mesh, no config."""

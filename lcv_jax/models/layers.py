@@ -1,0 +1,78 @@
+"""Small layers that the networks share.
+
+Float32 islands live here once: norms compute in float32 whatever comes in, because their sums over thousands of channels
+lose digits in bfloat16; float32 matrix products ask for full precision, because a GPU's default for them is TF32, which has
+bfloat16's exponent and ten bits.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float, Shaped
+
+
+def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    """Full precision for float32 operands; the hardware's own for narrower ones."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
+class Linear(nn.Module):
+    """`x @ kernel + bias`, in `dtype` or else in the kernel's own dtype, plus low-rank adapters where there are any.
+
+    A variable collection "adapters" holds, for any subset of the layers, `{"down": (in, n, R), "up": (n, R, out / n)}`:
+    n low-rank pairs, each of which adds to its own slice of the output (see models/lora.py).
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        init = nn.initializers.xavier_uniform()
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        dtype = self.dtype or kernel.dtype
+        x, precision = x.astype(dtype), matmul_precision(dtype)
+        y = jnp.matmul(x, kernel.astype(dtype), precision=precision)
+        if self.has_variable("adapters", "down"):
+            down, up = (self.get_variable("adapters", name).astype(dtype) for name in ("down", "up"))
+            low = jnp.einsum("...d,dnr->...nr", x, down, precision=precision)
+            y += jnp.einsum("...nr,nro->...no", low, up, precision=precision).reshape(y.shape)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis: float32 inside, cast back, then the weight (in the order published)."""
+
+    epsilon: float = 1e-6
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        wide = x.astype(jnp.float32)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return wide.astype(x.dtype) * weight.astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*batch D"], epsilon: float = 1e-6) -> Float[Array, "*batch D"]:
+    """Layer norm over the last axis without scale and shift; returns float32."""
+    x = x.astype(jnp.float32)
+    x -= jnp.mean(x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis with weight and bias, all in float32; returns the input's dtype."""
+
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        return (layer_norm(x) * weight.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
