@@ -13,8 +13,9 @@ these:
 Arrays of pixels and latents are channels last, `B T H W C`, everywhere.
 """
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-__all__ = ["Array", "Bool", "Float", "Int", "PRNGKeyArray", "Params", "PyTree", "Shaped"]
+__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "PRNGKeyArray", "Params", "PyTree", "Shaped"]
 
 Params = dict  # a nested dict of arrays: one model's parameters, an adapter, a cache

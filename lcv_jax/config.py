@@ -1,16 +1,18 @@
 """Frozen configurations of the three networks and of the scheduler, read from the published config.json files.
 
-Field names are the published ones. `from_json` accepts exactly the published fields: those that mean something here become
-fields, those that choose a PyTorch backend or serve generation of text are known and dropped, and any other is an error
-that names it, so that a checkpoint of a newer architecture is refused instead of run wrongly.
+Field names are the published ones. `from_json` accepts exactly the published fields: those that mean something here
+become fields, those that choose a PyTorch backend or serve generation of text are known and dropped, and any other is
+an error that names it, so that a checkpoint of a newer architecture is refused instead of run wrongly.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 Shape3D = tuple[int, int, int]
+# Not typing.Self: beartype refuses it in the methods of a class that it does not decorate as a whole.
+ConfigT = TypeVar("ConfigT", bound="PublishedConfig")
 
 
 def _freeze(value: Any) -> Any:
@@ -28,7 +30,7 @@ class PublishedConfig:
     """Published fields of which one value only is implemented."""
 
     @classmethod
-    def from_json(cls, published: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[ConfigT], published: Mapping[str, Any]) -> ConfigT:
         """The config of a published config.json.
 
         Raises:
@@ -109,7 +111,7 @@ class DiTConfig(PublishedConfig):
     bsa_params: BlockSparseConfig | None = None
 
     @classmethod
-    def from_json(cls, published: Mapping[str, Any]) -> Self:
+    def from_json(cls, published: Mapping[str, Any]) -> "DiTConfig":
         sparse = published.get("bsa_params")
         read = sparse if sparse is None else BlockSparseConfig.from_json(sparse)
         return super().from_json({**published, "bsa_params": read})
@@ -138,7 +140,7 @@ class DiTConfig(PublishedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEConfig(PublishedConfig):
-    """The Wan2.1 video autoencoder. Defaults are the released one's, but for its latent statistics, which it brings along."""
+    """The Wan2.1 video autoencoder. Defaults are the released one's; latent statistics come with each checkpoint."""
 
     dropped = frozenset({"dropout", "scale_factor_spatial", "scale_factor_temporal", "clip_output"})
     # Wan2.2's autoencoder sets these.

@@ -1,18 +1,18 @@
 """Small layers that the networks share.
 
-Float32 islands live here once: norms compute in float32 whatever comes in, because their sums over thousands of channels
-lose digits in bfloat16; float32 matrix products ask for full precision, because a GPU's default for them is TF32, which has
-bfloat16's exponent and ten bits.
+Float32 islands live here once: norms compute in float32 whatever comes in, because their sums over thousands of
+channels lose digits in bfloat16; float32 matrix products ask for full precision, because a GPU's default for them is
+TF32, which has float32's exponent and a fraction of ten bits.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Float, Shaped
+from lcv_jax.array_types import Array, DTypeLike, Float, Shaped
 
 
-def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
     """Full precision for float32 operands; the hardware's own for narrower ones."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
@@ -26,8 +26,8 @@ class Linear(nn.Module):
 
     features: int
     use_bias: bool = True
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "*batch in"]) -> Float[Array, "*batch out"]:
@@ -37,7 +37,8 @@ class Linear(nn.Module):
         x, precision = x.astype(dtype), matmul_precision(dtype)
         y = jnp.matmul(x, kernel.astype(dtype), precision=precision)
         if self.has_variable("adapters", "down"):
-            down, up = (self.get_variable("adapters", name).astype(dtype) for name in ("down", "up"))
+            down: Array = self.get_variable("adapters", "down").astype(dtype)
+            up: Array = self.get_variable("adapters", "up").astype(dtype)
             low = jnp.einsum("...d,dnr->...nr", x, down, precision=precision)
             y += jnp.einsum("...nr,nro->...no", low, up, precision=precision).reshape(y.shape)
         if self.use_bias:
@@ -49,7 +50,7 @@ class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis: float32 inside, cast back, then the weight (in the order published)."""
 
     epsilon: float = 1e-6
-    param_dtype: jnp.dtype = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
@@ -69,7 +70,7 @@ def layer_norm(x: Float[Array, "*batch D"], epsilon: float = 1e-6) -> Float[Arra
 class LayerNorm(nn.Module):
     """Layer norm over the last axis with weight and bias, all in float32; returns the input's dtype."""
 
-    param_dtype: jnp.dtype = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
