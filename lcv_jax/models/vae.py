@@ -1,0 +1,231 @@
+"""The Wan2.1 video autoencoder: 4 x 8 x 8 pixels to a latent (report, section 2; Wan, arXiv 2503.20314).
+
+The first frame alone makes the first latent frame, every 4 frames after it one more. `encode` and `decode` walk over time in
+chunks, with the frames that causal convolutions look back on as the carry, so that memory beyond input and output does not
+grow with the length of the clip. Layers live in vae_layers.py, the cutting into tiles in vae_tiling.py.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float, PRNGKeyArray, PyTree
+from lcv_jax.config import VAEConfig
+from lcv_jax.models.vae_layers import (
+    Caches,
+    CausalConv,
+    ChannelNorm,
+    Downsample,
+    Layer,
+    MiddleBlock,
+    Pointwise,
+    ResidualBlock,
+    Upsample,
+)
+from lcv_jax.models.vae_tiling import Size, over_tiles
+
+
+class Encoder(Layer, kw_only=True):
+    """Pixels to twice `z_dim` channels: what means and variances are made of."""
+
+    cfg: VAEConfig
+
+    @nn.compact
+    def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
+        cfg, caches, block = self.cfg, Caches(cache), 0
+        x_BTHWC = caches.run(CausalConv(features=cfg.base_dim, name="conv_in", **self.dtypes), x_BTHWC)
+        for level, multiple in enumerate(cfg.dim_mult):
+            for _ in range(cfg.num_res_blocks):
+                name, block = f"down_blocks_{block}", block + 1
+                layer = ResidualBlock(features=cfg.base_dim * multiple, name=name, **self.dtypes)
+                x_BTHWC = caches.run(layer, x_BTHWC)
+            if level < len(cfg.temperal_downsample):
+                name, block = f"down_blocks_{block}", block + 1
+                layer = Downsample(over_time=cfg.temperal_downsample[level], name=name, **self.dtypes)
+                x_BTHWC = caches.run(layer, x_BTHWC)
+        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.dtypes), x_BTHWC)
+        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.dtypes)(x_BTHWC))
+        x_BTHWC = caches.run(CausalConv(features=2 * cfg.z_dim, name="conv_out", **self.dtypes), x_BTHWC)
+        return x_BTHWC, caches.new
+
+
+class UpBlock(Layer, kw_only=True):
+    """One level of the decoder: residual blocks and, but for the last level, an upsampling."""
+
+    features: int
+    num_res_blocks: int
+    over_time: bool | None
+    """Whether the upsampling doubles time too; None: there is none."""
+
+    @nn.compact
+    def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
+        caches = Caches(cache)
+        for i in range(self.num_res_blocks):
+            x_BTHWC = caches.run(ResidualBlock(features=self.features, name=f"resnets_{i}", **self.dtypes), x_BTHWC)
+        if self.over_time is not None:
+            x_BTHWC = caches.run(Upsample(over_time=self.over_time, name="upsamplers_0", **self.dtypes), x_BTHWC)
+        return x_BTHWC, caches.new
+
+
+class Decoder(Layer, kw_only=True):
+    """Latents to pixels."""
+
+    cfg: VAEConfig
+
+    @nn.compact
+    def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
+        cfg, caches = self.cfg, Caches(cache)
+        widths = [cfg.base_dim * multiple for multiple in reversed(cfg.dim_mult)]
+        x_BTHWC = caches.run(CausalConv(features=widths[0], name="conv_in", **self.dtypes), x_BTHWC)
+        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.dtypes), x_BTHWC)
+        for level, over_time in enumerate((*reversed(cfg.temperal_downsample), None)):
+            block = UpBlock(
+                features=widths[level],
+                num_res_blocks=cfg.num_res_blocks + 1,
+                over_time=over_time,
+                name=f"up_blocks_{level}",
+                **self.dtypes,
+            )
+            x_BTHWC = caches.run(block, x_BTHWC)
+        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.dtypes)(x_BTHWC))
+        x_BTHWC = caches.run(CausalConv(features=cfg.out_channels, name="conv_out", **self.dtypes), x_BTHWC)
+        return x_BTHWC, caches.new
+
+
+class WanVAE(nn.Module):
+    """The autoencoder. Call its methods: `WanVAE(cfg).apply({"params": params}, video_BTHWC, method="encode")`."""
+
+    cfg: VAEConfig
+    chunk: int = 1
+    """Latent frames at a time, after the first. Results do not depend on it; memory does, and with few pixels speed."""
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        cfg, dtypes = self.cfg, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.encoder = Encoder(cfg=cfg, **dtypes)
+        self.quant_conv = Pointwise(features=2 * cfg.z_dim, **dtypes)
+        self.post_quant_conv = Pointwise(features=cfg.z_dim, **dtypes)
+        self.decoder = Decoder(cfg=cfg, **dtypes)
+
+    def __call__(self, video_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t H W C"]:
+        """The video encoded and decoded again, by the mean; for `init`, which makes all parameters so."""
+        mean, _ = self.encode(video_BTHWC)
+        return self.decode(mean)
+
+    def encode(self, video_BTHWC: Float[Array, "B T H W C"]) -> tuple[Array, Array]:
+        """Mean and log-variance of the latents, B (1 + (T - 1) // 4) H/8 W/8 z_dim, float32, not normalised.
+
+        Args:
+            video_BTHWC: in -1..1. Frames at the end that do not fill 4 are dropped, as published.
+        """
+        return _mean_and_logvar(self._encode(video_BTHWC))
+
+    def decode(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t h w C"]:
+        """The video in -1..1, B (1 + 4 (T - 1)) 8H 8W 3, float32, of latents that are not normalised."""
+        return jnp.clip(self._decode(latents_BTHWC), -1, 1)
+
+    def tiled_encode(
+        self, video_BTHWC: Float[Array, "B T H W C"], tile: Size = (256, 256), stride: Size = (192, 192)
+    ) -> tuple[Array, Array]:
+        """`encode` in overlapping tiles: less memory for large frames, nearly the same result.
+
+        Args:
+            video_BTHWC: in -1..1. When not larger than one tile, this is `encode`.
+            tile: height and width of a tile in pixels.
+            stride: pixels from one tile to the next.
+        """
+        return _mean_and_logvar(self._tiled("_encode", video_BTHWC, tile, stride, from_pixels=True))
+
+    def tiled_decode(
+        self, latents_BTHWC: Float[Array, "B T H W C"], tile: Size = (256, 256), stride: Size = (192, 192)
+    ) -> Float[Array, "B t h w C"]:
+        """`decode` in overlapping tiles, whose sizes are in pixels as in `tiled_encode`."""
+        return jnp.clip(self._tiled("_decode", latents_BTHWC, tile, stride, from_pixels=False), -1, 1)
+
+    def _encode(self, video_BTHWC: Array) -> Array:
+        def step(vae: "WanVAE", x: Array, cache: PyTree) -> tuple[Array, PyTree]:
+            x, cache = vae.encoder(x, cache)
+            return vae.quant_conv(x), cache
+
+        return self._walk(step, video_BTHWC, frames_in=self.cfg.temporal_factor, frames_out=1)
+
+    def _decode(self, latents_BTHWC: Array) -> Array:
+        def step(vae: "WanVAE", x: Array, cache: PyTree) -> tuple[Array, PyTree]:
+            return vae.decoder(vae.post_quant_conv(x), cache)
+
+        return self._walk(step, latents_BTHWC, frames_in=1, frames_out=self.cfg.temporal_factor)
+
+    def _walk(self, step: Callable, x_BTHWC: Array, *, frames_in: int, frames_out: int) -> Array:
+        """`step` over the first frame, then over chunks of time; float32.
+
+        Each chunk is written where it belongs in one buffer: stacked results would have to be copied into order.
+        """
+        count = (x_BTHWC.shape[1] - 1) // frames_in
+        y, cache = step(self, x_BTHWC[:, :1], None)
+        out = jnp.zeros((y.shape[0], 1 + count * frames_out, *y.shape[2:]), jnp.float32)
+        carry = jax.lax.dynamic_update_slice_in_dim(out, y.astype(out.dtype), 0, axis=1), cache
+
+        def advance(vae: "WanVAE", carry: PyTree, start: Array, length: int) -> tuple[PyTree, None]:
+            out, cache = carry
+            x = jax.lax.dynamic_slice_in_dim(x_BTHWC, 1 + start * frames_in, length * frames_in, axis=1)
+            y, cache = step(vae, x, cache)
+            out = jax.lax.dynamic_update_slice_in_dim(out, y.astype(out.dtype), 1 + start * frames_out, axis=1)
+            return (out, cache), None
+
+        chunk = min(self.chunk, count)
+        if count:
+            full = count - count % chunk
+            loop = nn.scan(
+                lambda *args: advance(*args, chunk), variable_broadcast="params", split_rngs={"params": False}
+            )
+            carry, _ = loop(self, carry, jnp.arange(0, full, chunk))
+            if full < count:
+                carry, _ = advance(self, carry, jnp.array(full), count - full)
+        return carry[0]
+
+    def _tiled(self, method: str, x_BTHWC: Array, tile: Size, stride: Size, *, from_pixels: bool) -> Array:
+        factor = self.cfg.spatial_factor
+        if any(size % factor for size in (*tile, *stride)) or any(not 0 < stride[i] <= tile[i] for i in range(2)):
+            raise ValueError(
+                f"tile and stride must be multiples of {factor} with 0 < stride <= tile, got {tile} and {stride}"
+            )
+        pixels = {"tile": tile, "stride": stride}
+        latents = {name: (size[0] // factor, size[1] // factor) for name, size in pixels.items()}
+        here, there = (pixels, latents) if from_pixels else (latents, pixels)
+        if x_BTHWC.shape[2] <= here["tile"][0] and x_BTHWC.shape[3] <= here["tile"][1]:
+            return getattr(self, method)(x_BTHWC)
+        vae, variables = self.unbind()
+        return over_tiles(
+            lambda x: vae.apply(variables, x, method=method),
+            x_BTHWC,
+            **here,
+            tile_out=there["tile"],
+            stride_out=there["stride"],
+        )
+
+
+def _mean_and_logvar(moments_BTHWC: Array) -> tuple[Array, Array]:
+    mean, logvar = jnp.split(moments_BTHWC, 2, axis=-1)
+    return mean, jnp.clip(logvar, -30, 20)  # the published bounds
+
+
+def sample_posterior(
+    mean: Float[Array, "*batch C"], logvar: Float[Array, "*batch C"], key: PRNGKeyArray | None = None
+) -> Float[Array, "*batch C"]:
+    """Latents drawn from what `encode` gives; without a key their mode, which is the mean."""
+    if key is None:
+        return mean
+    return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def normalise_latents(latents: Float[Array, "*batch C"], cfg: VAEConfig) -> Float[Array, "*batch C"]:
+    """Latents as the transformer takes them: the published mean off, in units of the published deviation."""
+    return (latents - jnp.array(cfg.latents_mean, latents.dtype)) / jnp.array(cfg.latents_std, latents.dtype)
+
+
+def denormalise_latents(latents: Float[Array, "*batch C"], cfg: VAEConfig) -> Float[Array, "*batch C"]:
+    """Latents as `decode` takes them: the inverse of `normalise_latents`."""
+    return latents * jnp.array(cfg.latents_std, latents.dtype) + jnp.array(cfg.latents_mean, latents.dtype)
