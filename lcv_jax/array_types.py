@@ -13,8 +13,17 @@ these:
 Arrays of pixels and latents are channels last, `B T H W C`, everywhere.
 """
 
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+if TYPE_CHECKING:
+    Array = jax.Array
+else:
+    Array = jax.Array | np.ndarray  # what a caller may hand in; inside it is always jax's
 
 __all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "PRNGKeyArray", "Params", "PyTree", "Shaped"]
 

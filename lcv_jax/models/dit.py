@@ -1,0 +1,304 @@
+"""The video diffusion transformer. Start reading here.
+
+A clip of latents is cut into patches, the tokens run through `depth` single-stream blocks (self-attention, cross-attention
+to the caption, SwiGLU, modulated per latent frame by the timestep) and come out as a velocity that points towards the data
+(report section 3.1; names follow the published checkpoint).
+
+All tasks are one (report section 3.2): a clip whose first latent frames are given. Their timestep is 0, they see only
+themselves, and so `encode_condition` can compute their keys and values once for all sampling steps.
+
+With block-sparse attention the tokens are put into block order once, here, and nothing below permutes.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from einops import rearrange
+
+from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
+from lcv_jax.config import BlockSparseConfig, DiTConfig
+from lcv_jax.kernels.block_order import Shape3D, TokenOrder, block_order, plain_order
+from lcv_jax.models.attention import AttentionPlan, CrossAttention, LayerCache, SelfAttention
+from lcv_jax.models.layers import LayerNorm, Linear, layer_norm
+from lcv_jax.models.rope import rope_table
+
+Cache = dict[str, Float[Array, "P Bcache M N K"]]
+"""Keys, before RoPE, and values of the condition tokens in every layer: {"k": ..., "v": ...}."""
+
+
+@flax.struct.dataclass
+class BlockInputs:
+    """What every block is given beside its tokens."""
+
+    t_BTE: Float[Array, "B T E"]
+    text_BLD: Float[Array, "B L D"] | None
+    """None leaves the caption out: the tokens are all of condition frames."""
+    text_mask_BL: Bool[Array, "B L"] | None
+    plan: AttentionPlan
+    order: TokenOrder = flax.struct.field(pytree_node=False)
+    """Of the tokens of this call."""
+    keep_cache: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+def modulate(
+    x_BSD: Float[Array, "B S D"], shift_BTD: Float[Array, "B T D"], scale_BTD: Float[Array, "B T D"], order: TokenOrder
+) -> Float[Array, "B S D"]:
+    """Layer norm without affine, then scale and shift per latent frame; float32."""
+    framed = order.frame_view(layer_norm(x_BSD))
+    return (framed * (1 + order.per_frame(scale_BTD)) + order.per_frame(shift_BTD)).reshape(x_BSD.shape)
+
+
+def gated(
+    x_BSD: Float[Array, "B S D"], gate_BTD: Float[Array, "B T D"], branch_BSD: Float[Array, "B S D"], order: TokenOrder
+) -> Float[Array, "B S D"]:
+    """x + gate * branch with one gate a latent frame, added up in float32."""
+    branch = (order.frame_view(branch_BSD).astype(jnp.float32) * order.per_frame(gate_BTD)).reshape(x_BSD.shape)
+    return (x_BSD.astype(jnp.float32) + branch).astype(x_BSD.dtype)
+
+
+class SwiGLU(nn.Module):
+    """`w2(silu(w1 x) * w3 x)`."""
+
+    cfg: DiTConfig
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        def linear(features: int, name: str) -> Linear:
+            return Linear(features, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+        hidden_BSF = nn.silu(linear(self.cfg.ffn_dim, "w1")(x_BSD)) * linear(self.cfg.ffn_dim, "w3")(x_BSD)
+        return linear(x_BSD.shape[-1], "w2")(hidden_BSF)
+
+
+class Block(nn.Module):
+    """One layer: modulated self-attention, cross-attention, modulated feed-forward."""
+
+    cfg: DiTConfig
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], cache: LayerCache | None, given: BlockInputs
+    ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+        D, order, num_condition = x_BSD.shape[-1], given.order, given.plan.num_condition
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        modulation = Linear(6 * D, dtype=jnp.float32, param_dtype=self.param_dtype, name="adaLN_modulation_1")
+        shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = jnp.split(
+            modulation(nn.silu(given.t_BTE)), 6, axis=-1
+        )
+
+        h_BSD = modulate(x_BSD, shift_attn, scale_attn, order).astype(x_BSD.dtype)
+        h_BSD, own = SelfAttention(self.cfg, **types, name="attn")(h_BSD, given.plan, cache)
+        x_BSD = gated(x_BSD, gate_attn, h_BSD, order)
+
+        if given.text_BLD is not None:
+            normed = LayerNorm(param_dtype=self.param_dtype, name="pre_crs_attn_norm")(x_BSD[:, num_condition:])
+            cross = CrossAttention(self.cfg, **types, implementation=given.plan.implementation, name="cross_attn")
+            noisy_BSD = x_BSD[:, num_condition:] + cross(normed, given.text_BLD, given.text_mask_BL)
+            x_BSD = jnp.concatenate([x_BSD[:, :num_condition], noisy_BSD], axis=1)
+
+        h_BSD = modulate(x_BSD, shift_ffn, scale_ffn, order).astype(x_BSD.dtype)
+        h_BSD = SwiGLU(self.cfg, **types, name="ffn")(h_BSD)
+        return gated(x_BSD, gate_ffn, h_BSD, order), own if given.keep_cache else None
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoid of a timestep in 0..1000, then an MLP; float32, one vector a latent frame."""
+
+    cfg: DiTConfig
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, timesteps_BT: Float[Array, "B T"]) -> Float[Array, "B T E"]:
+        half = self.cfg.frequency_embedding_size // 2
+        frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        angle = timesteps_BT.astype(jnp.float32)[..., None] * frequency
+        types = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+        h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        h = nn.silu(Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_0")(h))
+        return Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_2")(h)
+
+
+class CaptionEmbedder(nn.Module):
+    """Projects the text encoder's output to the model's width."""
+
+    cfg: DiTConfig
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, text_BLC: Float[Array, "B L C"]) -> Float[Array, "B L D"]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        h = nn.gelu(Linear(self.cfg.hidden_size, **types, name="y_proj_0")(text_BLC), approximate=True)
+        return Linear(self.cfg.hidden_size, **types, name="y_proj_2")(h)
+
+
+class PatchEmbedder(nn.Module):
+    """Patches of 1 x h x w latents to tokens."""
+
+    cfg: DiTConfig
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B S D"]:
+        _, h, w = self.cfg.patch_size
+        patches = rearrange(latents_BTHWC, "B T (H h) (W w) C -> B (T H W) (h w C)", h=h, w=w)
+        return Linear(self.cfg.hidden_size, dtype=self.dtype, param_dtype=self.param_dtype, name="proj")(patches)
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and a projection to patches of velocity; float32."""
+
+    cfg: DiTConfig
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], t_BTE: Float[Array, "B T E"], order: TokenOrder
+    ) -> Float[Array, "B S C"]:
+        types = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+        modulation = Linear(2 * x_BSD.shape[-1], **types, name="adaLN_modulation_1")(nn.silu(t_BTE))
+        shift_BTD, scale_BTD = jnp.split(modulation, 2, axis=-1)
+        _, h, w = self.cfg.patch_size
+        linear = Linear(h * w * self.cfg.out_channels, **types, name="linear")
+        return linear(modulate(x_BSD, shift_BTD, scale_BTD, order))
+
+
+class LongCatVideo(nn.Module):
+    """The transformer: noisy latents, timesteps and a caption's embedding to a velocity.
+
+    Attributes:
+        cfg: the published config.
+        dtype: of the computation outside the float32 islands; None is the parameters' own.
+        param_dtype: of the parameters that `init` makes.
+        implementation: of attention, see kernels/attention.py.
+    """
+
+    cfg: DiTConfig
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    implementation: str = "auto"
+
+    def setup(self) -> None:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.x_embedder = PatchEmbedder(self.cfg, **types)
+        self.t_embedder = TimestepEmbedder(self.cfg, param_dtype=self.param_dtype)
+        self.y_embedder = CaptionEmbedder(self.cfg, **types)
+        # Scanned, so that compile time does not grow with depth; recomputed in the backward pass, so that memory does not.
+        self.blocks = nn.scan(
+            nn.remat(Block, prevent_cse=False),
+            variable_axes={"params": 0, "adapters": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=self.cfg.depth,
+        )(self.cfg, **types)
+        self.final_layer = FinalLayer(self.cfg, param_dtype=self.param_dtype)
+
+    def __call__(
+        self,
+        latents_BTHWC: Float[Array, "B T H W C"],
+        timesteps_BT: Float[Array, "B T"],
+        text_BLD: Float[Array, "B L Dtext"],
+        text_mask_BL: Bool[Array, "B L"] | Int[Array, "B L"],
+        num_cond_latents: int = 0,
+        cache: Cache | None = None,
+    ) -> Float[Array, "B T H W C"]:
+        """Velocity of every latent frame, float32.
+
+        Args:
+            timesteps_BT: 0..1000, one a latent frame; 0 for condition frames.
+            text_mask_BL: true where the caption has a token. With `text_tokens_zero_pad` the padding is attended to, as
+                zeros.
+            num_cond_latents: condition frames at the front of `latents_BTHWC`.
+            cache: of `encode_condition`; then `latents_BTHWC` holds the noisy frames only and num_cond_latents stays 0.
+                A batch of one serves all prompts.
+
+        Raises:
+            ValueError: latents off the patch or block grid; both a cache and condition frames.
+        """
+        if cache is not None and num_cond_latents:
+            raise ValueError(
+                f"with a cache the latents hold no condition frames, got num_cond_latents={num_cond_latents}"
+            )
+        text_mask_BL = text_mask_BL.astype(bool)
+        text_BLD = self.y_embedder(text_BLD)
+        if self.cfg.text_tokens_zero_pad:
+            text_BLD, text_mask_BL = text_BLD * text_mask_BL[..., None].astype(text_BLD.dtype), None
+        grid = self._token_grid(latents_BTHWC)
+        given = BlockInputs(
+            t_BTE=self.t_embedder(timesteps_BT),
+            text_BLD=text_BLD,
+            text_mask_BL=text_mask_BL,
+            **self._geometry(grid, num_cond_latents, cache),
+        )
+        x_BSD = given.order.apply(self.x_embedder(latents_BTHWC))
+        x_BSD, _ = self.blocks(x_BSD, cache, given)
+        patches_BSC = given.order.undo(self.final_layer(x_BSD, given.t_BTE, given.order))
+        _, h, w = self.cfg.patch_size
+        T, H, W = grid
+        return rearrange(patches_BSC, "B (T H W) (h w C) -> B T (H h) (W w) C", T=T, H=H, W=W, h=h, w=w)
+
+    def encode_condition(self, condition_BTHWC: Float[Array, "B T H W C"]) -> Cache:
+        """Keys and values of the condition frames, to be given as `cache=` with the noisy frames only."""
+        grid = self._token_grid(condition_BTHWC)
+        given = BlockInputs(
+            t_BTE=self.t_embedder(jnp.zeros(condition_BTHWC.shape[:2], jnp.float32)),
+            text_BLD=None,
+            text_mask_BL=None,
+            keep_cache=True,
+            **self._geometry(grid, grid[0], None),
+        )
+        return self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), None, given)[1]
+
+    def _token_grid(self, latents_BTHWC: Array) -> Shape3D:
+        _, T, H, W, C = latents_BTHWC.shape
+        _, h, w = self.cfg.patch_size
+        if C != self.cfg.in_channels or H % h or W % w:
+            raise ValueError(
+                f"latents are B T H W C with C = {self.cfg.in_channels} and H, W multiples of {h} and {w}; "
+                f"got {latents_BTHWC.shape}"
+            )
+        return T, H // h, W // w
+
+    def _geometry(self, grid: Shape3D, num_cond_latents: int, cache: Cache | None) -> dict[str, Any]:
+        """The tokens' order and the attention plan of a call."""
+        T, H, W = grid
+        cached_frames = 0 if cache is None else cache["k"].shape[2] // (H * W)
+        whole = (cached_frames + T, H, W)
+        # Images are attended to densely, as published.
+        sparse = self.cfg.bsa_params if self.cfg.enable_bsa and whole[0] > 1 else None
+        order = sparse_order(sparse, grid, num_cond_latents, cached_frames) if sparse else plain_order(grid)
+        # Frames are the outermost level of any order, so the order of the whole ends in the order of this call's tokens.
+        whole_order = TokenOrder(((order.levels[0][0] * whole[0] // T, *order.levels[0][1:]), *order.levels[1:]))
+        cos_SH, sin_SH = (whole_order.apply(part, axis=0) for part in rope_table(whole, self.cfg.head_dim))
+        plan = AttentionPlan(
+            rope=(cos_SH, sin_SH),
+            num_condition=num_cond_latents * H * W,
+            sparse=sparse,
+            implementation=self.implementation,
+        )
+        return {"order": order, "plan": plan}
+
+
+def sparse_order(
+    sparse: BlockSparseConfig, grid: Shape3D, num_cond_latents: int = 0, cached_frames: int = 0
+) -> TokenOrder:
+    """Block order of the tokens of a clip whose condition frames are whole blocks.
+
+    Raises:
+        ValueError: the grid or the condition is no multiple of the blocks.
+    """
+    block_q, block_k = sparse.chunk_3d_shape_q, sparse.chunk_3d_shape_k
+    frames = max(block_q[0], block_k[0])
+    if num_cond_latents % frames or cached_frames % frames:
+        raise ValueError(
+            f"block-sparse attention needs condition frames in multiples of {frames} latent frames, "
+            f"got {num_cond_latents or cached_frames}: pad the condition by repeating its first frame"
+        )
+    return block_order(grid, block_q, block_k)

@@ -1,0 +1,33 @@
+"""Three-dimensional rotary position embedding (report section 3.1): frame, row and column each turn a part of every head."""
+
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float
+
+RopeTable = tuple[Float[Array, "S half"], Float[Array, "S half"]]
+
+
+def rope_table(grid: tuple[int, int, int], head_dim: int, base: float = 10000.0) -> RopeTable:
+    """Cosines and sines of a T x H x W grid's tokens in plain order, float32.
+
+    Rows and columns get 2 * (head_dim // 6) channels each, frames the rest; the order in a head is frame, row, column.
+    """
+    spatial = 2 * (head_dim // 6)
+    angles = []
+    for axis, (extent, width) in enumerate(zip(grid, (head_dim - 2 * spatial, spatial, spatial), strict=True)):
+        frequency = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+        angle = jnp.arange(extent, dtype=jnp.float32)[:, None] * frequency
+        shape = [1, 1, 1, width // 2]
+        shape[axis] = extent
+        angles.append(jnp.broadcast_to(angle.reshape(shape), (*grid, width // 2)))
+    angle_SH = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
+    return jnp.cos(angle_SH), jnp.sin(angle_SH)
+
+
+def rotate(x_BSNK: Float[Array, "B S N K"], table: RopeTable) -> Float[Array, "B S N K"]:
+    """Turns the neighbouring pairs (x0, x1), (x2, x3), ... by the table's angles, in float32."""
+    cos_S1H, sin_S1H = (part[:, None, :] for part in table)
+    pairs = x_BSNK.astype(jnp.float32).reshape(*x_BSNK.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([even * cos_S1H - odd * sin_S1H, odd * cos_S1H + even * sin_S1H], axis=-1)
+    return turned.reshape(x_BSNK.shape).astype(x_BSNK.dtype)

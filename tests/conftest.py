@@ -1,0 +1,27 @@
+"""Shared fixtures: the golden numbers, read once a session."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+# Many tests compile the same small programs; a second run of the suite finds them compiled.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@functools.cache
+def read_golden(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    with safe_open(Path(__file__).parent / "golden" / f"{name}.safetensors", framework="numpy") as file:
+        config = json.loads((file.metadata() or {}).get("config", "{}"))
+        return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden(name) -> (config, tensors) of tests/golden/NAME.safetensors, shaped as PyTorch has them."""
+    return read_golden
