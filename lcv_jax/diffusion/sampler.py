@@ -1,0 +1,39 @@
+"""The Euler sampler: one `lax.scan` over the steps, for any velocity and any schedule. It knows no network."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float
+from lcv_jax.diffusion.flow import euler_step
+
+Velocity = Callable[[Float[Array, "B *video"], Float[Array, ""]], Float[Array, "B *video"]]
+"""(x_t, t) -> velocity towards the data."""
+
+
+def sample(
+    velocity: Velocity,
+    x: Float[Array, "B *video"],
+    schedule: Float[Array, " steps"],
+    on_step: Callable[[Array], None] | None = None,
+) -> Float[Array, "B *video"]:
+    """Follows the flow from `x` at time schedule[0] down to 0.
+
+    Args:
+        velocity: of x at time t in [0, 1].
+        x: where to start, float32.
+        schedule: falling times, one a step.
+        on_step: called on the host, with the number of steps done, after each step.
+    """
+
+    def step(x: Array, times: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        t, t_next, number = times
+        x = euler_step(x, velocity(x, t), t, t_next)
+        if on_step is not None:
+            # One element of x makes the callback wait for the step.
+            jax.debug.callback(lambda number, _: on_step(number), number, x[(0,) * x.ndim])
+        return x, None
+
+    after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
+    return jax.lax.scan(step, x, (schedule, after, jnp.arange(1, schedule.shape[0] + 1)))[0]
