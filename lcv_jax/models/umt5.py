@@ -32,17 +32,30 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
 
 
 class Embedding(nn.Module):
-    """A table with one row of `features` numbers per index."""
+    """A table with one row of `features` numbers per token id; an id outside of it gives NaN."""
 
     num_embeddings: int
     features: int
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         init = nn.initializers.normal(1.0)
         weight = self.param("weight", init, (self.num_embeddings, self.features), self.param_dtype)
-        return jnp.take(weight, ids, axis=0)
+        return jnp.take(weight, ids_BL, axis=0, mode="fill")
+
+
+class RelativeAttentionBias(nn.Module):
+    """One number per head and bucket of offsets, added to the scores."""
+
+    cfg: UMT5Config
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, bucket_LM: Int[Array, "L M"]) -> Float[Array, "N L M"]:
+        shape = (self.cfg.relative_attention_num_buckets, self.cfg.num_heads)
+        weight = self.param("weight", nn.initializers.normal(1.0), shape, self.param_dtype)
+        return weight.T.at[:, bucket_LM].get(mode="promise_in_bounds")
 
 
 class SelfAttention(nn.Module):
@@ -59,24 +72,23 @@ class SelfAttention(nn.Module):
         cfg = self.cfg
         B, L, D = x_BLD.shape
 
-        def project(name: str) -> Float[Array, "B L N K"]:
+        def project(name: str) -> Float[Array, "B N L K"]:
             inner = Linear(cfg.num_heads * cfg.d_kv, False, self.dtype, self.param_dtype, name=name)(x_BLD)
-            return inner.reshape(B, L, cfg.num_heads, cfg.d_kv)
+            return inner.reshape(B, L, cfg.num_heads, cfg.d_kv).swapaxes(1, 2)
 
-        q_BLNK, k_BMNK, v_BMNK = project("q"), project("k"), project("v")
-        bias_LMN = Embedding(
-            cfg.relative_attention_num_buckets, cfg.num_heads, self.param_dtype, name="relative_attention_bias"
-        )(bucket_LM)
-        precision = matmul_precision(q_BLNK.dtype)
+        # Heads in front of tokens, and plain matrix products: a CPU then has no L x L array to transpose.
+        q_BNLK, k_BNMK, v_BNMK = project("q"), project("k"), project("v")
+        bias_NLM = RelativeAttentionBias(cfg, self.param_dtype, name="relative_attention_bias")(bucket_LM)
+        precision = matmul_precision(q_BNLK.dtype)
         score_BNLM = jnp.einsum(
-            "BLNK,BMNK->BNLM", q_BLNK, k_BMNK, precision=precision, preferred_element_type=jnp.float32
+            "BNLK,BNMK->BNLM", q_BNLK, k_BNMK, precision=precision, preferred_element_type=jnp.float32
         )
-        score_BNLM += bias_LMN.astype(jnp.float32).transpose(2, 0, 1)
         # finfo.min and not -inf: a caption that is all padding then averages its values instead of giving NaN.
-        score_BNLM = jnp.where(mask_BL[:, None, None, :], score_BNLM, jnp.finfo(jnp.float32).min)
-        weight_BNLM = jax.nn.softmax(score_BNLM, axis=-1).astype(q_BLNK.dtype)
-        y_BLNK = jnp.einsum("BNLM,BMNK->BLNK", weight_BNLM, v_BMNK, precision=precision)
-        return Linear(D, False, self.dtype, self.param_dtype, name="o")(y_BLNK.reshape(B, L, -1))
+        lowest = jnp.finfo(jnp.float32).min
+        score_BNLM = jnp.where(mask_BL[:, None, None, :], score_BNLM + bias_NLM.astype(jnp.float32), lowest)
+        weight_BNLM = jax.nn.softmax(score_BNLM, axis=-1).astype(q_BNLK.dtype)
+        y_BNLK = jnp.matmul(weight_BNLM, v_BNMK, precision=precision)
+        return Linear(D, False, self.dtype, self.param_dtype, name="o")(y_BNLK.swapaxes(1, 2).reshape(B, L, -1))
 
 
 class DenseReluDense(nn.Module):
