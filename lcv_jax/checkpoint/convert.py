@@ -14,13 +14,13 @@ Only names, shapes and axes live here, no file: see safetensors_files.py and sto
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lcv_jax.array_types import Params
-from lcv_jax.config import DiTConfig, UMT5Config, VAEConfig
+from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
 
 Shape = tuple[int, ...]
 TorchState = Mapping[str, np.ndarray]
@@ -52,6 +52,11 @@ class Leaf:
     def shape(self) -> Shape:
         """The parameter's shape."""
         return self.lead + self.turned
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether a tensor goes into the parameter as it is."""
+        return self.published == self.turned and self.axes == tuple(range(len(self.published)))
 
     def turn(self, tensor: np.ndarray) -> np.ndarray:
         """A published tensor as a slice of the parameter; a view where the axes allow it."""
@@ -286,7 +291,7 @@ def _adapter_leaves(cfg: DiTConfig, linear: tuple[str, str], pairs: int, rank: i
 
 
 def lora_table(shapes: Mapping[str, Shape], cfg: DiTConfig) -> Table:
-    """The table of an adapter: any subset of a block's linear layers, in every layer, of any rank.
+    """The table of a published adapter: any subset of a block's linear layers, in every layer, of any rank.
 
     Args:
         shapes: the adapter's tensor names with their shapes.
@@ -295,34 +300,53 @@ def lora_table(shapes: Mapping[str, Shape], cfg: DiTConfig) -> Table:
     Raises:
         ValueError: no adapter of the published key format, or one for another model.
     """
-    known = adapted_linears(cfg)
     covered, depth = {}, 0
     for name, shape in shapes.items():
         match = _ADAPTER_NAME.fullmatch(name)
         if match is None:
             continue
         depth = max(depth, 1 + int(match[1]))
-        linear = (match[2], match[3])
-        if match[1] == "0" and linear in known and match[4] == "lora_down.weight" and len(shape) == 2:
+        if match[1] == "0" and match[4] == "lora_down.weight" and len(shape) == 2:
             ups = [up for up in shapes if up.startswith(name.removesuffix("down.weight") + "up.blocks.")]
-            covered[linear] = (max(1, len(ups)), *shape)
+            pairs = max(1, len(ups))
+            covered[match[2], match[3]] = (shape[1], pairs, shape[0] // pairs)
     if not covered:
         raise ValueError(
             f"no adapter of the published key format: wanted names such as "
             f"lora{_JOIN}blocks{_JOIN}0{_JOIN}attn{_JOIN}qkv.lora_down.weight, got {_listed(shapes)}"
         )
-    if depth != cfg.depth or any(came != known[linear][0] for linear, (_, _, came) in covered.items()):
-        ffn = covered.pop(("ffn", "w2"), None)
-        width = " or ".join(sorted({str(came) for _, _, came in covered.values()})) or "unknown"
+    return _adapter_leaves_of(covered, depth, cfg)
+
+
+def adapter_table(shapes: Mapping[tuple[str, ...], Shape], cfg: DiTConfig) -> Table:
+    """The table of an adapter that is already a tree, from the shapes at its paths.
+
+    Raises:
+        ValueError: the adapter is for another model.
+    """
+    downs = {path: shape for path, shape in shapes.items() if path[-1] == "down" and len(path) == len(shape) == 4}
+    covered = {(path[1], path[2]): shape[1:] for path, shape in downs.items()}
+    return _adapter_leaves_of(covered, max((shape[0] for shape in downs.values()), default=0), cfg)
+
+
+def _adapter_leaves_of(covered: Mapping[tuple[str, str], Shape], depth: int, cfg: DiTConfig) -> Table:
+    """The leaves of the linears that an adapter covers, each with its width in, pairs and rank."""
+    known = adapted_linears(cfg)
+    widths = {linear: shape[0] for linear, shape in covered.items() if linear in known}
+    if depth != cfg.depth or any(width != known[linear][0] for linear, width in widths.items()):
+        ffn = widths.pop(("ffn", "w2"), None)
+        hidden = " or ".join(sorted({str(width) for width in widths.values()})) or "unknown"
         raise ValueError(
-            f"the adapter is for another model: it has depth {depth}, hidden_size {width}"
-            f"{f' and feed-forward width {ffn[-1]}' if ffn else ''}; "
+            f"the adapter is for another model: it has depth {depth}, hidden_size {hidden}"
+            f"{f' and feed-forward width {ffn}' if ffn else ''}; "
             f"this model has depth {cfg.depth}, hidden_size {cfg.hidden_size} and feed-forward width {cfg.ffn_dim}"
         )
+    # Linears that are not known yield no leaves: their names then are unexpected.
     return [
         leaf
-        for linear, (pairs, rows, _) in covered.items()
-        for leaf in _adapter_leaves(cfg, linear, pairs, rows // pairs)
+        for linear, (_, pairs, rank) in covered.items()
+        if linear in known
+        for leaf in _adapter_leaves(cfg, linear, pairs, rank)
     ]
 
 
@@ -374,15 +398,24 @@ def to_params(table: Table, torch_state: TorchState) -> Params:
     """
     params: Params = {}
     for leaf in table:
-        dtypes = {np.dtype(torch_state[name].dtype) for name in leaf.names}
-        if len(dtypes) > 1:
-            kinds = " and ".join(sorted(map(str, dtypes)))
-            raise ValueError(f"{leaf.names[0]} and the same tensor of other layers are of {kinds}: give them one dtype")
-        parameter = np.empty(leaf.shape, dtypes.pop())
+        parameter = np.empty(leaf.shape, one_dtype(leaf, [torch_state[name].dtype for name in leaf.names]))
         for name, index in leaf.slices():
             parameter[index] = leaf.turn(np.asarray(torch_state[name]))
         place(params, leaf.path, parameter)
     return params
+
+
+def one_dtype(leaf: Leaf, dtypes: Iterable[Any]) -> np.dtype:
+    """The dtype of the tensors that a parameter is stacked from.
+
+    Raises:
+        ValueError: they differ.
+    """
+    found = {np.dtype(dtype) for dtype in dtypes}
+    if len(found) > 1:
+        kinds = " and ".join(sorted(dtype.name for dtype in found))
+        raise ValueError(f"{leaf.names[0]} and the same tensor of other layers are of {kinds}: cast them to one dtype")
+    return found.pop()
 
 
 def to_torch_state(what: str, table: Table, params: Params) -> dict[str, np.ndarray]:
@@ -425,15 +458,45 @@ def _shapes(torch_state: TorchState) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in torch_state.items()}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """What conversion knows of one network."""
+
+    title: str
+    config: type[PublishedConfig]
+    table: Callable[[Any], Table]
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Second names under which a tensor may be stored once more."""
+
+    def params(self, torch_state: TorchState, cfg: PublishedConfig) -> Params:
+        """Parameters from published tensors."""
+        table = self.table(cfg)
+        check_names(self.title, published_shapes(table), _shapes(torch_state), self.aliases)
+        for alias, name in self.aliases.items():
+            if alias in torch_state and not np.array_equal(torch_state[alias], torch_state[name]):
+                raise ValueError(f"{self.title}: {alias} must equal {name}, but does not")
+        return to_params(table, torch_state)
+
+    def torch_state(self, params: Params, cfg: PublishedConfig) -> dict[str, np.ndarray]:
+        """Published tensors from parameters."""
+        return to_torch_state(self.title, self.table(cfg), params)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "dit": Network(title="the transformer", config=DiTConfig, table=dit_table),
+    "vae": Network(title="the autoencoder", config=VAEConfig, table=vae_table),
+    "text_encoder": Network(title="the text encoder", config=UMT5Config, table=umt5_table, aliases=UMT5_ALIASES),
+}
+"""The three networks by the names of their published folders."""
+
+
 def dit_params(torch_state: TorchState, cfg: DiTConfig) -> Params:
     """The transformer's parameters from published tensors, in the dtype given.
 
     Raises:
         ValueError: names or shapes do not fit the config; all are listed.
     """
-    table = dit_table(cfg)
-    check_names("the transformer", published_shapes(table), _shapes(torch_state))
-    return to_params(table, torch_state)
+    return NETWORKS["dit"].params(torch_state, cfg)
 
 
 def vae_params(torch_state: TorchState, cfg: VAEConfig) -> Params:
@@ -442,9 +505,7 @@ def vae_params(torch_state: TorchState, cfg: VAEConfig) -> Params:
     Raises:
         ValueError: names or shapes do not fit the config; all are listed.
     """
-    table = vae_table(cfg)
-    check_names("the autoencoder", published_shapes(table), _shapes(torch_state))
-    return to_params(table, torch_state)
+    return NETWORKS["vae"].params(torch_state, cfg)
 
 
 def umt5_params(torch_state: TorchState, cfg: UMT5Config) -> Params:
@@ -453,12 +514,7 @@ def umt5_params(torch_state: TorchState, cfg: UMT5Config) -> Params:
     Raises:
         ValueError: names or shapes do not fit the config (all are listed), or the embedding's second copy differs.
     """
-    table = umt5_table(cfg)
-    check_names("the text encoder", published_shapes(table), _shapes(torch_state), UMT5_ALIASES)
-    for alias, name in UMT5_ALIASES.items():
-        if alias in torch_state and not np.array_equal(torch_state[alias], torch_state[name]):
-            raise ValueError(f"the text encoder: {alias} must equal {name}, but does not")
-    return to_params(table, torch_state)
+    return NETWORKS["text_encoder"].params(torch_state, cfg)
 
 
 def lora_params(torch_state: TorchState, cfg: DiTConfig) -> Params:
@@ -478,30 +534,21 @@ def lora_params(torch_state: TorchState, cfg: DiTConfig) -> Params:
 
 def dit_torch_state(params: Params, cfg: DiTConfig) -> dict[str, np.ndarray]:
     """The transformer's published tensors: the inverse of `dit_params`."""
-    return to_torch_state("the transformer", dit_table(cfg), params)
+    return NETWORKS["dit"].torch_state(params, cfg)
 
 
 def vae_torch_state(params: Params, cfg: VAEConfig) -> dict[str, np.ndarray]:
     """The autoencoder's published tensors: the inverse of `vae_params`."""
-    return to_torch_state("the autoencoder", vae_table(cfg), params)
+    return NETWORKS["vae"].torch_state(params, cfg)
 
 
 def umt5_torch_state(params: Params, cfg: UMT5Config, *, alias: bool = False) -> dict[str, np.ndarray]:
     """The text encoder's published tensors: the inverse of `umt5_params`; alias: the embedding's second copy too."""
-    torch_state = to_torch_state("the text encoder", umt5_table(cfg), params)
+    torch_state = NETWORKS["text_encoder"].torch_state(params, cfg)
     return torch_state | ({copy: torch_state[name] for copy, name in UMT5_ALIASES.items()} if alias else {})
-
-
-def adapter_table(adapter: Params, cfg: DiTConfig) -> Table:
-    """The table of an adapter that is already a tree: for the way back."""
-    return [
-        leaf
-        for path, down in flatten(adapter)
-        if path[-1] == "down" and path[1:-1] in adapted_linears(cfg)
-        for leaf in _adapter_leaves(cfg, (path[1], path[2]), *down.shape[-2:])
-    ]
 
 
 def lora_torch_state(params: Params, cfg: DiTConfig) -> dict[str, np.ndarray]:
     """An adapter in the published key format: the inverse of `lora_params`."""
-    return to_torch_state("the adapter", adapter_table(params, cfg), params)
+    table = adapter_table({path: leaf.shape for path, leaf in flatten(params)}, cfg)
+    return to_torch_state("the adapter", table, params)

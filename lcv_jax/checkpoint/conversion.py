@@ -1,0 +1,190 @@
+"""From a published folder to a converted one, in memory that does not grow with the checkpoint.
+
+The weights stream file by file and in the files' own order, are hashed as they pass, and go into their places in orbax
+checkpoints a layer at a time (see streaming.py).
+"""
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.array_types import Params
+from lcv_jax.checkpoint import convert, store, streaming
+from lcv_jax.checkpoint.published import Fold, Published, Weights
+from lcv_jax.checkpoint.safetensors_files import block_rows
+from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.models import lora
+
+Progress = Callable[[str, int], None]
+"""Is told a component's or adapter's name and how many more of its bytes are done."""
+Promises = Mapping[tuple[str, ...], streaming.Promise]
+Edit = Callable[[convert.Leaf, tuple[int, ...], np.ndarray], np.ndarray]
+"""Changes the slice of a parameter at an index before it is cast and written."""
+
+PACKAGES = ("lcv_jax", "jax", "flax", "orbax-checkpoint", "tensorstore", "numpy")
+
+
+def convert_checkpoint(
+    published: Published,
+    dest: Path,
+    *,
+    dtype: Any = None,
+    folds: Sequence[Fold] = (),
+    progress: Progress = lambda name, num_bytes: None,
+) -> None:
+    """Writes the converted folder.
+
+    Args:
+        published: what to convert.
+        dest: the folder to write; must not exist, or be empty.
+        dtype: what the parameters are cast to; None keeps each as it is.
+        folds: adapters to add to the transformer's kernels, in float32 before any cast.
+        progress: is told the bytes that were read.
+
+    Raises:
+        ValueError: the destination exists, or the weights turn out to be wrong.
+        OSError: the disk is full.
+    """
+    promises = {weights.name: promise_arrays(weights, dtype) for weights in published.weights}
+    needed = sum(promise.num_bytes for tree in promises.values() for promise in tree.values())
+    with workspace(dest, needed) as work:
+        components: dict[str, Any] = {}
+        for name, weights in published.networks.items():
+            edit = functools.partial(_fold, folds) if name == "dit" and folds else _leave
+            components[name] = _write(work / name / "params", weights, promises[name], edit, progress)
+            shutil.copyfile(published.folder / name / "config.json", work / name / "config.json")
+        if "dit" in components:
+            components["dit"]["folded"] = [
+                {"name": adapter.name, "multiplier": multiplier, "files": [file_record(adapter.files[0].path)]}
+                for adapter, multiplier in folds
+            ]
+        for name in published.copied:
+            shutil.copytree(published.folder / name, work / name)
+            files = sorted(path for path in (work / name).rglob("*") if path.is_file())
+            components[name] = {"files": [file_record(path) for path in files]}
+        if published.adapters:
+            components["lora"] = {
+                name: _write(work / "adapters" / name, weights, promises[name], _leave, progress)
+                for name, weights in published.adapters.items()
+            }
+            shutil.copyfile(published.folder / "dit" / "config.json", work / "adapters" / "config.json")
+        provenance = {
+            "format": store.FORMAT,
+            "version": store.VERSION,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "source": str(published.folder),
+            "dtype": "source" if dtype is None else np.dtype(dtype).name,
+            "versions": _versions(),
+            "components": components,
+        }
+        (work / store.PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        # Run from a checkout, this package itself need not be installed.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """A file's name, size and hash."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "size": path.stat().st_size, "sha256": digest}
+
+
+def promise_arrays(weights: Weights, dtype: Any) -> Promises:
+    """What will be written of each parameter; a slice is one published tensor, or a block of a large embedding's rows.
+
+    Raises:
+        ValueError: tensors of one parameter differ in dtype, and none is given to cast to.
+    """
+    tensors, promises = weights.tensors, {}
+    for leaf in weights.table:
+        rows = block_rows(leaf.published, tensors[leaf.names[0]].dtype.itemsize) if leaf.is_as_published else None
+        slice_shape = leaf.turned if rows is None else (rows, *leaf.turned[1:])[: len(leaf.turned)]
+        if dtype is None:
+            stored = convert.one_dtype(leaf, [tensors[name].dtype for name in leaf.names])
+        else:
+            stored = np.dtype(dtype)
+        promises[leaf.path] = streaming.Promise(
+            shape=leaf.shape, dtype=stored, slice_shape=(1,) * len(leaf.lead) + slice_shape
+        )
+    return promises
+
+
+def _write(folder: Path, weights: Weights, promises: Promises, edit: Edit, progress: Progress) -> dict[str, Any]:
+    """Writes one orbax checkpoint; returns its provenance."""
+    files: list[dict[str, Any]] = []
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    streaming.write_checkpoint(folder, promises, _parts(weights, promises, edit, files, progress))
+    dtypes = sorted({promise.dtype.name for promise in promises.values()})
+    return {"files": files, "dtypes": dtypes, "aliases": list(weights.aliases)}
+
+
+def _parts(
+    weights: Weights, promises: Promises, edit: Edit, files: list[dict[str, Any]], progress: Progress
+) -> Iterator[streaming.Part]:
+    """The published tensors in their files' order, turned and with their places; adds the files' records to `files`."""
+    place = {name: (leaf, index) for leaf in weights.table for name, index in leaf.slices()}
+    in_blocks = {name for name, (leaf, _) in place.items() if leaf.is_as_published} | set(weights.aliases)
+    copies = {name: hashlib.sha256() for pair in weights.aliases.items() for name in pair}
+    for file in weights.files:
+        digest = hashlib.sha256()
+        for tensor, row, block in file.stream(digest, in_blocks):
+            if tensor.name in copies:
+                copies[tensor.name].update(block.reshape(-1).view(np.uint8).data)
+            if tensor.name in place:
+                leaf, index = place[tensor.name]
+                whole = block.shape == tensor.shape
+                part = edit(leaf, index, leaf.turn(block)) if whole else block
+                at = index if whole else (*index, slice(row, row + len(block)))
+                yield leaf.path, at, part.astype(promises[leaf.path].dtype, copy=False)
+            progress(weights.name, block.nbytes)
+        files.append({"name": file.path.name, "size": file.size, "sha256": digest.hexdigest()})
+        progress(weights.name, file.size - sum(tensor.num_bytes for tensor in file.tensors))
+    for alias, name in weights.aliases.items():
+        if copies[alias].digest() != copies[name].digest():
+            raise ValueError(f"{weights.files[0].path.parent}: {alias} must equal {name}, but does not")
+
+
+def _leave(leaf: convert.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+    return part
+
+
+def _fold(folds: Sequence[Fold], leaf: convert.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+    """One layer's kernel with all adapters added, in float32; anything else as it is."""
+    if leaf.path[0] != "blocks" or leaf.path[-1] != "kernel":
+        return part
+    layers = [(_read_layer(adapter, leaf.path[:-1], index[0]), multiplier) for adapter, multiplier in folds]
+    layers = [(pair, multiplier) for pair, multiplier in layers if pair]
+    if not layers:
+        return part
+    pair = lora.combine(layers)
+    return np.asarray(lora.fold_kernel(jnp.asarray(part, jnp.float32), pair["down"][0], pair["up"][0]))
+
+
+def _read_layer(adapter: Weights, linear: tuple[str, ...], layer: int) -> Params:
+    """What an adapter holds for one linear of one layer, as an adapter of depth 1 in float32; empty where nothing."""
+    tensors, pair = adapter.tensors, {}
+    for leaf in adapter.table:
+        if leaf.path[:-1] == linear:
+            part = np.empty((1, *leaf.shape[1:]), np.float32)
+            for name, index in leaf.slices():
+                if index[0] == layer:
+                    part[(0, *index[1:])] = leaf.turn(adapter.files[0].read(tensors[name]))
+            pair[leaf.path[-1]] = jnp.asarray(part)
+    return pair

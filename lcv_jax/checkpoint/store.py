@@ -1,0 +1,221 @@
+"""The converted folder: what lies where in it, where it came from, and how its parameters are loaded.
+
+    lcv_jax.json                    format and provenance (see `read_provenance`)
+    dit/config.json  dit/params/    likewise vae/ and text_encoder/; params/ is an orbax checkpoint
+    adapters/NAME/                  an orbax checkpoint each; adapters/config.json is the config of their transformer
+    tokenizer/  scheduler/          as published
+
+Writing it is conversion's business: see published.py and streaming.py.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lcv_jax.array_types import Params
+from lcv_jax.checkpoint import convert
+from lcv_jax.checkpoint.safetensors_files import open_safetensors
+from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
+
+PROVENANCE = "lcv_jax.json"
+FORMAT = "lcv_jax checkpoint"
+VERSION = 1
+
+ShardingRule = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
+"""The sharding of a parameter, from its path and shape."""
+
+
+def read_provenance(folder: str | Path) -> dict[str, Any]:
+    """Where a converted folder came from.
+
+    Returns:
+        `format`, `version`, `created`, `source`, `dtype` (as asked for), `versions` of the packages that wrote it, and
+        `components`: for each of them its source `files` (name, size, sha256), the stored `dtypes`, the `aliases` that
+        the source had, and for the transformer the adapters `folded` into it.
+
+    Raises:
+        ValueError: no converted folder, or one of another version of the format.
+    """
+    folder = Path(folder)
+    path = folder / PROVENANCE
+    if not path.is_file():
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder; wanted one written by convert_torch_weights.py")
+        if any((folder / name / "config.json").is_file() for name in convert.NETWORKS):
+            raise ValueError(
+                f"{folder} is a published checkpoint; convert it first: python convert_torch_weights.py {folder} DEST"
+            )
+        raise ValueError(f"{folder} is no checkpoint: it has no {PROVENANCE}; wanted one of convert_torch_weights.py")
+    try:
+        provenance = json.loads(path.read_text())
+        found = provenance["format"], provenance["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{folder} is of another version: got {found[0]} {found[1]}, wanted {FORMAT} {VERSION}; convert it again"
+        )
+    return provenance
+
+
+def load_config(folder: str | Path, name: str) -> PublishedConfig:
+    """The config of a network ("dit", "vae" or "text_encoder") of a converted folder."""
+    folder = Path(folder)
+    components = read_provenance(folder)["components"]
+    if name not in components:
+        raise ValueError(f"{folder} was converted without its {name}; it has {', '.join(components)}: convert it again")
+    return convert.NETWORKS[name].config.from_json(json.loads((folder / name / "config.json").read_text()))
+
+
+def load_component(
+    folder: str | Path,
+    name: str,
+    dtype: Any = None,
+    sharding: jax.sharding.Sharding | ShardingRule | None = None,
+) -> tuple[Any, Params]:
+    """Loads a network's parameters onto devices.
+
+    Args:
+        folder: a converted folder.
+        name: "dit", "vae" or "text_encoder".
+        dtype: what to cast to while reading; None keeps what is stored.
+        sharding: one for all parameters, or a function of path and shape that gives each its own; None: the default
+            device. Each device reads its own part.
+
+    Returns:
+        The config and the parameters.
+
+    Raises:
+        ValueError: no converted folder, one without this network, or a damaged one.
+    """
+    cfg = load_config(folder, name)
+    return cfg, _restore(Path(folder) / name / "params", convert.NETWORKS[name].table(cfg), dtype, sharding)
+
+
+def list_adapters(folder: str | Path) -> list[str]:
+    """The names of the adapters in a converted folder."""
+    return sorted(read_provenance(folder)["components"].get("lora", {}))
+
+
+def load_adapter(
+    folder: str | Path,
+    name: str | Path,
+    cfg: DiTConfig,
+    dtype: Any = None,
+    sharding: jax.sharding.Sharding | ShardingRule | None = None,
+) -> Params:
+    """Loads an adapter onto devices.
+
+    Args:
+        folder: a converted folder.
+        name: one of its adapters, or the path of a .safetensors file in the published key format.
+        cfg: the transformer that it is for.
+        dtype: what to cast to; None keeps what is stored.
+        sharding: as in `load_component`.
+
+    Raises:
+        ValueError: no such adapter, or one for another model.
+    """
+    try:
+        if str(name).endswith(".safetensors"):
+            file = open_safetensors(Path(name))
+            adapter = convert.lora_params({tensor.name: file.read(tensor) for tensor in file.tensors}, cfg)
+            rule = _rule(sharding)
+            placed: Params = {}
+            for path, array in convert.flatten(adapter):
+                array = array if dtype is None else array.astype(dtype)
+                convert.place(placed, path, jax.device_put(array, rule(path, array.shape)))
+            return placed
+        if name not in list_adapters(folder):
+            raise ValueError(f"there is none in {folder}; it has {', '.join(list_adapters(folder)) or 'no adapters'}")
+        stored = Path(folder) / "adapters" / name
+        table = convert.adapter_table({path: shape for path, (shape, _) in stored_arrays(stored).items()}, cfg)
+        return _restore(stored, table, dtype, sharding)
+    except ValueError as error:
+        raise ValueError(f"adapter {name}: {error}") from None
+
+
+def tokenizer_folder(folder: str | Path) -> Path:
+    """The tokenizer's folder, for transformers' `from_pretrained`."""
+    folder = Path(folder)
+    read_provenance(folder)
+    path = folder / "tokenizer"
+    if not path.is_dir():
+        raise ValueError(f"{folder} was converted without its tokenizer: convert it again")
+    return path
+
+
+def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
+    """The scheduler's config of a converted folder."""
+    folder = Path(folder)
+    read_provenance(folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} was converted without its scheduler: convert it again")
+    return SchedulerConfig.from_json(json.loads(path.read_text()))
+
+
+def stored_arrays(checkpoint: Path) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
+    """The shape and dtype of every array of an orbax checkpoint, by its path.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(checkpoint.absolute()).item_metadata.tree
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise _damaged(checkpoint, error) from None
+    return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in convert.flatten(tree)}
+
+
+def _restore(
+    checkpoint: Path, table: convert.Table, dtype: Any, sharding: jax.sharding.Sharding | ShardingRule | None
+) -> Params:
+    """Reads a checkpoint onto devices.
+
+    Orbax reads each device's part of an array and hands it over before it reads on, so that the host never holds more
+    than a few arrays; how many follows from the largest.
+    """
+    import orbax.checkpoint as ocp
+
+    stored = stored_arrays(checkpoint)
+    convert.check_names(
+        str(checkpoint),
+        {"/".join(leaf.path): leaf.shape for leaf in table},
+        {"/".join(path): shape for path, (shape, _) in stored.items()},
+    )
+    rule, largest = _rule(sharding), 0
+    args: Params = {}
+    for path, (shape, stored_dtype) in stored.items():
+        to = np.dtype(dtype or stored_dtype)
+        wanted = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=rule(path, shape), dtype=to)
+        convert.place(args, path, wanted)
+        largest = max(largest, math.prod(shape) * max(stored_dtype.itemsize, to.itemsize))
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=2 + 2 * largest // 10**9)
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            return checkpointer.restore(checkpoint.absolute(), args=ocp.args.PyTreeRestore(restore_args=args))
+    except (ValueError, OSError) as error:
+        raise _damaged(checkpoint, error) from None
+
+
+def _rule(sharding: jax.sharding.Sharding | ShardingRule | None) -> ShardingRule:
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if isinstance(sharding, jax.sharding.Sharding):
+        one = sharding
+        return lambda path, shape: one
+    return sharding
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return ValueError(f"{checkpoint} is damaged: {reason}; convert again")

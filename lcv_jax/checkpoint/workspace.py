@@ -1,0 +1,49 @@
+"""Folders that appear under their name only when they are whole."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
+    """A folder beside `dest` to write to; it becomes `dest` if the block ends well and is removed if not.
+
+    A process that is killed outright leaves its folder, `.DEST.partial-PID`, behind; it can be deleted.
+
+    Args:
+        dest: must not exist, or be an empty folder.
+        needed_bytes: what will be written at most.
+
+    Raises:
+        ValueError: `dest` is there already.
+        OSError: the disk has not enough room, or filled up while written to.
+    """
+    dest = dest.absolute()
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ValueError(f"{dest} exists and is not empty: give another folder or delete it")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(dest.parent).free
+    if free < needed_bytes:
+        raise _full(dest, needed_bytes, free)
+    work = dest.parent / f".{dest.name}.partial-{os.getpid()}"
+    try:
+        work.mkdir()
+        yield work
+        os.sync()  # so that not even a power cut leaves half a folder under the final name
+        work.replace(dest)
+    except Exception as error:
+        # tensorstore says so in words, in an exception of another kind.
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            raise _full(dest, needed_bytes, free) from None
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _full(dest: Path, needed_bytes: int, free_bytes: int) -> OSError:
+    reason = f"the disk is full: this needs up to {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB were free"
+    return OSError(errno.ENOSPC, reason, str(dest))
