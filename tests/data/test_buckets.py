@@ -38,6 +38,11 @@ def test_sixteen_uses_the_table_of_thirty_two():
     assert buckets("480p", 16) == buckets("480p", 32)
 
 
+def test_ratios_are_compared_with_two_decimals():
+    """0.549 is nearer to 480/832 = 0.577 than to 448/864 = 0.5185, but not to 0.58 than to 0.52."""
+    assert nearest_bucket(549, 1000) == (448, 864)
+
+
 def test_extreme_shapes_take_the_last_bucket():
     assert nearest_bucket(1, 1000) == (320, 1216)
     assert nearest_bucket(1000, 1) == (1280, 320)
