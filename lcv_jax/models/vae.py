@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Float, PRNGKeyArray, PyTree
+from lcv_jax.array_types import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 from lcv_jax.config import VAEConfig
 from lcv_jax.models.vae_layers import (
     Caches,
@@ -100,8 +100,8 @@ class WanVAE(nn.Module):
     cfg: VAEConfig
     chunk: int = 1
     """Latent frames at a time, after the first. Results do not depend on it; memory does, and with few pixels speed."""
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         cfg, dtypes = self.cfg, {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -123,7 +123,7 @@ class WanVAE(nn.Module):
         """
         return _mean_and_logvar(self._encode(video_BTHWC))
 
-    def decode(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t h w C"]:
+    def decode(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t h w c"]:
         """The video in -1..1, B (1 + 4 (T - 1)) 8H 8W 3, float32, of latents that are not normalised."""
         return jnp.clip(self._decode(latents_BTHWC), -1, 1)
 
@@ -133,7 +133,7 @@ class WanVAE(nn.Module):
         """`encode` in overlapping tiles: less memory for large frames, nearly the same result.
 
         Args:
-            video_BTHWC: in -1..1. When not larger than one tile, this is `encode`.
+            video_BTHWC: in -1..1.
             tile: height and width of a tile in pixels.
             stride: pixels from one tile to the next.
         """
@@ -141,9 +141,12 @@ class WanVAE(nn.Module):
 
     def tiled_decode(
         self, latents_BTHWC: Float[Array, "B T H W C"], tile: Size = (256, 256), stride: Size = (192, 192)
-    ) -> Float[Array, "B t h w C"]:
-        """`decode` in overlapping tiles, whose sizes are in pixels as in `tiled_encode`."""
-        return jnp.clip(self._tiled("_decode", latents_BTHWC, tile, stride, from_pixels=False), -1, 1)
+    ) -> Float[Array, "B t h w c"]:
+        """`decode` in overlapping tiles, whose sizes are in pixels as in `tiled_encode`.
+
+        As published, the result of several tiles is not clamped: it may overshoot -1..1.
+        """
+        return self._tiled("_decode", latents_BTHWC, tile, stride, from_pixels=False)
 
     def _encode(self, video_BTHWC: Array) -> Array:
         def step(vae: "WanVAE", x: Array, cache: PyTree) -> tuple[Array, PyTree]:
@@ -192,19 +195,10 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"tile and stride must be multiples of {factor} with 0 < stride <= tile, got {tile} and {stride}"
             )
-        pixels = {"tile": tile, "stride": stride}
-        latents = {name: (size[0] // factor, size[1] // factor) for name, size in pixels.items()}
-        here, there = (pixels, latents) if from_pixels else (latents, pixels)
-        if x_BTHWC.shape[2] <= here["tile"][0] and x_BTHWC.shape[3] <= here["tile"][1]:
-            return getattr(self, method)(x_BTHWC)
+        tile_z, stride_z = ((size[0] // factor, size[1] // factor) for size in (tile, stride))
+        sizes = (tile, stride, tile_z, stride_z) if from_pixels else (tile_z, stride_z, tile, stride)
         vae, variables = self.unbind()
-        return over_tiles(
-            lambda x: vae.apply(variables, x, method=method),
-            x_BTHWC,
-            **here,
-            tile_out=there["tile"],
-            stride_out=there["stride"],
-        )
+        return over_tiles(lambda x: vae.apply(variables, x, method=method), x_BTHWC, *sizes)
 
 
 def _mean_and_logvar(moments_BTHWC: Array) -> tuple[Array, Array]:

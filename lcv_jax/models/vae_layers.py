@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Float, PyTree
+from lcv_jax.array_types import Array, DTypeLike, Float, PyTree
 from lcv_jax.models.layers import matmul_precision
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -42,8 +42,8 @@ def conv2d(
 class Layer(nn.Module, kw_only=True):
     """What the layers here share: computing in `dtype`, or else in the kernel's own."""
 
-    dtype: jnp.dtype | None = None
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @property
     def dtypes(self) -> dict:

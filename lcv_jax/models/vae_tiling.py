@@ -13,14 +13,14 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float
 
-Clip = Float[Array, "B T H W C"]
+Clip = Float[Array, "_ _ _ _ _"]  # B T H W C, of a tile or of all of it, going in or coming out
 Size = tuple[int, int]
 
 
 def over_tiles(
-    function: Callable[[Clip], Clip], x_BTHWC: Clip, *, tile: Size, stride: Size, tile_out: Size, stride_out: Size
+    function: Callable[[Clip], Clip], x_BTHWC: Clip, tile: Size, stride: Size, tile_out: Size, stride_out: Size
 ) -> Clip:
-    """`function` of overlapping tiles of a clip, put together again.
+    """`function` of overlapping tiles of a clip, put together again; a clip no larger than one tile is not cut.
 
     Args:
         function: scales height and width by tile_out / tile.
@@ -30,6 +30,8 @@ def over_tiles(
         tile_out: height and width of what `function` makes of a tile.
         stride_out: from one such to the next.
     """
+    if all(x_BTHWC.shape[2 + i] <= tile[i] for i in range(2)):
+        return function(x_BTHWC)
     corners = list(itertools.product(*(range(0, x_BTHWC.shape[2 + i], stride[i]) for i in range(2))))
     done = _map_tiles(function, x_BTHWC, corners, tile)
     margin = [tile_out[i] - stride_out[i] for i in range(2)]
