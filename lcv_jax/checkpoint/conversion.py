@@ -151,7 +151,7 @@ def _parts(
                 leaf, index = place[tensor.name]
                 whole = block.shape == tensor.shape
                 part = edit(leaf, index, leaf.turn(block)) if whole else block
-                at = index if whole else (*index, slice(row, row + len(block)))
+                at: tuple[int | slice, ...] = index if whole else (*index, slice(row, row + len(block)))
                 yield leaf.path, at, part.astype(promises[leaf.path].dtype, copy=False)
             progress(weights.name, block.nbytes)
         files.append({"name": file.path.name, "size": file.size, "sha256": digest.hexdigest()})
@@ -169,12 +169,12 @@ def _fold(folds: Sequence[Fold], leaf: convert.Leaf, index: tuple[int, ...], par
     """One layer's kernel with all adapters added, in float32; anything else as it is."""
     if leaf.path[0] != "blocks" or leaf.path[-1] != "kernel":
         return part
-    layers = [(_read_layer(adapter, leaf.path[:-1], index[0]), multiplier) for adapter, multiplier in folds]
-    layers = [(pair, multiplier) for pair, multiplier in layers if pair]
-    if not layers:
-        return part
-    pair = lora.combine(layers)
-    return np.asarray(lora.fold_kernel(jnp.asarray(part, jnp.float32), pair["down"][0], pair["up"][0]))
+    for adapter, multiplier in folds:
+        pair = _read_layer(adapter, leaf.path[:-1], index[0])
+        if pair:
+            scaled = lora.combine([({"linear": pair}, multiplier)])["linear"]
+            part = np.asarray(lora.fold_kernel(jnp.asarray(part, jnp.float32), scaled["down"][0], scaled["up"][0]))
+    return part
 
 
 def _read_layer(adapter: Weights, linear: tuple[str, ...], layer: int) -> Params:

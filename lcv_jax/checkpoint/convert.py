@@ -434,7 +434,9 @@ def to_torch_state(what: str, table: Table, params: Params) -> dict[str, np.ndar
     for leaf in table:
         parameter = np.asarray(flat[leaf.path])
         for name, index in leaf.slices():
-            torch_state[name] = np.ascontiguousarray(leaf.turn_back(parameter[index])).reshape(leaf.published)
+            torch_state[name] = np.ascontiguousarray(leaf.turn_back(np.asarray(parameter[index]))).reshape(
+                leaf.published
+            )
     return torch_state
 
 

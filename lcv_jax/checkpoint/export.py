@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from lcv_jax.checkpoint import convert, store, streaming
+from lcv_jax.checkpoint import convert, reading, store
 from lcv_jax.checkpoint.published import COMPONENTS, COPIED, choose
 from lcv_jax.checkpoint.safetensors_files import (
     Planned,
@@ -32,15 +32,14 @@ class StoredWeights:
     """One network or adapter of a converted folder."""
 
     name: str
-    checkpoint: Path
+    arrays: Mapping[tuple[str, ...], ts.TensorStore]
     table: convert.Table
     aliases: Mapping[str, str]
 
     def plan(self) -> list[Planned]:
         """The published tensors, layer after layer."""
-        stored = store.stored_arrays(self.checkpoint)
         plan = {
-            name: Planned(name=name, dtype=stored[leaf.path][1], shape=leaf.published)
+            name: Planned(name=name, dtype=self.arrays[leaf.path].dtype.numpy_dtype, shape=leaf.published)
             for leaf in self.table
             for name in leaf.names
         }
@@ -49,13 +48,12 @@ class StoredWeights:
 
     def blocks(self, tensors: Sequence[Planned]) -> Iterator[np.ndarray]:
         """The tensors' values in order, large ones in blocks of rows."""
-        arrays = streaming.open_arrays(self.checkpoint, [leaf.path for leaf in self.table])
         place = {name: (leaf, index) for leaf in self.table for name, index in leaf.slices()}
         reads: list[Callable[[], ts.Future]] = []
         turns: list[Callable[[np.ndarray], np.ndarray]] = []
         for tensor in tensors:
             leaf, index = place[self.aliases.get(tensor.name, tensor.name)]
-            array = arrays[leaf.path]
+            array = self.arrays[leaf.path]
             if leaf.is_as_published:
                 for row, shape in row_blocks(leaf.published, tensor.dtype.itemsize):
                     rows = (slice(row, row + shape[0]),) if shape else ()
@@ -64,7 +62,7 @@ class StoredWeights:
             else:
                 reads.append(_read(array, index))
                 turns.append(leaf.turn_back)
-        for turn, part in zip(turns, streaming.read_ahead(reads), strict=True):
+        for turn, part in zip(turns, reading.read_ahead(reads), strict=True):
             yield turn(part)
 
 
@@ -102,16 +100,23 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
             network = convert.NETWORKS[name]
             aliases = {alias: network.aliases[alias] for alias in had[name]["aliases"]}
             table = network.table(store.load_config(folder, name))
-            checkpoint = folder / name / "params"
-            networks.append(StoredWeights(name=name, checkpoint=checkpoint, table=table, aliases=aliases))
+            arrays = reading.open_arrays(folder / name / "params")
+            networks.append(_stored(name, arrays, table, aliases))
     for name in had.get("lora", ()) if "lora" in wanted else ():
-        checkpoint = folder / "adapters" / name
-        shapes = {path: shape for path, (shape, _) in store.stored_arrays(checkpoint).items()}
+        arrays = reading.open_arrays(folder / "adapters" / name)
         cfg = DiTConfig.from_json(json.loads((folder / "adapters" / "config.json").read_text()))
-        table = convert.adapter_table(shapes, cfg)
-        adapters.append(StoredWeights(name=name, checkpoint=checkpoint, table=table, aliases={}))
+        table = convert.adapter_table({path: array.shape for path, array in arrays.items()}, cfg)
+        adapters.append(_stored(name, arrays, table, {}))
     copied = [name for name in wanted if name in COPIED]
     return Converted(folder=folder, networks=networks, adapters=adapters, copied=copied)
+
+
+def _stored(
+    name: str, arrays: Mapping[tuple[str, ...], ts.TensorStore], table: convert.Table, aliases: Mapping[str, str]
+) -> StoredWeights:
+    wanted = {"/".join(leaf.path): leaf.shape for leaf in table}
+    convert.check_names(name, wanted, {"/".join(path): array.shape for path, array in arrays.items()})
+    return StoredWeights(name=name, arrays=arrays, table=table, aliases=aliases)
 
 
 def export_checkpoint(

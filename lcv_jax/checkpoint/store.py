@@ -9,13 +9,11 @@ Writing it is conversion's business: see published.py and streaming.py.
 """
 
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert
@@ -94,7 +92,8 @@ def load_component(
         ValueError: no converted folder, one without this network, or a damaged one.
     """
     cfg = load_config(folder, name)
-    return cfg, _restore(Path(folder) / name / "params", convert.NETWORKS[name].table(cfg), dtype, sharding)
+    table = convert.NETWORKS[name].table(cfg)
+    return cfg, _load(Path(folder) / name / "params", lambda shapes: table, dtype, sharding)
 
 
 def list_adapters(folder: str | Path) -> list[str]:
@@ -134,8 +133,7 @@ def load_adapter(
         if name not in list_adapters(folder):
             raise ValueError(f"there is none in {folder}; it has {', '.join(list_adapters(folder)) or 'no adapters'}")
         stored = Path(folder) / "adapters" / name
-        table = convert.adapter_table({path: shape for path, (shape, _) in stored_arrays(stored).items()}, cfg)
-        return _restore(stored, table, dtype, sharding)
+        return _load(stored, lambda shapes: convert.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
 
@@ -160,51 +158,29 @@ def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
     return SchedulerConfig.from_json(json.loads(path.read_text()))
 
 
-def stored_arrays(checkpoint: Path) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
-    """The shape and dtype of every array of an orbax checkpoint, by its path.
-
-    Raises:
-        ValueError: the checkpoint is damaged.
-    """
-    import orbax.checkpoint as ocp
-
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(checkpoint.absolute()).item_metadata.tree
-    except Exception as error:  # orbax and tensorstore raise many kinds
-        raise _damaged(checkpoint, error) from None
-    return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in convert.flatten(tree)}
-
-
-def _restore(
-    checkpoint: Path, table: convert.Table, dtype: Any, sharding: jax.sharding.Sharding | ShardingRule | None
+def _load(
+    checkpoint: Path,
+    table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], convert.Table],
+    dtype: Any,
+    sharding: jax.sharding.Sharding | ShardingRule | None,
 ) -> Params:
-    """Reads a checkpoint onto devices.
+    """Loads a checkpoint onto devices if it fits the table that belongs to its shapes."""
+    from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
 
-    Orbax reads each device's part of an array and hands it over before it reads on, so that the host never holds more
-    than a few arrays; how many follows from the largest.
-    """
-    import orbax.checkpoint as ocp
-
-    stored = stored_arrays(checkpoint)
-    convert.check_names(
-        str(checkpoint),
-        {"/".join(leaf.path): leaf.shape for leaf in table},
-        {"/".join(path): shape for path, (shape, _) in stored.items()},
-    )
-    rule, largest = _rule(sharding), 0
-    args: Params = {}
-    for path, (shape, stored_dtype) in stored.items():
-        to = np.dtype(dtype or stored_dtype)
-        wanted = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=rule(path, shape), dtype=to)
-        convert.place(args, path, wanted)
-        largest = max(largest, math.prod(shape) * max(stored_dtype.itemsize, to.itemsize))
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=2 + 2 * largest // 10**9)
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
-            return checkpointer.restore(checkpoint.absolute(), args=ocp.args.PyTreeRestore(restore_args=args))
-    except (ValueError, OSError) as error:
+        arrays = reading.open_arrays(checkpoint)
+    except ValueError as error:
         raise _damaged(checkpoint, error) from None
+    shapes = {path: array.shape for path, array in arrays.items()}
+    wanted = {"/".join(leaf.path): leaf.shape for leaf in table_of(shapes)}
+    convert.check_names(str(checkpoint), wanted, {"/".join(path): shape for path, shape in shapes.items()})
+    params: Params = {}
+    try:
+        for path, array in reading.read_onto_devices(arrays, dtype, _rule(sharding)):
+            convert.place(params, path, array)
+    except ValueError as error:
+        raise _damaged(checkpoint, error) from None
+    return params
 
 
 def _rule(sharding: jax.sharding.Sharding | ShardingRule | None) -> ShardingRule:

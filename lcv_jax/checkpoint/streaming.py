@@ -1,4 +1,4 @@
-"""Orbax checkpoints larger than memory: parameters written slice by slice, and read back the same way.
+"""Orbax checkpoints larger than memory, written slice by slice (reading.py reads them).
 
 Orbax takes a tree of whole arrays, and a scanned transformer's are up to 4.8 GB each in bfloat16 (all layers of one
 kernel), which the published files scatter over their shards, layer by layer. So the tree handed to orbax holds only
@@ -17,7 +17,7 @@ transaction, and a transaction would keep everything in memory.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-Path_ = tuple[str, ...]
+KeyPath = tuple[str, ...]
 Shape = tuple[int, ...]
-Part = tuple[Path_, tuple[int | slice, ...], np.ndarray]
+Part = tuple[KeyPath, tuple[int | slice, ...], np.ndarray]
 """A piece of a tree of arrays: the array's path, an index into it, the values there."""
 
 SMALL_BYTES = 1 << 24
@@ -57,7 +57,7 @@ class Promise:
         return self.num_bytes <= SMALL_BYTES
 
 
-def write_checkpoint(folder: Path, promises: Mapping[Path_, Promise], parts: Iterable[Part]) -> None:
+def write_checkpoint(folder: Path, promises: Mapping[KeyPath, Promise], parts: Iterable[Part]) -> None:
     """Writes an orbax checkpoint from parts that come in any order.
 
     Args:
@@ -152,7 +152,7 @@ class _Sink:
         return self.array.write(self.gathered, can_reference_source_data_indefinitely=True)
 
 
-def _pump(sinks: Mapping[Path_, _Sink], parts: Iterable[Part]) -> None:
+def _pump(sinks: Mapping[KeyPath, _Sink], parts: Iterable[Part]) -> None:
     """Writes parts as they come; tensorstore's threads encode some while the next are read, within a bound."""
     in_flight: collections.deque[tuple[ts.WriteFutures, int]] = collections.deque()
     held = 0
@@ -176,26 +176,3 @@ def _pump(sinks: Mapping[Path_, _Sink], parts: Iterable[Part]) -> None:
     unwritten = [".".join(path) for path, sink in sinks.items() if sink.missing]
     if unwritten:
         raise AssertionError(f"not written in full: {', '.join(unwritten)}")
-
-
-def open_arrays(folder: Path, paths: Iterable[Path_]) -> dict[Path_, ts.TensorStore]:
-    """The arrays of a checkpoint written here, opened to be read in slices."""
-    return {
-        path: ts.open(
-            {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{'.'.join(path)}/"}},
-            open=True,
-            read=True,
-        ).result()
-        for path in paths
-    }
-
-
-def read_ahead(reads: Iterable[Callable[[], ts.Future]], depth: int = 2) -> Iterator[np.ndarray]:
-    """The results of reads, of which the next few are always under way."""
-    waiting: collections.deque[ts.Future] = collections.deque()
-    for start in reads:
-        waiting.append(start())
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
