@@ -1,11 +1,13 @@
 """The Wan2.1 video autoencoder: 4 x 8 x 8 pixels to a latent (report, section 2; Wan, arXiv 2503.20314).
 
-The first frame alone makes the first latent frame, every 4 frames after it one more. `encode` and `decode` walk over time in
-chunks, with the frames that causal convolutions look back on as the carry, so that memory beyond input and output does not
-grow with the length of the clip. Layers live in vae_layers.py, the cutting into tiles in vae_tiling.py.
+The first frame alone makes the first latent frame, every 4 frames after it one more. `encode` and `decode` walk over
+time in chunks, with the frames that causal convolutions look back on as the carry, so that memory beyond input and
+output does not grow with the length of the clip. Layers live in vae_layers.py, the cutting into tiles in vae_tiling.py.
 """
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,17 +36,16 @@ class Encoder(Layer, kw_only=True):
 
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
-        cfg, caches, block = self.cfg, Caches(cache), 0
+        cfg, caches = self.cfg, Caches(cache)
+        names = (f"down_blocks_{block}" for block in itertools.count())
         x_BTHWC = caches.run(CausalConv(features=cfg.base_dim, name="conv_in", **self.dtypes), x_BTHWC)
         for level, multiple in enumerate(cfg.dim_mult):
             for _ in range(cfg.num_res_blocks):
-                name, block = f"down_blocks_{block}", block + 1
-                layer = ResidualBlock(features=cfg.base_dim * multiple, name=name, **self.dtypes)
-                x_BTHWC = caches.run(layer, x_BTHWC)
+                residual = ResidualBlock(features=cfg.base_dim * multiple, name=next(names), **self.dtypes)
+                x_BTHWC = caches.run(residual, x_BTHWC)
             if level < len(cfg.temperal_downsample):
-                name, block = f"down_blocks_{block}", block + 1
-                layer = Downsample(over_time=cfg.temperal_downsample[level], name=name, **self.dtypes)
-                x_BTHWC = caches.run(layer, x_BTHWC)
+                down = Downsample(over_time=cfg.temperal_downsample[level], name=next(names), **self.dtypes)
+                x_BTHWC = caches.run(down, x_BTHWC)
         x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.dtypes), x_BTHWC)
         x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.dtypes)(x_BTHWC))
         x_BTHWC = caches.run(CausalConv(features=2 * cfg.z_dim, name="conv_out", **self.dtypes), x_BTHWC)
@@ -104,7 +105,7 @@ class WanVAE(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        cfg, dtypes = self.cfg, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        cfg, dtypes = self.cfg, dict[str, Any](dtype=self.dtype, param_dtype=self.param_dtype)
         self.encoder = Encoder(cfg=cfg, **dtypes)
         self.quant_conv = Pointwise(features=2 * cfg.z_dim, **dtypes)
         self.post_quant_conv = Pointwise(features=cfg.z_dim, **dtypes)
@@ -171,22 +172,19 @@ class WanVAE(nn.Module):
         out = jnp.zeros((y.shape[0], 1 + count * frames_out, *y.shape[2:]), jnp.float32)
         carry = jax.lax.dynamic_update_slice_in_dim(out, y.astype(out.dtype), 0, axis=1), cache
 
-        def advance(vae: "WanVAE", carry: PyTree, start: Array, length: int) -> tuple[PyTree, None]:
+        def advance(vae: "WanVAE", carry: PyTree, start: Array, length: int = self.chunk) -> tuple[PyTree, None]:
             out, cache = carry
             x = jax.lax.dynamic_slice_in_dim(x_BTHWC, 1 + start * frames_in, length * frames_in, axis=1)
             y, cache = step(vae, x, cache)
             out = jax.lax.dynamic_update_slice_in_dim(out, y.astype(out.dtype), 1 + start * frames_out, axis=1)
             return (out, cache), None
 
-        chunk = min(self.chunk, count)
-        if count:
-            full = count - count % chunk
-            loop = nn.scan(
-                lambda *args: advance(*args, chunk), variable_broadcast="params", split_rngs={"params": False}
-            )
-            carry, _ = loop(self, carry, jnp.arange(0, full, chunk))
-            if full < count:
-                carry, _ = advance(self, carry, jnp.array(full), count - full)
+        rest = count % self.chunk
+        if count > rest:
+            loop = nn.scan(advance, variable_broadcast="params", split_rngs={"params": False})
+            carry, _ = loop(self, carry, jnp.arange(0, count - rest, self.chunk))
+        if rest:
+            carry, _ = advance(self, carry, jnp.array(count - rest), rest)
         return carry[0]
 
     def _tiled(self, method: str, x_BTHWC: Array, tile: Size, stride: Size, *, from_pixels: bool) -> Array:
@@ -197,8 +195,12 @@ class WanVAE(nn.Module):
             )
         tile_z, stride_z = ((size[0] // factor, size[1] // factor) for size in (tile, stride))
         sizes = (tile, stride, tile_z, stride_z) if from_pixels else (tile_z, stride_z, tile, stride)
-        vae, variables = self.unbind()
-        return over_tiles(lambda x: vae.apply(variables, x, method=method), x_BTHWC, *sizes)
+        vae, variables = self.unbind()  # as a function of arrays alone, for jax.lax.map
+
+        def run(x_BTHWC: Array) -> Any:
+            return vae.apply(variables, x_BTHWC, method=method)
+
+        return over_tiles(run, x_BTHWC, *sizes)
 
 
 def _mean_and_logvar(moments_BTHWC: Array) -> tuple[Array, Array]:

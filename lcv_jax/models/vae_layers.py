@@ -1,14 +1,16 @@
-"""Layers of the video autoencoder: causal convolutions that remember, resampling in space and time, and what is built of them.
+"""Layers of the video autoencoder: causal convolutions with a memory, resampling in space and time, and their blocks.
 
 Every layer that looks back in time is called `y, cache = layer(x_BTHWC, cache)` and may be fed a clip in pieces of any
-length: the cache holds the frames before the piece. A clip begins with its first frame alone and `cache=None`, which stands
-for zeros before it and for the published exception that the first frame is not resampled in time.
+length: the cache holds the frames before the piece. A clip begins with its first frame alone and `cache=None`, which
+stands for zeros before it and for the published exception that the first frame is not resampled in time.
 
 Convolutions over time and space are sums of 2D channels-last convolutions, one a time tap. On CPU that took half of the
 time of XLA's own 3D convolution at the released widths (taps side by side in the channels: between the two; unfolded
 windows and one matrix product: slower than all); on GPU the 3D one is slow in channels-last layout as well. The first
 frame has but zeros behind it, so that one tap of three does.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -46,7 +48,7 @@ class Layer(nn.Module, kw_only=True):
     param_dtype: DTypeLike = jnp.float32
 
     @property
-    def dtypes(self) -> dict:
+    def dtypes(self) -> dict[str, Any]:
         """The fields that a layer hands on to its parts."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -64,11 +66,13 @@ class Caches:
     """The caches of a module's layers by name, of the piece before and of this one."""
 
     def __init__(self, old: PyTree) -> None:
-        self.old, self.new = old or {}, {}
+        self.old: dict[str, PyTree] = old or {}
+        self.new: dict[str, PyTree] = {}
 
     def run(self, layer: Layer, x_BTHWC: Array) -> Array:
         """`layer(x)`, with its cache taken from the old ones and put to the new ones."""
-        y, self.new[layer.name] = layer(x_BTHWC, self.old.get(layer.name))
+        name = str(layer.name)
+        y, self.new[name] = layer(x_BTHWC, self.old.get(name))
         return y
 
 
@@ -98,7 +102,7 @@ class Pointwise(Layer, kw_only=True):
 
 
 class CausalConv(Layer, kw_only=True):
-    """A convolution over time and space that sees no later frame; the cache is the frames that its next piece looks back on."""
+    """A convolution over time and space that sees no later frame; the cache is the last frames of its input."""
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
@@ -113,7 +117,7 @@ class CausalConv(Layer, kw_only=True):
         history = num_taps - self.time_stride
         padding = ((height // 2, height // 2), (width // 2, width // 2))
         if cache is None:
-            assert x_BTHWC.shape[1] <= 1 and self.time_stride == 1, "a clip begins with its first frame alone"
+            assert x_BTHWC.shape[1] <= 1, "a clip begins with its first frame alone"
             cache = jnp.pad(x_BTHWC, ((0, 0), (history - x_BTHWC.shape[1], 0), (0, 0), (0, 0), (0, 0)))
             return conv2d(x_BTHWC, kernel[-1], padding) + bias, cache
         seen = jnp.concatenate([cache, x_BTHWC], axis=1)
@@ -183,9 +187,9 @@ class HalvingConv(Layer, kw_only=True):
 class DoublingConv(Layer, kw_only=True):
     """Every pixel repeated 2 x 2, then a 3x3 convolution.
 
-    A row of the doubled picture sees but two rows of the picture: upper rows the one above and, with the sum of two taps,
-    their own; lower rows their own, with the sum of two taps, and the one below. So the four kinds of pixels come from one
-    2x2 convolution with four times the features and 4/9 of the work.
+    A row of the doubled picture sees but two rows of the picture: upper rows the one above and, with the sum of two
+    taps, their own; lower rows their own, with the sum of two taps, and the one below. So the four kinds of pixels come
+    from one 2x2 convolution with four times the features and 4/9 of the work.
     """
 
     features: int

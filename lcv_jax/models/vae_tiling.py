@@ -1,8 +1,9 @@
 """Runs a function of clips tile by tile and blends the tiles, as published.
 
-Tiles overlap; of each the upper left part of one stride is kept, after its upper and left margins are blended linearly with
-those of the neighbours there. The last tiles of a row or column may be smaller. Tiles of one size are mapped over inside one
-compiled loop, so that what is compiled does not grow with the number of tiles and what is in memory is one tile's work.
+Tiles overlap; of each the upper left part of one stride is kept, after its upper and left margins are blended linearly
+with those of the neighbours there. The last tiles of a row or column may be smaller. Tiles of one size are mapped over
+inside one compiled loop, so that what is compiled does not grow with the number of tiles and what is in memory is one
+tile's work.
 """
 
 import itertools
@@ -32,13 +33,13 @@ def over_tiles(
     """
     if all(x_BTHWC.shape[2 + i] <= tile[i] for i in range(2)):
         return function(x_BTHWC)
-    corners = list(itertools.product(*(range(0, x_BTHWC.shape[2 + i], stride[i]) for i in range(2))))
-    done = _map_tiles(function, x_BTHWC, corners, tile)
+    tops, lefts = (range(0, x_BTHWC.shape[2 + i], stride[i]) for i in range(2))
+    done = _map_tiles(function, x_BTHWC, list(itertools.product(tops, lefts)), tile)
     margin = [tile_out[i] - stride_out[i] for i in range(2)]
-    rows = []
-    for row in sorted({top for top, _ in corners}):
+    rows: list[list[Clip]] = []
+    for row in tops:
         rows.append([])
-        for column in sorted({left for _, left in corners}):
+        for column in lefts:
             # Neighbours are blended already where they meet this one: so it was published.
             here = done[row, column]
             if row:
@@ -56,7 +57,7 @@ def _map_tiles(function: Callable, x_BTHWC: Clip, corners: list[Size], tile: Siz
     by_size: dict[Size, list[Size]] = {}
     for top, left in corners:
         by_size.setdefault((min(tile[0], height - top), min(tile[1], width - left)), []).append((top, left))
-    done = {}
+    done: dict[Size, Clip] = {}
     for (tile_height, tile_width), alike in by_size.items():
 
         def run(corner: Array, tile_height: int = tile_height, tile_width: int = tile_width) -> Clip:

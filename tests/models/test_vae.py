@@ -12,10 +12,10 @@ from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, s
 from lcv_jax.models.vae_layers import CausalConv, ChannelNorm, DoublingConv, Downsample, FrameAttention, Upsample
 from lcv_jax.models.vae_tiling import over_tiles
 
-# Two levels fewer than the released network, so that it compiles fast: 2 frames and 4 x 4 pixels a latent.
+# Half of the released network's levels, so that it compiles fast: 2 frames and 2 x 2 pixels a latent.
 CFG = VAEConfig(
-    latents_mean=(0.5, -1.0), latents_std=(2.0, 4.0), base_dim=8, z_dim=2, dim_mult=(1, 2, 2), num_res_blocks=1,
-    temperal_downsample=(False, True),
+    latents_mean=(0.5, -1.0), latents_std=(2.0, 4.0), base_dim=8, z_dim=2, dim_mult=(1, 2), num_res_blocks=1,
+    temperal_downsample=(True,),
 )  # fmt: skip
 
 
@@ -23,7 +23,11 @@ def random(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "method", "tile", "stride"))
+# The compiler's care for fast code is wasted on sizes like these, and takes half of the time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.partial(jit, static_argnames=("vae", "method", "tile", "stride"))
 def apply(vae, params, x, method, **options):
     return vae.apply({"params": params}, x, method=method, **options)
 
@@ -179,15 +183,15 @@ def test_attention_does_not_mix_frames():
 
 
 def test_results_do_not_depend_on_the_chunk():
-    x, z = random(1, 9, 8, 12, 3), random(1, 5, 2, 3, 2)
+    x, z = random(1, 9, 4, 6, 3), random(1, 5, 2, 3, 2)
     wanted_mean, wanted_video = encode(x)[0], decode(z)
-    for chunk in (3, 100):  # 4 latent frames after the first: 3 and a remainder, and all at once
-        np.testing.assert_allclose(encode(x, chunk=chunk)[0], wanted_mean, atol=1e-5)
-        np.testing.assert_allclose(decode(z, chunk=chunk), wanted_video, atol=1e-5)
+    # Of the 4 latent frames after the first, 3 and a remainder.
+    np.testing.assert_allclose(encode(x, chunk=3)[0], wanted_mean, atol=1e-5)
+    np.testing.assert_allclose(decode(z, chunk=3), wanted_video, atol=1e-5)
 
 
 def test_no_frame_sees_a_later_one():
-    x, z = random(1, 9, 8, 12, 3), random(1, 5, 2, 3, 2)
+    x, z = random(1, 9, 4, 6, 3), random(1, 5, 2, 3, 2)
     changed = encode(x.at[:, 5:].add(1.0))[0] - encode(x)[0]
     assert not changed[:, :3].any()
     assert changed[:, 3].any()
@@ -197,12 +201,12 @@ def test_no_frame_sees_a_later_one():
 
 
 def test_frames_that_do_not_fill_a_latent_are_dropped():
-    x = random(1, 10, 8, 12, 3)
+    x = random(1, 10, 4, 6, 3)
     np.testing.assert_array_equal(encode(x)[0], encode(x[:, :9])[0])
 
 
 def test_a_batch_is_its_clips_one_by_one():
-    x, z = random(2, 5, 8, 12, 3), random(2, 3, 2, 3, 2)
+    x, z = random(2, 5, 4, 6, 3), random(2, 3, 2, 3, 2)
     for b in range(2):
         np.testing.assert_allclose(encode(x)[1][b], encode(x[b : b + 1])[1][0], atol=1e-5)
         np.testing.assert_allclose(decode(z)[b], decode(z[b : b + 1])[0], atol=1e-5)
@@ -210,18 +214,21 @@ def test_a_batch_is_its_clips_one_by_one():
 
 @pytest.mark.parametrize(("method", "shape"), [("encode", (2, 1, 8, 12, 3)), ("decode", (2, 1, 2, 3, 2))])
 def test_memory_does_not_grow_with_the_clip(method, shape):
-    def temporary(latent_frames):
+    def memory(latent_frames):
         frames = 1 + (latent_frames - 1) * (CFG.temporal_factor if method == "encode" else 1)
         x = jax.ShapeDtypeStruct((shape[0], frames, *shape[2:]), jnp.float32)
-        compiled = apply.lower(WanVAE(CFG), random_params(), x, method).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        return apply.lower(WanVAE(CFG), random_params(), x, method).compile().memory_analysis()
 
-    assert temporary(101) <= 1.01 * temporary(5)
+    short, long = memory(5), memory(101)
+    growth = long.temp_size_in_bytes - short.temp_size_in_bytes
+    # Mean and log-variance are one array before they are two; nothing else may be there for all frames at once.
+    copies = 1 if method == "encode" else 0
+    assert growth <= (copies + 0.01) * (long.output_size_in_bytes - short.output_size_in_bytes)
 
 
 @pytest.mark.parametrize("fields", [{}, {"dtype": jnp.bfloat16}])
 def test_bfloat16_stays_close_to_float32(fields):
-    x, z, params = random(1, 5, 8, 12, 3), random(1, 3, 2, 3, 2), random_params()
+    x, z, params = random(1, 5, 4, 6, 3), random(1, 3, 2, 3, 2), random_params()
     if not fields:  # without a dtype, that of the kernels
         params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     for got, wanted in [(encode(x, params, **fields)[0], encode(x)[0]), (decode(z, params, **fields), decode(z))]:
@@ -231,17 +238,16 @@ def test_bfloat16_stays_close_to_float32(fields):
 
 
 def test_gradient_is_the_slope():
-    x, direction = 0.5 * random(1, 5, 8, 12, 3), random(1, 5, 8, 12, 3, seed=1)
-    weights = random(1, 5, 8, 12, 3, seed=2)
+    x, direction, weights = (random(1, 5, 4, 6, 3, seed=seed) for seed in range(3))
 
-    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(x, params):
         return jnp.vdot(weights, WanVAE(CFG).apply({"params": params}, x))
 
-    by_x, by_params = jax.grad(loss, argnums=(0, 1))(x, random_params())
+    loss_and_grad, step = jit(loss), 1e-2 * direction
+    _, (by_x, by_params) = loss_and_grad(x, random_params())
     assert all(jnp.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(by_params))
-    step = 1e-2 * direction
-    slope = loss(x + step, random_params()) - loss(x - step, random_params())
+    slope = loss_and_grad(x + step, random_params())[0] - loss_and_grad(x - step, random_params())[0]
     np.testing.assert_allclose(2 * jnp.vdot(by_x, step), slope, rtol=0.05)
 
 
@@ -300,11 +306,11 @@ def test_tiles_are_blended_as_published(height, width, tile, stride):
 
 
 def test_a_clip_of_one_tile_is_not_cut():
-    x = random(1, 5, 8, 12, 3)
-    mean, _ = apply(WanVAE(CFG), random_params(), x, "tiled_encode", tile=(12, 12), stride=(4, 4))
+    x = random(1, 5, 4, 6, 3)
+    mean, _ = apply(WanVAE(CFG), random_params(), x, "tiled_encode", tile=(6, 6), stride=(4, 4))
     np.testing.assert_array_equal(mean, encode(x)[0])
 
 
 def test_tiles_that_do_not_fit_the_latents_are_refused():
-    with pytest.raises(ValueError, match=r"multiples of 4 .* got \(10, 8\) and \(8, 8\)"):
-        apply(WanVAE(CFG), random_params(), random(1, 1, 16, 16, 3), "tiled_encode", tile=(10, 8), stride=(8, 8))
+    with pytest.raises(ValueError, match=r"multiples of 2 .* got \(9, 8\) and \(8, 8\)"):
+        apply(WanVAE(CFG), random_params(), random(1, 1, 16, 16, 3), "tiled_encode", tile=(9, 8), stride=(8, 8))
