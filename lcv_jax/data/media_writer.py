@@ -1,0 +1,214 @@
+"""Videos and images to files.
+
+A file takes its name only when it is complete: a run that is killed leaves no half video under it. Videos are written
+frame by frame, so that a long one never has to fit into memory.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcv_jax.array_types import Array, Shaped
+from lcv_jax.data.frames import media_package, to_uint8
+
+_USUAL_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
+# Their chatter would tear up a progress bar.
+_QUIET = {"libx265": {"x265-params": "log-level=error"}}
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+
+class VideoWriter:
+    """Writes frames to a video file: `with VideoWriter(path, fps=15, height=480, width=832) as video: video.write(x)`.
+
+    The frames go to a file beside `path`, which takes its name on leaving without an exception and is removed
+    otherwise. Colours are BT.709, and tagged so.
+
+    Args:
+        path: the suffix chooses the container (.mp4, .mkv, .mov, .webm). Missing folders are made.
+        fps: frames a second; fractions such as Fraction(30000, 1001) are kept exactly.
+        height: even.
+        width: even.
+        codec: an FFmpeg encoder. None takes H.264, or VP9 where the container is webm.
+        crf: quality of the codecs that know it, lower is better; None leaves it to the codec and `options`.
+        options: more options of the codec, as FFmpeg names them.
+
+    Raises:
+        ValueError: odd sizes, a codec or container that is not there, options it does not take.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: Fraction | float | int,
+        height: int,
+        width: int,
+        codec: str | None = None,
+        crf: int | None = 18,
+        options: Mapping[str, str] | None = None,
+    ):
+        if height < 2 or width < 2 or height % 2 or width % 2:
+            raise ValueError(f"{path}: videos need an even height and width, got {height} x {width}")
+        if fps <= 0:
+            raise ValueError(f"{path}: fps must be above 0, got {fps}")
+        self.path, self.size, self.num_frames = Path(path), (height, width), 0
+        self._fps = Fraction(fps).limit_denominator(100_000)
+        self._codec = codec or ("libvpx-vp9" if self.path.suffix.lower() == ".webm" else "libx264")
+        self._options = {**_QUIET.get(self._codec, {}), **(options or {})}
+        if crf is not None:
+            self._options.setdefault("crf", str(crf))
+        _check_codec(self._codec)
+        self._partial = partial_path(self.path)
+
+    def __enter__(self) -> "VideoWriter":
+        av = media_package("av")
+        _make_folder(self.path)
+        options = {"movflags": "faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
+        try:
+            self._container = av.open(str(self._partial), "w", container_options=options)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: no such kind of video file; use .mp4, .mkv, .mov or .webm") from error
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+        try:
+            stream = self._container.add_stream(self._codec, rate=self._fps, options=self._options)
+            stream.height, stream.width = self.size
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = _BT709
+            context.color_range = _LIMITED_RANGE
+            if self._codec == "libvpx-vp9":
+                stream.bit_rate = 0  # or else crf is only a lower bound for the quality of its default bit rate
+            self._stream = stream
+            # Here and not with the first frame, which may be hours of sampling away.
+            self._container.start_encoding()
+        except (av.FFmpegError, ValueError, OSError) as error:
+            self._abandon()
+            raise ValueError(
+                f"{self.path}: {self._codec} does not work in this container or with these options: "
+                f"{self._options} ({getattr(error, 'strerror', None) or error})"
+            ) from error
+        unknown = sorted(self._options.keys() & stream.codec_context.options.keys())
+        if unknown:
+            self._abandon()
+            advice = "; pass crf=None and options for it" if "crf" in unknown else ""
+            raise ValueError(f"{self.path}: {self._codec} has no option {', '.join(unknown)}{advice}")
+        return self
+
+    def write(self, frames_THWC: Shaped[Array | np.ndarray, "T H W 3"]) -> None:
+        """Appends frames: bytes, or floats in 0..1."""
+        av = media_package("av")
+        if tuple(frames_THWC.shape[1:]) != (*self.size, 3):
+            raise ValueError(
+                f"{self.path}: frames must be (T, {self.size[0]}, {self.size[1]}, 3), got {frames_THWC.shape}"
+            )
+        space, color_range = av.video.reformatter.Colorspace.ITU709, av.video.reformatter.ColorRange.MPEG
+        for frame_HWC in frames_THWC:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_uint8(frame_HWC)), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=space,
+                dst_color_range=color_range,
+                dst_color_trc=_BT709,
+                dst_color_primaries=_BT709,
+            )
+            frame.pts, frame.time_base = self.num_frames, 1 / self._fps
+            self._encode(frame)
+            self.num_frames += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        try:
+            if self.num_frames == 0:
+                raise ValueError(f"{self.path}: no frame was written")
+            self._encode(None)
+            try:
+                self._container.close()
+                os.replace(self._partial, self.path)
+            except OSError as error:
+                raise _write_error(self.path, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _encode(self, frame: Any) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+
+    def _abandon(self) -> None:
+        """Closes and removes the unfinished file; what it says about the disk is not news by now."""
+        with suppress(OSError, ValueError):
+            self._container.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def write_image(path: str | Path, image_HWC: Shaped[Array | np.ndarray, "H W 3"]) -> None:
+    """An image file; the suffix chooses its kind.
+
+    Raises:
+        ValueError: a suffix that is no image's.
+        OSError: the file cannot be written.
+    """
+    image = media_package("PIL.Image").fromarray(to_uint8(image_HWC))
+    with _complete_or_absent(Path(path)) as partial:
+        image.save(partial)
+
+
+def write_frames(folder: str | Path, frames_THWC: Shaped[Array | np.ndarray, "T H W 3"], start: int = 0) -> list[Path]:
+    """Every frame as folder/frame_00000.png, numbered from `start`; gives back their paths."""
+    paths = [Path(folder) / f"frame_{start + index:05d}.png" for index in range(len(frames_THWC))]
+    for path, frame_HWC in zip(paths, frames_THWC, strict=True):
+        write_image(path, frame_HWC)
+    return paths
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written until it is complete: beside it, with its suffix, hidden."""
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+@contextmanager
+def _complete_or_absent(path: Path) -> Iterator[Path]:
+    _make_folder(path)
+    partial = partial_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_codec(name: str) -> None:
+    av = media_package("av")
+    try:
+        if av.codec.Codec(name, "w").type == "video":
+            return
+    except ValueError:
+        pass
+    usual = [codec for codec in _USUAL_CODECS if codec in av.codecs_available]
+    raise ValueError(f"no video encoder {name!r} here; there are {', '.join(usual)} among others")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(21, os.strerror(21))
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: OSError) -> OSError:
+    return OSError(f"{path}: cannot be written ({error.strerror or error})")
