@@ -20,6 +20,15 @@ from lcv_jax.data.frames import media_package
 _CLOCK_SLACK = Fraction(1, 10)
 
 
+def exact_conversion() -> Any:
+    """FFmpeg's flags for a conversion of colours without its shortcuts.
+
+    With them every trip through a file darkens all pixels by a level, and a long video is read back many times.
+    """
+    flags = media_package("av.video.reformatter").Interpolation
+    return flags.BICUBIC | flags.ACCURATE_RND | flags.FULL_CHR_H_INT
+
+
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     """An image file, turned as its EXIF data says; of an animation the first frame. Transparency is laid over white.
 
@@ -163,7 +172,7 @@ class _OpenVideo:
             height=height,
             format="rgb24",
             src_colorspace=space if untagged else None,
-            interpolation=reformatter.Interpolation.LANCZOS,
+            interpolation=exact_conversion(),
         ).to_ndarray()
         # Counter-clockwise, like numpy's.
         return np.ascontiguousarray(np.rot90(image_HWC, round(frame.rotation / 90) % 4))

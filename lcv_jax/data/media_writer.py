@@ -15,6 +15,7 @@ import numpy as np
 
 from lcv_jax.array_types import Array, Shaped
 from lcv_jax.data.frames import media_package, to_uint8
+from lcv_jax.data.media_reader import exact_conversion
 
 _USUAL_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
 # Their chatter would tear up a progress bar.
@@ -117,6 +118,7 @@ class VideoWriter:
                 dst_color_range=color_range,
                 dst_color_trc=_BT709,
                 dst_color_primaries=_BT709,
+                interpolation=exact_conversion(),
             )
             frame.pts, frame.time_base = self.num_frames, 1 / self._fps
             self._encode(frame)

@@ -102,6 +102,15 @@ def test_colours_survive(tmp_path, name, codec):
     assert np.abs(frames.astype(int) - FLAT).max() <= 3
 
 
+def test_a_trip_through_a_file_does_not_darken(tmp_path):
+    blurred = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+    frames = resize_and_crop(blurred, 96, 128)
+    for _ in range(3):
+        frames_before, (frames, _) = frames, read_video(write(tmp_path / "a.mp4", frames, crf=2))
+        drift = (frames.astype(int) - frames_before).mean(axis=(0, 1, 2))
+        assert np.abs(drift).max() < 0.3
+
+
 def test_colours_are_tagged_as_bt709(tmp_path):
     with av.open(str(write(tmp_path / "a.mp4", FLAT))) as file:
         context = file.streams.video[0].codec_context
