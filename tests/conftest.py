@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -25,3 +27,13 @@ def read_golden(name: str) -> tuple[dict, dict[str, np.ndarray]]:
 def golden():
     """golden(name) -> (config, tensors) of tests/golden/NAME.safetensors, shaped as PyTorch has them."""
     return read_golden
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """examples/tiny_checkpoint, converted once a session by the command that users run."""
+    root = Path(__file__).parent.parent
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    command = [sys.executable, "convert_torch_weights.py", "examples/tiny_checkpoint", str(folder)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    return folder

@@ -13,8 +13,13 @@ import jax.numpy as jnp
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels.block_select import Selection
 
-WORKSPACE = 2**26
-"""Float32 scores held at once (256 MiB)."""
+MIN_QUERIES = 16
+"""Rows of a product below which it is all overhead."""
+
+
+def workspace() -> int:
+    """Float32 scores held at once: what stays in a core's cache on a CPU, what fills a device elsewhere."""
+    return 2**18 if jax.default_backend() == "cpu" else 2**27
 
 
 def _product(spec: str, x: Array, y: Array) -> Array:
@@ -22,13 +27,19 @@ def _product(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _weights(logits: Array, allowed: Array | None) -> Array:
-    """Softmax over the last axis where allowed; a row with nothing allowed gets zeros, never NaN."""
+def _weights(logits: Array, allowed: Array | None) -> tuple[Array, Array]:
+    """exp(logits - their maximum) over the last axis where allowed, and its sum.
+
+    The caller divides by the sum after the product, which has fewer elements. A row with nothing allowed gets zeros and
+    a sum of one, never NaN.
+    """
     if allowed is None:
-        return jax.nn.softmax(logits)
+        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        return weights, jnp.sum(weights, axis=-1, keepdims=True)
     top = jnp.max(logits, axis=-1, keepdims=True, where=allowed, initial=jnp.finfo(logits.dtype).min)
     weights = jnp.where(allowed, jnp.exp(jnp.where(allowed, logits, top) - top), 0.0)
-    return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), jnp.finfo(logits.dtype).tiny)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights, jnp.where(total > 0, total, 1.0)
 
 
 def dense(
@@ -40,23 +51,29 @@ def dense(
     """softmax(q k^T / sqrt(K)) v over the keys that `key_mask_BM` allows."""
     B, S, N, K = q_BSNK.shape
     M = k_BMNK.shape[1]
-    allowed_B11M = None if key_mask_BM is None else key_mask_BM[:, None, None, :]
-
-    def piece(q_BsNK: Array) -> Array:
-        logits_BNsM = _product("bsnk,bmnk->bnsm", q_BsNK, k_BMNK) / math.sqrt(K)
-        weights_BNsM = _weights(logits_BNsM, allowed_B11M)
-        return _product("bnsm,bmnk->bsnk", weights_BNsM.astype(v_BMNK.dtype), v_BMNK).astype(q_BsNK.dtype)
-
-    size = max(1, WORKSPACE // (B * N * M))
-    if size >= S:
-        return piece(q_BSNK)
-    # Equal pieces, as large as the workspace allows: the padding of the last one is less than one query a piece.
-    num_pieces = -(-S // size)
+    # Equal pieces of queries, as large as the workspace allows: less than one query a piece is padding.
+    num_pieces = -(-S // min(S, max(MIN_QUERIES, workspace() // M)))
     size = -(-S // num_pieces)
     padded = jnp.pad(q_BSNK, ((0, 0), (0, num_pieces * size - S), (0, 0), (0, 0)))
-    pieces = jnp.moveaxis(padded.reshape(B, num_pieces, size, N, K), 1, 0)
-    out = jax.lax.map(jax.checkpoint(piece), pieces)
-    return jnp.moveaxis(out, 0, 1).reshape(B, num_pieces * size, N, K)[:, :S]
+    q_HPsK = jnp.moveaxis(padded.reshape(B, num_pieces, size, N, K), 3, 1).reshape(B * N, num_pieces, size, K)
+    k_HKM = jnp.transpose(k_BMNK, (0, 2, 3, 1)).reshape(B * N, K, M)
+    v_HMK = jnp.transpose(v_BMNK, (0, 2, 1, 3)).reshape(B * N, M, K)
+    allowed_HM = None if key_mask_BM is None else jnp.repeat(key_mask_BM, N, axis=0)
+
+    def head(arguments: tuple[Array, Array, Array, Array | None]) -> Array:
+        q_PsK, k_KM, v_MK, allowed_M = arguments
+
+        @jax.checkpoint
+        def piece(q_sK: Array) -> Array:
+            weights_sM, total_s1 = _weights(_product("sk,km->sm", q_sK, k_KM) / math.sqrt(K), allowed_M)
+            return (_product("sm,mk->sk", weights_sM.astype(v_MK.dtype), v_MK) / total_s1).astype(q_sK.dtype)
+
+        return jax.lax.map(piece, q_PsK) if num_pieces > 1 else piece(q_PsK[0])[None]
+
+    at_once = max(1, workspace() // (size * M))
+    out_HPsK = jax.lax.map(head, (q_HPsK, k_HKM, v_HMK, allowed_HM), batch_size=min(at_once, B * N))
+    out_BSNK = jnp.moveaxis(out_HPsK.reshape(B, N, num_pieces * size, K), 1, 2)
+    return out_BSNK[:, :S]
 
 
 def block_sparse(
@@ -95,10 +112,10 @@ def block_sparse(
         allowed_1M = jnp.repeat(jnp.arange(R) < count, block_k)[None]
         # Zeros for what is not selected: NaN in an unselected block must not reach the product with a zero weight.
         v_MK = jnp.where(allowed_1M.T, v_MK, 0)
-        weights_XM = _weights(_product("xk,mk->xm", q_XK, k_MK) / math.sqrt(K), allowed_1M)
-        return _product("xm,mk->xk", weights_XM.astype(v_MK.dtype), v_MK).astype(q_XK.dtype)
+        weights_XM, total_X1 = _weights(_product("xk,mk->xm", q_XK, k_MK) / math.sqrt(K), allowed_1M)
+        return (_product("xm,mk->xk", weights_XM.astype(v_MK.dtype), v_MK) / total_X1).astype(q_XK.dtype)
 
-    at_once = max(1, WORKSPACE // 16 // (block_q * R * block_k))
+    at_once = max(1, workspace() // (block_q * R * block_k))
     out = jax.lax.map(
         lambda arguments: one(*arguments),
         (q_blocks, rows, counts_BNI.reshape(-1)),

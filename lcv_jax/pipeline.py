@@ -1,0 +1,531 @@
+"""From a prompt, an image or a clip to a video: thin methods over one jitted sampling loop.
+
+    pipeline = load_pipeline("checkpoints/longcat")
+    video_BTHWC = pipeline.text_to_video("a cat surfs a wave", num_frames=93)
+
+All tasks are `denoise` with another condition: none, the latent of an image, those of a clip's last frames, or those of
+refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
+from lcv_jax.checkpoint import store
+from lcv_jax.config import BlockSparseConfig
+from lcv_jax.data.buckets import nearest_bucket
+from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
+from lcv_jax.data.frames import resize_and_crop, to_uint8
+from lcv_jax.data.resample import upsample
+from lcv_jax.diffusion.flow import mix
+from lcv_jax.diffusion.guidance import cfg_zero
+from lcv_jax.diffusion.sampler import sample
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.lora import combine, fold
+from lcv_jax.models.umt5 import UMT5Encoder
+from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
+from lcv_jax.options import (
+    DISTILLED_ADAPTER,
+    REFINEMENT_ADAPTER,
+    SamplingOptions,
+    as_prompts,
+    check_condition,
+    check_size,
+    whole_frames,
+)
+
+Frames = np.ndarray
+"""A clip, T H W 3: uint8, or float in [0, 1]."""
+Output = Literal["video", "latents"]
+OnStep = Callable[[int, int], None]
+"""Called with the number of steps done and of all steps."""
+
+POSTERIOR_STREAM = 1
+"""Folded into a seed's key for draws of the autoencoder's posterior; the sampler's noise uses the key itself."""
+
+
+@functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
+def denoise(
+    model: LongCatVideo,
+    variables: Params,
+    noise_BTHWC: Float[Array, "B T H W C"],
+    condition_bTHWC: Float[Array, "b t H W C"] | None,
+    text_GLD: Float[Array, "G L D"],
+    text_mask_GL: Bool[Array, "G L"],
+    schedule: Float[Array, " steps"],
+    guidance_scale: Float[Array, ""],
+    *,
+    use_cache: bool = True,
+    guide_condition: bool = False,
+    report: bool = False,
+) -> Float[Array, "B all H W C"]:
+    """Samples latents: the one loop behind every task.
+
+    Args:
+        model: the transformer; variables: its parameters and, if any, run-time adapters.
+        noise_BTHWC: where the noisy frames start.
+        condition_bTHWC: clean latent frames before them, one a sample or one for all; None: there are none.
+        text_GLD: embeddings of the prompts, G = B; with guidance those of the negative prompts before them, G = 2 B.
+        schedule: noise levels, falling.
+        guidance_scale: of CFG-Zero, where there is guidance.
+        use_cache: compute the condition's keys and values once.
+        guide_condition: let condition frames count in CFG-Zero's scale; they are computed at every step then.
+        report: tell the listener (see `reporting`) of every step.
+
+    Returns:
+        The latents, condition frames included.
+    """
+    B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
+    num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
+    cache = None
+    if num_condition and use_cache and not guide_condition:
+        cache = model.apply(variables, condition_bTHWC, method="encode_condition")
+
+    def velocity(x_BTHWC: Array, t: Array) -> Array:
+        x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
+        timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
+        shared = 0
+        if num_condition and cache is None:
+            clean = jnp.tile(condition_bTHWC, (G // condition_bTHWC.shape[0], 1, 1, 1, 1))
+            x_GTHWC = jnp.concatenate([clean, x_GTHWC], axis=1)
+            timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
+            shared = num_condition
+        v_GTHWC = model.apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
+        if G == B:
+            return v_GTHWC[:, shared:]
+        guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]
+        without, with_prompt = jnp.split(guided, 2)
+        return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
+
+    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
+    if condition_bTHWC is None:
+        return x_BTHWC
+    clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
+    return jnp.concatenate([clean, x_BTHWC], axis=1)
+
+
+_listener: Callable[[int], None] | None = None
+
+
+def _tell_listener(steps_done: Any) -> None:
+    """The one function that compiled loops call back: a new one for each call would compile anew."""
+    if _listener is not None:
+        _listener(int(steps_done))
+
+
+@contextmanager
+def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
+    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done."""
+    global _listener
+    _listener = listener
+    try:
+        yield
+        jax.effects_barrier()
+    finally:
+        _listener = None
+
+
+@functools.partial(jax.jit, static_argnames="encoder")
+def _encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
+    return encoder.apply({"params": params}, ids_BL, mask_BL)
+
+
+@functools.partial(jax.jit, static_argnames=("vae", "method"))
+def _encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyArray | None, method: str) -> Array:
+    mean, logvar = vae.apply({"params": params}, 2 * video_BTHWC - 1, method=method)
+    return normalise_latents(sample_posterior(mean, logvar, key), vae.cfg)
+
+
+@functools.partial(jax.jit, static_argnames=("vae", "method"))
+def _decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
+    return vae.apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
+
+
+_upsample = jax.jit(upsample, static_argnums=(1, 2, 3))
+
+
+def load_pipeline(folder: str | Path, **settings: Any) -> "Pipeline":
+    """A pipeline over a folder that convert_torch_weights.py wrote; parameters load when they are first used.
+
+    Args:
+        folder: the converted checkpoint.
+        settings: fields of `Pipeline`.
+
+    Raises:
+        ValueError: no such folder, a folder that is no converted checkpoint, or one of another version.
+    """
+    return Pipeline(folder=Path(folder), **settings)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pipeline:
+    """The networks of a checkpoint and what they make. Methods take `SamplingOptions` as keywords."""
+
+    folder: Path
+    dtype: Any = None
+    """What to cast parameters to while loading, "float32" or "bfloat16"; None: as stored."""
+    fold_adapters: bool = True
+    """Fold adapters into a copy of the weights; otherwise add them as the model runs: slower, but no copy."""
+    vae_tiles: bool = False
+    """Encode and decode in overlapping tiles: less memory, nearly the same result."""
+
+    def __post_init__(self) -> None:
+        self.provenance = store.read_provenance(self.folder)
+        self.dit_config = store.load_config(self.folder, "dit")
+        self.vae = WanVAE(store.load_config(self.folder, "vae"))
+        self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
+        self.shift = store.load_scheduler_config(self.folder).shift
+        self.adapter_names = store.list_adapters(self.folder)
+        self._params: dict[str, Params] = {}
+        self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
+
+    def text_to_video(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        height: int = 480,
+        width: int = 832,
+        num_frames: int = 93,
+        noise: Float[Array, "B T H W C"] | None = None,
+        output: Output = "video",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Array:
+        """Videos of prompts.
+
+        Args:
+            prompt: one, or several for a batch.
+            height: in pixels, a multiple of 16; width: likewise.
+            num_frames: 4k + 1; more than 93 were never trained.
+            noise: instead of the seed's.
+            output: "video", B T H W 3 in [0, 1], or "latents", normalised.
+            on_step: told of every step.
+            options: fields of `SamplingOptions`.
+
+        Raises:
+            ValueError: sizes off the grid, options out of range.
+        """
+        chosen = SamplingOptions(**options)
+        check_size(height, width, self._granularity(bool(chosen.sparse)))
+        shape = self._latent_shape(whole_frames(num_frames), height, width)
+        latents = self._sample(prompt, chosen, shape, chosen.schedule(self.shift), noise=noise, on_step=on_step)
+        return self._finish(latents, output)
+
+    def image_to_video(
+        self,
+        image: Frames,
+        prompt: str | Sequence[str],
+        *,
+        size: tuple[int, int] | None = None,
+        resolution: str = "480p",
+        num_frames: int = 93,
+        fit: Literal["crop", "stretch"] = "crop",
+        noise: Float[Array, "B T H W C"] | None = None,
+        output: Output = "video",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Array:
+        """Videos that begin with an image, H W 3.
+
+        Args:
+            image: uint8 or float in [0, 1]; the first frame.
+            prompt: one, or several for a batch from the same image.
+            size: height and width; None: the aspect-ratio bucket nearest to the image's.
+            resolution: of the buckets, "480p" or "720p".
+            num_frames: 4k + 1, the image included.
+            fit: how the image gets the bucket's shape: by cropping its centre, or stretched (as published).
+            noise, output, on_step, options: as in `text_to_video`; noise covers the image's latent frame too.
+
+        Raises:
+            ValueError: an image that is none, options out of range.
+        """
+        if options.get("enhance_hf") is None:
+            options["enhance_hf"] = False
+        return self.continue_video(
+            np.asarray(image)[None],
+            prompt,
+            num_cond_frames=1,
+            size=size,
+            resolution=resolution,
+            num_frames=num_frames,
+            fit=fit,
+            noise=noise,
+            output=output,
+            on_step=on_step,
+            **options,
+        )
+
+    def continue_video(
+        self,
+        video: Frames,
+        prompt: str | Sequence[str],
+        *,
+        num_cond_frames: int = 13,
+        size: tuple[int, int] | None = None,
+        resolution: str = "480p",
+        num_frames: int = 93,
+        fit: Literal["crop", "stretch"] = "crop",
+        noise: Float[Array, "B T H W C"] | None = None,
+        output: Output = "video",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Array:
+        """Videos that go on from the last frames of a clip, T H W 3.
+
+        Args:
+            video: uint8 or float in [0, 1], at the frame rate to go on with (the model was trained at 15 a second).
+            prompt: one, or several for a batch from the same clip.
+            num_cond_frames: 4k + 1 last frames of the clip to go on from; they are the first of the result.
+            size, resolution, num_frames, fit, noise, output, on_step, options: as in `image_to_video`.
+
+        Raises:
+            ValueError: a clip shorter than num_cond_frames, options out of range.
+        """
+        chosen = SamplingOptions(**options)
+        num_frames = whole_frames(num_frames)
+        check_condition(num_cond_frames, num_frames, len(video))
+        height, width = self._size(video, size, resolution, sparse=bool(chosen.sparse))
+        frames = _fit(video[-num_cond_frames:], height, width, fit)
+        condition = self._encode(frames, chosen)
+        latents = self._sample(
+            prompt,
+            chosen,
+            self._latent_shape(num_frames, height, width),
+            chosen.schedule(self.shift, continuation=True),
+            condition=condition,
+            noise=noise,
+            on_step=on_step,
+        )
+        return self._finish(latents, output)
+
+    def refine(
+        self,
+        video: Frames,
+        prompt: str | Sequence[str] = "",
+        *,
+        condition_video: Frames | None = None,
+        num_cond_frames: int = 0,
+        size: tuple[int, int] | None = None,
+        spatial_only: bool = False,
+        t_thresh: float = 0.5,
+        fit: Literal["crop", "stretch"] = "crop",
+        noise: Float[Array, "B T H W C"] | None = None,
+        output: Output = "video",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Array:
+        """A 480p, 15 fps video at 720p and 30 fps (report section 3.6).
+
+        The video is upsampled, encoded, noised up to `t_thresh` and denoised from there with the refinement adapter and
+        block-sparse attention. Works on any video.
+
+        Args:
+            video: T H W 3, uint8 or float in [0, 1].
+            prompt: of the video; may be empty.
+            condition_video: frames at 720p whose last `num_cond_frames` stand at the front of the result, such as those
+                of the segment before, refined.
+            num_cond_frames: how many frames of the result (at its frame rate) are given.
+            size: height and width; None: the 720p bucket nearest to the video's aspect ratio.
+            spatial_only: keep the number of frames instead of doubling it.
+            t_thresh: noise level to start from.
+            fit, noise, output, on_step, options: as in `image_to_video`; latents include the padding to whole blocks.
+
+        Raises:
+            ValueError: num_cond_frames without frames to take, or more than the result has; options out of range.
+        """
+        chosen = SamplingOptions(**options)
+        sparse = chosen.sparse is None or chosen.sparse
+        num_frames = len(video) if spatial_only else 2 * len(video)
+        available = 0 if condition_video is None else len(condition_video)
+        if not 0 <= num_cond_frames <= min(available, num_frames - 1):
+            raise ValueError(
+                f"num_cond_frames must lie in 0..{min(available, num_frames - 1)}: the result has {num_frames} frames "
+                f"and condition_video {available}; got {num_cond_frames}"
+            )
+        padding = refinement_padding(num_frames, num_cond_frames, self._frame_blocks(), self.vae.cfg.temporal_factor)
+        front, behind = padding
+        height, width = self._size(video, size, "720p", sparse=True)
+        large = _upsample(_as_float(video), num_frames, height, width)
+        large = jnp.concatenate([jnp.repeat(large[:1], front, axis=0), large, jnp.repeat(large[-1:], behind, axis=0)])
+        start = self._encode(large, chosen)
+        del large
+        condition = None
+        if num_cond_frames:
+            frames = _fit(condition_video[-num_cond_frames:], height, width, fit)
+            condition = self._encode(np.concatenate([np.repeat(frames[:1], front, axis=0), frames]), chosen)
+        latents = self._sample(
+            prompt,
+            dataclasses.replace(chosen, sparse=sparse, guidance_scale=1.0),
+            start.shape[1:],
+            chosen.schedule(self.shift, t_thresh=t_thresh),
+            condition=condition,
+            start=start,
+            own_adapters=((REFINEMENT_ADAPTER, 1.0),),
+            noise=noise,
+            on_step=on_step,
+        )
+        video = self._finish(latents, output)
+        return video if output == "latents" else video[:, front : front + num_frames]
+
+    def params(self, network: str) -> Params:
+        """The parameters of "dit", "vae" or "text_encoder", loaded at the first call."""
+        if network not in self._params:
+            self._params[network] = store.load_component(self.folder, network, self.dtype)[1]
+        return self._params[network]
+
+    @functools.cached_property
+    def tokenizer(self) -> CaptionTokenizer:
+        """The text encoder's tokenizer."""
+        return load_tokenizer(store.tokenizer_folder(self.folder))
+
+    def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
+        """Embeddings B L D of prompts and where they have tokens, B L."""
+        ids_BL, mask_BL = self.tokenizer.tokenize(prompts, max_sequence_length)
+        return _encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL), jnp.asarray(mask_BL, bool)
+
+    def _encode(self, frames_THWC: Array, options: SamplingOptions) -> Array:
+        """Normalised latents of a clip, as a batch of one."""
+        key = jax.random.fold_in(jax.random.key(options.first_seed), POSTERIOR_STREAM)
+        method = "tiled_encode" if self.vae_tiles else "encode"
+        drawn = key if options.posterior == "sample" else None
+        return _encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
+
+    def _finish(self, latents_BTHWC: Array, output: Output) -> Array:
+        if output == "latents":
+            return latents_BTHWC
+        method = "tiled_decode" if self.vae_tiles else "decode"
+        params = self.params("vae")
+        # One at a time: a batch would need its memory at once.
+        videos = [_decode_latents(self.vae, params, one[None], method) for one in latents_BTHWC]
+        return np.concatenate([np.asarray(video) for video in videos])
+
+    def _sample(
+        self,
+        prompt: str | Sequence[str],
+        options: SamplingOptions,
+        shape: tuple[int, ...],
+        schedule: Sequence[float],
+        *,
+        condition: Array | None = None,
+        start: Array | None = None,
+        own_adapters: tuple[tuple[str, float], ...] = (),
+        noise: Array | None = None,
+        on_step: OnStep | None = None,
+    ) -> Array:
+        """Encodes the prompts and runs the loop.
+
+        Args:
+            shape: T H W C of the latents, condition included.
+            condition: clean latents at the front, as a batch of one.
+            start: latents that are noised up to the schedule's first level; None: start from noise alone.
+            own_adapters: of the task, where the options name none.
+        """
+        prompts = as_prompts(prompt)
+        batch = len(prompts)
+        if noise is None:
+            noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in options.seeds(batch)])
+        elif noise.shape != (batch, *shape):
+            raise ValueError(f"noise must be B T H W C = {(batch, *shape)}, got {noise.shape}")
+        guided = options.scale > 1
+        text, mask = self.encode_text(prompts, options.max_sequence_length)
+        if guided:
+            negative, negative_mask = self.encode_text([options.negative_prompt], options.max_sequence_length)
+            text = jnp.concatenate([jnp.repeat(negative, batch, axis=0), text])
+            mask = jnp.concatenate([jnp.repeat(negative_mask, batch, axis=0), mask])
+        variables = self._variables(options, own_adapters)
+        noisy = jnp.asarray(noise, jnp.float32)
+        if start is not None:
+            noisy = mix(start, noisy, schedule[0])
+        listener = None if on_step is None else lambda done: on_step(done, len(schedule))
+        with reporting(listener):
+            return denoise(
+                self._model(bool(options.sparse)),
+                variables,
+                noisy[:, 0 if condition is None else condition.shape[1] :],
+                condition,
+                text,
+                mask,
+                jnp.asarray(schedule, jnp.float32),
+                jnp.float32(options.scale),
+                use_cache=options.use_cache,
+                guide_condition=options.guide_condition,
+                report=on_step is not None,
+            )
+
+    def _model(self, sparse: bool) -> LongCatVideo:
+        blocks = self.dit_config.bsa_params or BlockSparseConfig()
+        return LongCatVideo(dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=blocks))
+
+    def _variables(self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]) -> Params:
+        """The transformer's parameters with the adapters asked for; the last ones asked for are kept."""
+        wanted = options.adapters
+        if wanted is None:
+            own_adapters += ((DISTILLED_ADAPTER, 1.0),) if options.distilled else ()
+            folded = [name for name, _ in self.provenance["components"]["dit"].get("folded", [])]
+            wanted = tuple((name, multiplier) for name, multiplier in own_adapters if name not in folded)
+        if not wanted:
+            return {"params": self.params("dit")}
+        if self._active is None or self._active[0] != wanted:
+            self._active = None  # free the last before making the next
+            adapters = [(store.load_adapter(self.folder, name, self.dit_config), scale) for name, scale in wanted]
+            if self.fold_adapters:
+                variables = {"params": fold(self.params("dit"), adapters)}
+            else:
+                variables = {"params": self.params("dit"), "adapters": combine(adapters)}
+            self._active = wanted, variables
+        return self._active[1]
+
+    def _latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        space, time = self.vae.cfg.spatial_factor, self.vae.cfg.temporal_factor
+        return 1 + (num_frames - 1) // time, height // space, width // space, self.vae.cfg.z_dim
+
+    def _size(self, frames: Frames, size: tuple[int, int] | None, resolution: str, *, sparse: bool) -> tuple[int, int]:
+        """Height and width to work at."""
+        if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+            raise ValueError(f"frames must be T H W 3 (an image H W 3), got {frames.shape}")
+        granularity = self._granularity(sparse)
+        if size is None:
+            return nearest_bucket(*frames.shape[1:3], resolution, granularity)
+        check_size(*size, granularity)
+        return size
+
+    def _granularity(self, sparse: bool) -> int:
+        """Pixels that heights and widths are multiples of: a patch of latents, or a block of patches."""
+        blocks = self.dit_config.bsa_params or BlockSparseConfig()
+        side = max(*blocks.chunk_3d_shape_q[1:], *blocks.chunk_3d_shape_k[1:]) if sparse else 1
+        return self.vae.cfg.spatial_factor * self.dit_config.patch_size[1] * side
+
+    def _frame_blocks(self) -> int:
+        blocks = self.dit_config.bsa_params or BlockSparseConfig()
+        return max(blocks.chunk_3d_shape_q[0], blocks.chunk_3d_shape_k[0])
+
+
+def refinement_padding(num_frames: int, num_cond_frames: int, block: int, factor: int = 4) -> tuple[int, int]:
+    """Frames to repeat in front and behind, so that condition and noisy latents are each whole blocks of frames."""
+    front = 0
+    if num_cond_frames:
+        cond_latents = math.ceil((1 + math.ceil((num_cond_frames - 1) / factor)) / block) * block
+        front = 1 + (cond_latents - 1) * factor - num_cond_frames
+    noisy = num_frames - num_cond_frames
+    noisy_latents = math.ceil(math.ceil(noisy / factor) / block) * block
+    return front, noisy_latents * factor - noisy
+
+
+def _as_float(frames: Array) -> Array:
+    return jnp.asarray(frames, jnp.float32) / 255 if frames.dtype == np.uint8 else jnp.asarray(frames, jnp.float32)
+
+
+def _fit(frames_THWC: Frames, height: int, width: int, fit: str) -> np.ndarray:
+    """Frames of the wanted size, uint8 unless they had it already."""
+    if frames_THWC.shape[1:3] == (height, width):
+        return frames_THWC
+    return resize_and_crop(to_uint8(frames_THWC), height, width, stretch=fit == "stretch")

@@ -1,0 +1,387 @@
+"""The tasks of the command line: what each is given, what it checks before weights load, and what it makes.
+
+A task is a frozen dataclass. Its fields are its flags, its keys in a file of prompts, and its identity in a sidecar.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tyro.conf import OmitArgPrefixes
+
+from lcv_jax import long_video
+from lcv_jax.data.media_reader import read_image, read_video
+from lcv_jax.long_video import OnSegment, Segments
+from lcv_jax.options import SamplingOptions, check_condition, check_size, whole_frames
+from lcv_jax.pipeline import Frames, OnStep, Pipeline
+
+FPS = 15
+"""Frames a second of what the model was trained on; refinement doubles it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """A video to be written: pieces of frames, T H W 3."""
+
+    pieces: Iterable[Frames]
+    num_frames: int
+    fps: Fraction | int
+    name: str = ""
+    """Appended to the output's name, when a task makes several videos."""
+    finish: Callable[[], None] = lambda: None
+    """Called when the video is written."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """Who is told of what happens."""
+
+    on_step: OnStep | None = None
+    on_segment: OnSegment | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToVideo:
+    """Make videos of prompts."""
+
+    prompt: tuple[str, ...]
+    """What to show. Several prompts make several videos at once."""
+    height: int = 480
+    """Pixels, a multiple of 16."""
+    width: int = 832
+    """Pixels, a multiple of 16."""
+    num_frames: int = 93
+    """A multiple of 4 plus 1. More than 93 were never trained."""
+    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+
+    def check(self) -> None:
+        """Raises ValueError for what can be seen to be wrong without a model."""
+        check_size(self.height, self.width, 16)
+        whole_frames(self.num_frames)
+
+    def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
+        """The videos, one a prompt."""
+        size = {"height": self.height, "width": self.width, "num_frames": self.num_frames}
+        yield from _one_each(pipeline.text_to_video(list(self.prompt), **size, **_sampling(self, listeners)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageToVideo:
+    """Let an image move."""
+
+    image: Path
+    """The first frame: png, jpg, webp, ..."""
+    prompt: tuple[str, ...] = ("",)
+    """What happens. Several prompts make several videos from the same image."""
+    resolution: Literal["480p", "720p"] = "480p"
+    """The aspect-ratio bucket nearest to the image's is taken from this table."""
+    size: tuple[int, int] | None = None
+    """Height and width, instead of a bucket."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How the image gets that shape: by cropping its centre, or stretched as the published code does."""
+    num_frames: int = 93
+    """A multiple of 4 plus 1, the image included."""
+    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+
+    def check(self) -> None:
+        """Raises ValueError for what can be seen to be wrong without a model, OSError for an unreadable image."""
+        if self.size:
+            check_size(*self.size, 16)
+        whole_frames(self.num_frames)
+        read_image(self.image)
+
+    def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
+        """The videos, one a prompt."""
+        given = {"resolution": self.resolution, "size": self.size, "fit": self.fit, "num_frames": self.num_frames}
+        image = read_image(self.image)
+        yield from _one_each(pipeline.image_to_video(image, list(self.prompt), **given, **_sampling(self, listeners)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContinueVideo:
+    """Go on from the end of a clip."""
+
+    video: Path
+    """The clip: mp4, webm, mkv, ... of any frame rate; it is read at 15 frames a second."""
+    prompt: tuple[str, ...] = ("",)
+    """What happens next. Several prompts make several videos from the same clip."""
+    num_cond_frames: int = 13
+    """Last frames of the clip to go on from, a multiple of 4 plus 1. They are the first of the result."""
+    resolution: Literal["480p", "720p"] = "480p"
+    """The aspect-ratio bucket nearest to the clip's is taken from this table."""
+    size: tuple[int, int] | None = None
+    """Height and width, instead of a bucket."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How frames get that shape: by cropping their centre, or stretched as the published code does."""
+    num_frames: int = 93
+    """A multiple of 4 plus 1, the given frames included."""
+    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+
+    def check(self) -> None:
+        """Raises ValueError for what can be seen to be wrong without a model, such as a clip that is too short."""
+        if self.size:
+            check_size(*self.size, 16)
+        check_condition(self.num_cond_frames, whole_frames(self.num_frames))
+        check_condition(self.num_cond_frames, self.num_frames, len(self._clip()))
+
+    def _clip(self) -> Frames:
+        return read_video(self.video, FPS, last=self.num_cond_frames)[0]
+
+    def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
+        """The videos, one a prompt."""
+        given = {name: getattr(self, name) for name in ("num_cond_frames", "resolution", "size", "fit", "num_frames")}
+        videos = pipeline.continue_video(self._clip(), list(self.prompt), **given, **_sampling(self, listeners))
+        yield from _one_each(videos)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Make any video larger, sharper and smoother: 480p at 15 frames a second becomes 720p at 30.
+
+    Long videos are refined segment by segment, and a killed run goes on where it was.
+    """
+
+    video: Path
+    """The video: mp4, webm, mkv, ..."""
+    prompt: str = ""
+    """What it shows; may be left out."""
+    input_fps: float | None = None
+    """Read it at this frame rate instead of its own."""
+    spatial_only: bool = False
+    """Keep the frame rate."""
+    size: tuple[int, int] | None = None
+    """Height and width, multiples of 64, instead of the 720p bucket nearest to the video's aspect ratio."""
+    t_thresh: float = 0.5
+    """Noise level to start from: the higher, the more is made anew."""
+    segment_frames: int = 93
+    """Frames refined at once."""
+    overlap: int = 13
+    """Frames of a segment that the next one sees again."""
+    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+
+    def check(self) -> None:
+        """Raises ValueError for what can be seen to be wrong without a model."""
+        if self.size:
+            check_size(*self.size, 64)
+        if not isinstance(self.options.seed, int):
+            raise ValueError(f"refinement takes one seed, got {len(self.options.seed)}")
+        if not 0 < self.overlap < self.segment_frames:
+            raise ValueError(f"overlap must lie in 1..{self.segment_frames - 1}, got {self.overlap}")
+        self.options.schedule(1.0, t_thresh=self.t_thresh)
+        read_video(self.video, last=1)
+
+    def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
+        """The one video."""
+        clip, fps = read_video(self.video, self.input_fps)
+        segments = Segments.open(folder, request_of(self, pipeline))
+        pieces = long_video.cut(clip, self.segment_frames, self.overlap)
+        refined = long_video.refine(
+            pipeline,
+            segments,
+            iter(pieces),
+            len(pieces),
+            overlap=self.overlap,
+            spatial_only=self.spatial_only,
+            prompt=self.prompt,
+            size=self.size,
+            t_thresh=self.t_thresh,
+            on_segment=listeners.on_segment,
+            **_sampling(self, listeners),
+        )
+        times = 1 if self.spatial_only else 2
+        yield Result(
+            pieces=refined, num_frames=times * len(clip), fps=times * fps, finish=segments.remove
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Segmented:
+    """What long and interactive videos share."""
+
+    image: Path | None = None
+    """Begin with this image."""
+    video: Path | None = None
+    """Begin with the end of this clip."""
+    size: tuple[int, int] | None = None
+    """Height and width. By default 480 x 832, or the bucket nearest to the image's or clip's aspect ratio."""
+    resolution: Literal["480p", "720p"] = "480p"
+    """Of the bucket."""
+    num_frames: int = 93
+    """Frames of a segment, those it goes on from included; a multiple of 4 plus 1."""
+    num_cond_frames: int = 13
+    """Last frames of a segment that the next goes on from; a multiple of 4 plus 1."""
+    refine: bool = False
+    """Refine it to 720p and 30 frames a second, segment by segment. The draft is kept beside it as NAME_draft.mp4."""
+    refine_size: tuple[int, int] | None = None
+    """Height and width of the refined video, multiples of 64, instead of its 720p bucket."""
+    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One a segment."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises ValueError for what can be seen to be wrong without a model."""
+        if self.image and self.video:
+            raise ValueError("give an image or a video to begin with, not both")
+        if self.size:
+            check_size(*self.size, 16)
+        if self.refine_size:
+            check_size(*self.refine_size, 64)
+        if not self.prompts:
+            raise ValueError("a video has at least one segment")
+        if not isinstance(self.options.seed, int):
+            raise ValueError(f"a video of several segments takes one seed, got {len(self.options.seed)}")
+        check_condition(self.num_cond_frames, whole_frames(self.num_frames))
+        start = self._start()
+        if self.video:
+            check_condition(self.num_cond_frames, self.num_frames, len(start))
+
+    def _start(self) -> Frames | None:
+        if self.image:
+            return read_image(self.image)[None]
+        return read_video(self.video, FPS, last=self.num_cond_frames)[0] if self.video else None
+
+    def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
+        """The video; or its draft, and then the refined one."""
+        segments = Segments.open(folder, request_of(self, pipeline))
+
+        def drafts() -> Iterator[Frames]:
+            given = {name: getattr(self, name) for name in ("size", "resolution", "num_frames", "num_cond_frames")}
+            return long_video.draft(
+                pipeline,
+                segments,
+                self.prompts,
+                start=self._start(),
+                on_segment=listeners.on_segment,
+                **given,
+                **_sampling(self, listeners),
+            )
+
+        count, whole = len(self.prompts), whole_frames(self.num_frames)
+        total = whole + (count - 1) * (whole - self.num_cond_frames)
+        if not self.refine:
+            yield Result(pieces=drafts(), num_frames=total, fps=FPS, finish=segments.remove)
+            return
+        yield Result(pieces=drafts(), num_frames=total, fps=FPS, name="draft")
+        refined = long_video.refine(
+            pipeline,
+            segments,
+            drafts(),
+            count,
+            overlap=self.num_cond_frames,
+            size=self.refine_size,
+            seed=self.options.first_seed,
+            max_sequence_length=self.options.max_sequence_length,
+            posterior=self.options.posterior,
+            on_segment=listeners.on_segment,
+            on_step=listeners.on_step,
+        )
+        yield Result(pieces=refined, num_frames=2 * total, fps=2 * FPS, finish=segments.remove)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LongVideo(_Segmented):
+    """Make minutes of video from one prompt, segment by segment. A killed run goes on at the first missing segment."""
+
+    prompt: str
+    """What to show."""
+    num_segments: int = 12
+    """Of 93 frames each, 13 of them the last of the segment before: 12 are 65 seconds."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The same for every segment."""
+        return (self.prompt,) * self.num_segments
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InteractiveVideo(_Segmented):
+    """Make a long video that is told what happens next: one prompt a segment."""
+
+    prompt: tuple[str, ...]
+    """What happens in each segment, in order."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One a segment."""
+        return self.prompt
+
+
+Task = TextToVideo | ImageToVideo | ContinueVideo | Refine | LongVideo | InteractiveVideo
+TASKS: dict[str, type] = {
+    "text-to-video": TextToVideo,
+    "image-to-video": ImageToVideo,
+    "continue-video": ContinueVideo,
+    "refine": Refine,
+    "long-video": LongVideo,
+    "interactive-video": InteractiveVideo,
+}
+
+
+def _sampling(task: Task, listeners: Listeners) -> dict[str, Any]:
+    """The options and the listener as keywords of the pipeline's methods."""
+    fields = {field.name: getattr(task.options, field.name) for field in dataclasses.fields(task.options)}
+    return {**fields, "on_step": listeners.on_step}
+
+
+def _one_each(videos_BTHWC: np.ndarray) -> Iterator[Result]:
+    for number, video in enumerate(videos_BTHWC):
+        name = str(number) if len(videos_BTHWC) > 1 else ""
+        yield Result(pieces=[video], num_frames=len(video), fps=FPS, name=name)
+
+
+def request_of(task: Task, pipeline: Pipeline) -> dict[str, Any]:
+    """What a result depends on: the task, the files it reads, and the weights."""
+    request = task_to_json(task)
+    for name in ("image", "video"):
+        if path := getattr(task, name, None):
+            request[f"{name}_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {**request, "checkpoint": pipeline.provenance["components"], "dtype": str(pipeline.dtype)}
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """A task as one flat JSON object."""
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    options = dataclasses.asdict(fields.pop("options"))
+    name = next(name for name, kind in TASKS.items() if isinstance(task, kind))
+    written = {key: str(value) if isinstance(value, Path) else value for key, value in fields.items()}
+    return {"task": name, **written, **options}
+
+
+def task_from_json(entry: Mapping[str, Any]) -> Task:
+    """The task of a flat JSON object, whose keys are the flags with underscores.
+
+    Raises:
+        ValueError: an unknown task or key, named with the nearest known one, or a missing key.
+    """
+    values = {key: _as_tuple(value) for key, value in entry.items()}
+    kind = TASKS.get(name := values.pop("task", "text-to-video"))
+    if kind is None:
+        raise ValueError(f"unknown task {name!r}: have {', '.join(TASKS)}")
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "options"}
+    option_names = {field.name for field in dataclasses.fields(SamplingOptions)}
+    for key in values:
+        if key not in fields and key not in option_names:
+            near = difflib.get_close_matches(key, [*fields, *option_names], n=1)
+            raise ValueError(f"unknown key {key!r} of {name}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    own = {key: value for key, value in values.items() if key in fields}
+    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in own]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}")
+    for key in ("image", "video"):
+        if own.get(key) is not None:
+            own[key] = Path(own[key])
+    if isinstance(own.get("prompt"), str) and kind not in (Refine, LongVideo):
+        own["prompt"] = (own["prompt"],)
+    return kind(**own, options=SamplingOptions(**{key: value for key, value in values.items() if key in option_names}))
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
