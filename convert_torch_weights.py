@@ -63,7 +63,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(arguments)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+    except ValueError as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import Params
-from lcv_jax.checkpoint import convert, store, streaming
+from lcv_jax.checkpoint import convert, names, store, streaming
 from lcv_jax.checkpoint.published import Fold, Published, Weights
 from lcv_jax.checkpoint.safetensors_files import block_rows
 from lcv_jax.checkpoint.workspace import workspace
@@ -28,7 +28,7 @@ from lcv_jax.models import lora
 Progress = Callable[[str, int], None]
 """Is told a component's or adapter's name and how many more of its bytes are done."""
 Promises = Mapping[tuple[str, ...], streaming.Promise]
-Edit = Callable[[convert.Leaf, tuple[int, ...], np.ndarray], np.ndarray]
+Edit = Callable[[names.Leaf, tuple[int, ...], np.ndarray], np.ndarray]
 """Changes the slice of a parameter at an index before it is cast and written."""
 
 PACKAGES = ("lcv_jax", "jax", "flax", "orbax-checkpoint", "tensorstore", "numpy")
@@ -161,11 +161,11 @@ def _parts(
             raise ValueError(f"{weights.files[0].path.parent}: {alias} must equal {name}, but does not")
 
 
-def _leave(leaf: convert.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+def _leave(leaf: names.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
     return part
 
 
-def _fold(folds: Sequence[Fold], leaf: convert.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+def _fold(folds: Sequence[Fold], leaf: names.Leaf, index: tuple[int, ...], part: np.ndarray) -> np.ndarray:
     """One layer's kernel with all adapters added, in float32; anything else as it is."""
     if leaf.path[0] != "blocks" or leaf.path[-1] != "kernel":
         return part

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from lcv_jax.checkpoint import convert, reading, store
+from lcv_jax.checkpoint import convert, names, reading, store
 from lcv_jax.checkpoint.published import COMPONENTS, COPIED, choose
 from lcv_jax.checkpoint.safetensors_files import (
     Planned,
@@ -33,7 +33,7 @@ class StoredWeights:
 
     name: str
     arrays: Mapping[tuple[str, ...], ts.TensorStore]
-    table: convert.Table
+    table: names.Table
     aliases: Mapping[str, str]
 
     def plan(self) -> list[Planned]:
@@ -105,14 +105,14 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
     for name in had.get("lora", ()) if "lora" in wanted else ():
         arrays = reading.open_arrays(folder / "adapters" / name)
         cfg = DiTConfig.from_json(json.loads((folder / "adapters" / "config.json").read_text()))
-        table = convert.adapter_table({path: array.shape for path, array in arrays.items()}, cfg)
+        table = names.adapter_table({path: array.shape for path, array in arrays.items()}, cfg)
         adapters.append(_stored(name, arrays, table, {}))
     copied = [name for name in wanted if name in COPIED]
     return Converted(folder=folder, networks=networks, adapters=adapters, copied=copied)
 
 
 def _stored(
-    name: str, arrays: Mapping[tuple[str, ...], ts.TensorStore], table: convert.Table, aliases: Mapping[str, str]
+    name: str, arrays: Mapping[tuple[str, ...], ts.TensorStore], table: names.Table, aliases: Mapping[str, str]
 ) -> StoredWeights:
     wanted = {"/".join(leaf.path): leaf.shape for leaf in table}
     convert.check_names(name, wanted, {"/".join(path): array.shape for path, array in arrays.items()})

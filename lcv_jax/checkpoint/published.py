@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcv_jax.checkpoint import convert, store
+from lcv_jax.checkpoint import convert, names, store
 from lcv_jax.checkpoint.safetensors_files import SafetensorsFile, Tensor, open_folder, open_safetensors, shapes
 from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
 
@@ -26,7 +26,7 @@ class Weights:
 
     name: str
     files: Sequence[SafetensorsFile]
-    table: convert.Table
+    table: names.Table
     aliases: Mapping[str, str]
     """Second names under which tensors are stored once more."""
 
@@ -126,7 +126,7 @@ def _open_network(folder: Path, cfg: PublishedConfig) -> Weights:
     network = convert.NETWORKS[folder.name]
     files, table = open_folder(folder), network.table(cfg)
     found = shapes(files)
-    convert.check_names(f"{network.title} in {folder}", convert.published_shapes(table), found, network.aliases)
+    convert.check_names(f"{network.title} in {folder}", names.published_shapes(table), found, network.aliases)
     aliases = {alias: name for alias, name in network.aliases.items() if alias in found}
     return Weights(name=folder.name, files=files, table=table, aliases=aliases)
 
@@ -142,8 +142,8 @@ def open_adapter(path: Path, cfg: DiTConfig) -> Weights:
     file = open_safetensors(path)
     found = shapes([file])
     try:
-        table = convert.lora_table(found, cfg)
-        convert.check_names("the adapter", convert.published_shapes(table), found)
+        table = names.lora_table(found, cfg)
+        convert.check_names("the adapter", names.published_shapes(table), found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return Weights(name=path.stem, files=[file], table=table, aliases={})

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from lcv_jax.array_types import Params
-from lcv_jax.checkpoint import convert
+from lcv_jax.checkpoint import convert, names
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
 
@@ -133,7 +133,7 @@ def load_adapter(
         if name not in list_adapters(folder):
             raise ValueError(f"there is none in {folder}; it has {', '.join(list_adapters(folder)) or 'no adapters'}")
         stored = Path(folder) / "adapters" / name
-        return _load(stored, lambda shapes: convert.adapter_table(shapes, cfg), dtype, sharding)
+        return _load(stored, lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
 
@@ -160,7 +160,7 @@ def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
 
 def _load(
     checkpoint: Path,
-    table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], convert.Table],
+    table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], names.Table],
     dtype: Any,
     sharding: jax.sharding.Sharding | ShardingRule | None,
 ) -> Params:

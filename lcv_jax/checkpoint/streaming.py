@@ -112,7 +112,7 @@ def _spec(folder: Any, promise: Promise) -> dict[str, Any]:
     }
     return {
         "driver": "zarr3",
-        # Thousands of files each forced to disk take minutes; the workspace forces all of them once, at the end.
+        # Forcing thousands of files to disk one by one takes minutes; what a power cut loses, the CRCs tell at loading.
         "kvstore": {"driver": "file", "path": f"{folder}/", "file_io_sync": False},
         # Written even where zero, so that a file that is missing is noticed when it is read.
         "store_data_equal_to_fill_value": True,

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.filesize import decimal
+
 
 @contextlib.contextmanager
 def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
@@ -33,7 +35,6 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
     try:
         work.mkdir()
         yield work
-        os.sync()  # so that not even a power cut leaves half a folder under the final name
         work.replace(dest)
     except Exception as error:
         # tensorstore says so in words, in an exception of another kind.
@@ -45,5 +46,5 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def _full(dest: Path, needed_bytes: int, free_bytes: int) -> OSError:
-    reason = f"the disk is full: this needs up to {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB were free"
-    return OSError(errno.ENOSPC, reason, str(dest))
+    needed, free = decimal(needed_bytes), decimal(free_bytes)
+    return OSError(errno.ENOSPC, f"the disk is full: this needs up to {needed}, {free} were free", str(dest))

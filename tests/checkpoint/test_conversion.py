@@ -386,7 +386,9 @@ def test_never_overwrites(monkeypatch, capsys, tmp_path):
 def test_too_small_a_disk_is_seen_before(monkeypatch, capsys, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    assert_fails(monkeypatch, capsys, "this needs up to 0.00 GB, 0.00 GB were free", TINY, tmp_path / "dest")
+    assert_fails(
+        monkeypatch, capsys, "the disk is full: this needs up to 1.4 MB, 1.0 MB were free", TINY, tmp_path / "dest"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lcv_jax.checkpoint import convert
+from lcv_jax.checkpoint import convert, names
 from lcv_jax.config import DiTConfig, UMT5Config, VAEConfig
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.umt5 import UMT5Encoder
@@ -130,14 +130,14 @@ def published_vae_config():
 def test_the_table_is_the_released_model(part):
     manifest = {name: tuple(shape) for name, shape in json.loads(MANIFEST.read_text())[part].items()}
     table = {
-        "dit": lambda: convert.dit_table(DiTConfig()),
-        "vae": lambda: convert.vae_table(published_vae_config()),
-        "text_encoder": lambda: convert.umt5_table(UMT5Config()),
-        "lora": lambda: convert.lora_table(manifest, DiTConfig()),
+        "dit": lambda: names.dit_table(DiTConfig()),
+        "vae": lambda: names.vae_table(published_vae_config()),
+        "text_encoder": lambda: names.umt5_table(UMT5Config()),
+        "lora": lambda: names.lora_table(manifest, DiTConfig()),
     }[part]()
-    names = [name for leaf in table for name in leaf.names]
-    assert len(names) == len(set(names))  # every tensor once
-    found = convert.published_shapes(table)
+    every = [name for leaf in table for name in leaf.names]
+    assert len(every) == len(set(every))  # every tensor once
+    found = names.published_shapes(table)
     if part == "text_encoder":
         found["encoder.embed_tokens.weight"] = found["shared.weight"]
     assert found == manifest
@@ -155,13 +155,13 @@ def test_the_table_is_the_flax_module(golden, part):
             jax.ShapeDtypeStruct((1, 8, cfg.caption_channels), jnp.float32),
             ids,
         ]
-        module, table = LongCatVideo(cfg), convert.dit_table(cfg)
+        module, table = LongCatVideo(cfg), names.dit_table(cfg)
     elif part == "vae":
         cfg, _ = read(golden, "vae_small", VAEConfig)
-        module, table, inputs = WanVAE(cfg), convert.vae_table(cfg), [video]
+        module, table, inputs = WanVAE(cfg), names.vae_table(cfg), [video]
     else:
         cfg, _ = read(golden, "umt5_small", UMT5Config)
-        module, table, inputs = UMT5Encoder(cfg), convert.umt5_table(cfg), [ids, ids]
+        module, table, inputs = UMT5Encoder(cfg), names.umt5_table(cfg), [ids, ids]
     params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     found = {path: leaf.shape for path, leaf in convert.flatten(params)}
     assert found == {leaf.path: leaf.shape for leaf in table}
@@ -221,7 +221,7 @@ def adapter_of(cfg, linears, rank, rng):
     weights = {}
     for layer in range(cfg.depth):
         for (module, linear), pairs in linears.items():
-            came, width = convert.adapted_linears(cfg)[module, linear]
+            came, width = names.adapted_linears(cfg)[module, linear]
             prefix = f"lora{JOIN}blocks{JOIN}{layer}{JOIN}{module}{JOIN}{linear}"
             weights[f"{prefix}.lora_down.weight"] = rng.standard_normal((pairs * rank, came), np.float32)
             for pair in range(pairs):
