@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             chosen.task.check()
             _run(chosen.task, _load(chosen.weights), chosen.files)
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

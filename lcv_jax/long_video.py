@@ -138,7 +138,12 @@ def draft(
     for number in range(len(prompts)):
         new = segments.get("draft", number, functools.partial(make, number))
         yield new
-        before = np.array(new[-num_cond_frames:])
+        before = _tail(before if number else None, new, num_cond_frames)
+
+
+def _tail(before: Frames | None, new: Frames, count: int) -> Frames:
+    """The last frames so far, in memory."""
+    return np.concatenate([new[:0] if before is None else before, new])[-count:]
 
 
 def windows(drafts: Iterator[Frames], overlap: int) -> Iterator[Frames]:
@@ -146,7 +151,7 @@ def windows(drafts: Iterator[Frames], overlap: int) -> Iterator[Frames]:
     before: Frames | None = None
     for new in drafts:
         yield new if before is None else np.concatenate([before, new])
-        before = np.array(new[-overlap:])
+        before = _tail(before, new, overlap)
 
 
 def refine(
@@ -194,7 +199,7 @@ def refine(
     for number, window in enumerate(windows(drafts, overlap)):
         new = segments.get("refined", number, functools.partial(make, number, window))
         yield new
-        before = np.array(new[-(overlap if spatial_only else 2 * overlap) :])
+        before = _tail(before, new, overlap if spatial_only else 2 * overlap)
 
 
 def cut(video: Frames, num_frames: int = 93, overlap: int = 13) -> list[Frames]:

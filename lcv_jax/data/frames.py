@@ -1,6 +1,7 @@
 """Frames as arrays: bytes and floats, fitting to a size, the contact sheet. Pillow is loaded where it resamples."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -74,9 +75,20 @@ def resize_and_crop(
 
 
 def contact_sheet(
-    frames_THWC: Shaped[Array | np.ndarray, "T H W 3"], num_frames: int = 12, columns: int = 4, tile_width: int = 320
+    frames_THWC: Shaped[Array | np.ndarray, "T H W 3"],
+    num_frames: int = 12,
+    columns: int = 4,
+    tile_width: int = 320,
+    numbers: Sequence[int] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Frames at even distances, the first and the last among them, side by side with their numbers.
+
+    Args:
+        frames_THWC: a whole video; or chosen frames of one, with their `numbers` in it.
+        num_frames: how many to show at most.
+        columns: how many beside one another.
+        tile_width: pixels of each.
+        numbers: what to label the frames with; None counts them from 0.
 
     Raises:
         ValueError: there is no frame, or a count below one.
@@ -86,14 +98,15 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet needs frames, columns and a width; got {T} frames, {num_frames=}, {columns=}"
         )
-    numbers = np.unique(np.linspace(0, T - 1, min(num_frames, T)).round().astype(int))
-    columns = min(columns, len(numbers))
+    shown = np.unique(np.linspace(0, T - 1, min(num_frames, T)).round().astype(int))
+    columns = min(columns, len(shown))
     tile_height = max(1, round(tile_width * H / W))
-    tiles_THWC = resize_and_crop(to_uint8(frames_THWC[numbers]), tile_height, tile_width)
-    rows = -(-len(numbers) // columns)
+    tiles_THWC = resize_and_crop(to_uint8(frames_THWC[shown]), tile_height, tile_width)
+    rows = -(-len(shown) // columns)
     sheet = media_package("PIL.Image").new("RGB", (columns * tile_width, rows * tile_height))
     draw = media_package("PIL.ImageDraw").Draw(sheet)
-    for place, (number, tile_HWC) in enumerate(zip(numbers, tiles_THWC, strict=True)):
+    labels = shown if numbers is None else np.asarray(numbers)[shown]
+    for place, (number, tile_HWC) in enumerate(zip(labels, tiles_THWC, strict=True)):
         corner = (place % columns * tile_width, place // columns * tile_height)
         sheet.paste(media_package("PIL.Image").fromarray(tile_HWC), corner)
         label = (corner[0] + 4, corner[1] + 3)
