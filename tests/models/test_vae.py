@@ -9,7 +9,7 @@ import pytest
 from lcv_jax.checkpoint.convert import vae_params, vae_table
 from lcv_jax.config import VAEConfig
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
-from lcv_jax.models.vae_layers import CausalConv, ChannelNorm, DoublingConv, Downsample, FrameAttention, Upsample
+from lcv_jax.models.vae_layers import CausalConv, ChannelNorm, Downsample, FrameAttention, Upsample
 from lcv_jax.models.vae_tiling import over_tiles
 
 # Half of the released network's levels, so that it compiles fast: 2 frames and 2 x 2 pixels a latent.
@@ -153,16 +153,6 @@ def test_upsampling_keeps_the_first_frame_and_never_looks_back_on_it():
     np.testing.assert_allclose(jnp.concatenate([first, second, rest], 1), wanted, atol=1e-5)
 
 
-def test_doubling_conv_rounds_folded_taps_once():
-    x = random(1, 1, 3, 5, 4).astype(jnp.bfloat16)
-    layer = DoublingConv(features=2)
-    params = layer.init(jax.random.key(1), x)["params"]
-    wide = layer.apply({"params": params}, x.astype(jnp.float32))
-    narrow = layer.apply({"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)}, x)
-    assert narrow.dtype == jnp.bfloat16
-    assert jnp.abs(narrow - wide).max() < 0.02 * jnp.abs(wide).max()
-
-
 def test_channel_norm_is_the_unit_vector_times_root_of_channels_and_gamma():
     x, gamma = random(2, 3, 8), random(8, seed=1)
     wanted = x / jnp.linalg.norm(x, axis=-1, keepdims=True) * np.sqrt(8) * gamma
@@ -192,10 +182,11 @@ def test_results_do_not_depend_on_the_chunk():
 
 def test_no_frame_sees_a_later_one():
     x, z = random(1, 9, 4, 6, 3), random(1, 5, 2, 3, 2)
-    changed = encode(x.at[:, 5:].add(1.0))[0] - encode(x)[0]
+    later_x, later_z = x.at[:, 5:].add(1.0), z.at[:, 3:].add(1.0)
+    changed = encode(later_x, chunk=4)[0] - encode(x, chunk=4)[0]  # earlier and later frames in one chunk
     assert not changed[:, :3].any()
     assert changed[:, 3].any()
-    changed = decode(z.at[:, 3:].add(1.0)) - decode(z)
+    changed = decode(later_z, chunk=4) - decode(z, chunk=4)
     assert not changed[:, :5].any()
     assert changed[:, 5].any()
 
@@ -307,7 +298,7 @@ def test_tiles_are_blended_as_published(height, width, tile, stride):
 
 def test_a_clip_of_one_tile_is_not_cut():
     x = random(1, 5, 4, 6, 3)
-    mean, _ = apply(WanVAE(CFG), random_params(), x, "tiled_encode", tile=(6, 6), stride=(4, 4))
+    mean, _ = apply(WanVAE(CFG), random_params(), x, "tiled_encode", tile=(6, 6), stride=(2, 2))
     np.testing.assert_array_equal(mean, encode(x)[0])
 
 
