@@ -93,7 +93,7 @@ class Batch:
 
 def _command(name: str, kind: type) -> Any:
     """A sub-command with the flags of a task, of the weights and of the files."""
-    fields: list[Any] = [("weights", OmitArgPrefixes[Weights]), ("task", OmitArgPrefixes[kind])]
+    fields: list[Any] = [("weights", OmitArgPrefixes[Weights]), ("task", OmitArgPrefixes.__class_getitem__(kind))]
     if kind is not Batch:
         fields.append(("files", OmitArgPrefixes[Files], dataclasses.field(default_factory=Files)))
     command = dataclasses.make_dataclass(kind.__name__, fields, kw_only=True, namespace={"__doc__": kind.__doc__})

@@ -21,7 +21,7 @@ import numpy as np
 
 from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
 from lcv_jax.checkpoint import store
-from lcv_jax.config import BlockSparseConfig
+from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.frames import resize_and_crop, to_uint8
@@ -84,22 +84,23 @@ def denoise(
     Returns:
         The latents, condition frames included.
     """
+    apply: Any = model.apply
     B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
     num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
     cache = None
-    if num_condition and use_cache and not guide_condition:
-        cache = model.apply(variables, condition_bTHWC, method="encode_condition")
+    if condition_bTHWC is not None and use_cache and not guide_condition:
+        cache = apply(variables, condition_bTHWC, method="encode_condition")
 
     def velocity(x_BTHWC: Array, t: Array) -> Array:
         x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
         timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
         shared = 0
-        if num_condition and cache is None:
+        if condition_bTHWC is not None and cache is None:
             clean = jnp.tile(condition_bTHWC, (G // condition_bTHWC.shape[0], 1, 1, 1, 1))
             x_GTHWC = jnp.concatenate([clean, x_GTHWC], axis=1)
             timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
             shared = num_condition
-        v_GTHWC = model.apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
+        v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
         if G == B:
             return v_GTHWC[:, shared:]
         guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]
@@ -136,18 +137,21 @@ def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
 
 @functools.partial(jax.jit, static_argnames="encoder")
 def _encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
-    return encoder.apply({"params": params}, ids_BL, mask_BL)
+    apply: Any = encoder.apply
+    return apply({"params": params}, ids_BL, mask_BL)
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "method"))
 def _encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyArray | None, method: str) -> Array:
-    mean, logvar = vae.apply({"params": params}, 2 * video_BTHWC - 1, method=method)
+    apply: Any = vae.apply
+    mean, logvar = apply({"params": params}, 2 * video_BTHWC - 1, method=method)
     return normalise_latents(sample_posterior(mean, logvar, key), vae.cfg)
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "method"))
 def _decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
-    return vae.apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
+    apply: Any = vae.apply
+    return apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
 
 
 _upsample = jax.jit(upsample, static_argnums=(1, 2, 3))
@@ -180,7 +184,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.provenance = store.read_provenance(self.folder)
-        self.dit_config = store.load_config(self.folder, "dit")
+        self.dit_config: DiTConfig = store.load_config(self.folder, "dit")
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
@@ -195,11 +199,11 @@ class Pipeline:
         height: int = 480,
         width: int = 832,
         num_frames: int = 93,
-        noise: Float[Array, "B T H W C"] | None = None,
+        noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
         **options: Any,
-    ) -> Array:
+    ) -> np.ndarray:
         """Videos of prompts.
 
         Args:
@@ -229,11 +233,11 @@ class Pipeline:
         resolution: str = "480p",
         num_frames: int = 93,
         fit: Literal["crop", "stretch"] = "crop",
-        noise: Float[Array, "B T H W C"] | None = None,
+        noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
         **options: Any,
-    ) -> Array:
+    ) -> np.ndarray:
         """Videos that begin with an image, H W 3.
 
         Args:
@@ -274,11 +278,11 @@ class Pipeline:
         resolution: str = "480p",
         num_frames: int = 93,
         fit: Literal["crop", "stretch"] = "crop",
-        noise: Float[Array, "B T H W C"] | None = None,
+        noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
         **options: Any,
-    ) -> Array:
+    ) -> np.ndarray:
         """Videos that go on from the last frames of a clip, T H W 3.
 
         Args:
@@ -318,11 +322,11 @@ class Pipeline:
         spatial_only: bool = False,
         t_thresh: float = 0.5,
         fit: Literal["crop", "stretch"] = "crop",
-        noise: Float[Array, "B T H W C"] | None = None,
+        noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
         **options: Any,
-    ) -> Array:
+    ) -> np.ndarray:
         """A 480p, 15 fps video at 720p and 30 fps (report section 3.6).
 
         The video is upsampled, encoded, noised up to `t_thresh` and denoised from there with the refinement adapter and
@@ -359,7 +363,7 @@ class Pipeline:
         start = self._encode(large, chosen)
         del large
         condition = None
-        if num_cond_frames:
+        if condition_video is not None and num_cond_frames:
             frames = _fit(condition_video[-num_cond_frames:], height, width, fit)
             condition = self._encode(np.concatenate([np.repeat(frames[:1], front, axis=0), frames]), chosen)
         latents = self._sample(
@@ -373,8 +377,8 @@ class Pipeline:
             noise=noise,
             on_step=on_step,
         )
-        video = self._finish(latents, output)
-        return video if output == "latents" else video[:, front : front + num_frames]
+        result = self._finish(latents, output)
+        return result if output == "latents" else result[:, front : front + num_frames]
 
     def params(self, network: str) -> Params:
         """The parameters of "dit", "vae" or "text_encoder", loaded at the first call."""
@@ -392,16 +396,16 @@ class Pipeline:
         ids_BL, mask_BL = self.tokenizer.tokenize(prompts, max_sequence_length)
         return _encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL), jnp.asarray(mask_BL, bool)
 
-    def _encode(self, frames_THWC: Array, options: SamplingOptions) -> Array:
+    def _encode(self, frames_THWC: np.ndarray | Array, options: SamplingOptions) -> Array:
         """Normalised latents of a clip, as a batch of one."""
         key = jax.random.fold_in(jax.random.key(options.first_seed), POSTERIOR_STREAM)
         method = "tiled_encode" if self.vae_tiles else "encode"
         drawn = key if options.posterior == "sample" else None
         return _encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
 
-    def _finish(self, latents_BTHWC: Array, output: Output) -> Array:
+    def _finish(self, latents_BTHWC: Array, output: Output) -> np.ndarray:
         if output == "latents":
-            return latents_BTHWC
+            return np.asarray(latents_BTHWC)
         method = "tiled_decode" if self.vae_tiles else "decode"
         params = self.params("vae")
         # One at a time: a batch would need its memory at once.
@@ -418,7 +422,7 @@ class Pipeline:
         condition: Array | None = None,
         start: Array | None = None,
         own_adapters: tuple[tuple[str, float], ...] = (),
-        noise: Array | None = None,
+        noise: np.ndarray | Array | None = None,
         on_step: OnStep | None = None,
     ) -> Array:
         """Encodes the prompts and runs the loop.
@@ -494,7 +498,7 @@ class Pipeline:
             raise ValueError(f"frames must be T H W 3 (an image H W 3), got {frames.shape}")
         granularity = self._granularity(sparse)
         if size is None:
-            return nearest_bucket(*frames.shape[1:3], resolution, granularity)
+            return nearest_bucket(frames.shape[1], frames.shape[2], resolution, granularity)
         check_size(*size, granularity)
         return size
 
@@ -520,7 +524,7 @@ def refinement_padding(num_frames: int, num_cond_frames: int, block: int, factor
     return front, noisy_latents * factor - noisy
 
 
-def _as_float(frames: Array) -> Array:
+def _as_float(frames: np.ndarray | Array) -> Array:
     return jnp.asarray(frames, jnp.float32) / 255 if frames.dtype == np.uint8 else jnp.asarray(frames, jnp.float32)
 
 

@@ -66,7 +66,7 @@ class TextToVideo:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
-        size = {"height": self.height, "width": self.width, "num_frames": self.num_frames}
+        size = _fields(self, "height", "width", "num_frames")
         yield from _one_each(pipeline.text_to_video(list(self.prompt), **size, **_sampling(self, listeners)))
 
 
@@ -97,7 +97,7 @@ class ImageToVideo:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
-        given = {"resolution": self.resolution, "size": self.size, "fit": self.fit, "num_frames": self.num_frames}
+        given = _fields(self, "resolution", "size", "fit", "num_frames")
         image = read_image(self.image)
         yield from _one_each(pipeline.image_to_video(image, list(self.prompt), **given, **_sampling(self, listeners)))
 
@@ -134,7 +134,7 @@ class ContinueVideo:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
-        given = {name: getattr(self, name) for name in ("num_cond_frames", "resolution", "size", "fit", "num_frames")}
+        given = _fields(self, "num_cond_frames", "resolution", "size", "fit", "num_frames")
         videos = pipeline.continue_video(self._clip(), list(self.prompt), **given, **_sampling(self, listeners))
         yield from _one_each(videos)
 
@@ -194,9 +194,7 @@ class Refine:
             **_sampling(self, listeners),
         )
         times = 1 if self.spatial_only else 2
-        yield Result(
-            pieces=refined, num_frames=times * len(clip), fps=times * fps, finish=segments.remove
-        )
+        yield Result(pieces=refined, num_frames=times * len(clip), fps=times * fps, finish=segments.remove)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +238,7 @@ class _Segmented:
             raise ValueError(f"a video of several segments takes one seed, got {len(self.options.seed)}")
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
         start = self._start()
-        if self.video:
+        if start is not None and self.video:
             check_condition(self.num_cond_frames, self.num_frames, len(start))
 
     def _start(self) -> Frames | None:
@@ -253,7 +251,7 @@ class _Segmented:
         segments = Segments.open(folder, request_of(self, pipeline))
 
         def drafts() -> Iterator[Frames]:
-            given = {name: getattr(self, name) for name in ("size", "resolution", "num_frames", "num_cond_frames")}
+            given = _fields(self, "size", "resolution", "num_frames", "num_cond_frames")
             return long_video.draft(
                 pipeline,
                 segments,
@@ -325,10 +323,14 @@ TASKS: dict[str, type] = {
 }
 
 
-def _sampling(task: Task, listeners: Listeners) -> dict[str, Any]:
+def _fields(task: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in names}
+
+
+def _sampling(task: Any, listeners: Listeners) -> dict[str, Any]:
     """The options and the listener as keywords of the pipeline's methods."""
-    fields = {field.name: getattr(task.options, field.name) for field in dataclasses.fields(task.options)}
-    return {**fields, "on_step": listeners.on_step}
+    names = [field.name for field in dataclasses.fields(task.options)]
+    return {**_fields(task.options, *names), "on_step": listeners.on_step}
 
 
 def _one_each(videos_BTHWC: np.ndarray) -> Iterator[Result]:
@@ -337,7 +339,7 @@ def _one_each(videos_BTHWC: np.ndarray) -> Iterator[Result]:
         yield Result(pieces=[video], num_frames=len(video), fps=FPS, name=name)
 
 
-def request_of(task: Task, pipeline: Pipeline) -> dict[str, Any]:
+def request_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     """What a result depends on: the task, the files it reads, and the weights."""
     request = task_to_json(task)
     for name in ("image", "video"):
@@ -346,7 +348,7 @@ def request_of(task: Task, pipeline: Pipeline) -> dict[str, Any]:
     return {**request, "checkpoint": pipeline.provenance["components"], "dtype": str(pipeline.dtype)}
 
 
-def task_to_json(task: Task) -> dict[str, Any]:
+def task_to_json(task: Any) -> dict[str, Any]:
     """A task as one flat JSON object."""
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     options = dataclasses.asdict(fields.pop("options"))

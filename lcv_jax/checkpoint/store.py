@@ -18,7 +18,7 @@ import jax
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
-from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
+from lcv_jax.config import DiTConfig, SchedulerConfig
 
 PROVENANCE = "lcv_jax.json"
 FORMAT = "lcv_jax checkpoint"
@@ -61,7 +61,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return provenance
 
 
-def load_config(folder: str | Path, name: str) -> PublishedConfig:
+def load_config(folder: str | Path, name: str) -> Any:
     """The config of a network ("dit", "vae" or "text_encoder") of a converted folder."""
     folder = Path(folder)
     components = read_provenance(folder)["components"]

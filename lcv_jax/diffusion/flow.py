@@ -1,10 +1,12 @@
 """The flow: x_t = (1 - t) x_0 + t noise, whose velocity v = x_0 - noise points towards the data. t = 1 is noise."""
 
+from typing import Any
+
 from lcv_jax.array_types import Array, Float
 
 
-def shift_time(t: Float[Array, "..."] | float, shift: float) -> Float[Array, "..."] | float:
-    """Spends more steps near the noise: t' = shift t / (1 + (shift - 1) t) (Esser et al. 2024)."""
+def shift_time(t: Any, shift: float) -> Any:
+    """Times t in [0, 1] with more of them near the noise: shift t / (1 + (shift - 1) t) (Esser et al. 2024)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

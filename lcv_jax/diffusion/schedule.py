@@ -50,7 +50,7 @@ def refining(num_steps: int, shift: float, threshold: float) -> Schedule:
 
 
 def with_fine_tail(schedule: Schedule) -> Schedule:
-    """A schedule with ten even steps below 0.5, where details form ("enhance_hf": a large shift leaves few steps there)."""
+    """A schedule with ten even steps from 0.5 down, where details form and a large shift leaves few ("enhance_hf")."""
     tail = np.linspace(TAIL_START, 0, TAIL_STEPS, endpoint=False, dtype=np.float32)
     return (*(t for t in schedule if t > TAIL_START), *map(float, tail))
 
@@ -63,4 +63,4 @@ def _check(num_steps: int, shift: float) -> None:
 
 
 def _shifted(t: np.ndarray, shift: float) -> Schedule:
-    return tuple(map(float, shift_time(t, float(shift))))
+    return tuple(float(shifted) for shifted in np.asarray(shift_time(t, float(shift))))

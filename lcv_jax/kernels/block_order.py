@@ -1,8 +1,9 @@
 """Orders of the tokens of a video, and the block order that block-sparse attention wants.
 
-A token grid T x H x W is walked level by level: the first level is the outermost. One level is the plain order (frame, row,
-column); two levels are blocks in (T, H, W) order and tokens in (T, H, W) order inside each; three levels nest the smaller of
-two block sizes inside the larger, so that query blocks and key blocks are both contiguous in one order of the tokens.
+A token grid T x H x W is walked level by level: the first level is the outermost. One level is the plain order (frame,
+row, column); two levels are blocks in (T, H, W) order and tokens in (T, H, W) order inside each; three levels nest the
+smaller of two block sizes inside the larger, so that query blocks and key blocks are both contiguous in one order of
+the tokens.
 
     plain order, 4 x 4            blocks of 2 x 2
      0  1  2  3                    0  1 |  4  5
@@ -11,8 +12,8 @@ two block sizes inside the larger, so that query blocks and key blocks are both 
     12 13 14 15                    8  9 | 12 13
                                   10 11 | 14 15
 
-Everything in the network but RoPE and the per-frame modulation is per token, so tokens are put into this order once, at the
-model's entry (report section 3.4; the published code permutes in every layer).
+Everything in the network but RoPE and the per-frame modulation is per token, so tokens are put into this order once, at
+the model's entry (report section 3.4; the published code permutes in every layer).
 """
 
 import dataclasses
@@ -81,13 +82,13 @@ def block_order(grid: Shape3D, *blocks: Shape3D) -> TokenOrder:
     Raises:
         ValueError: the grid is not a multiple of a block, or no block size tiles the other.
     """
-    levels, rest = [], grid
+    levels: list[Shape3D] = []
+    rest = grid
     for block in sorted(set(blocks), key=math.prod, reverse=True):
         if any(extent % side for extent, side in zip(rest, block, strict=True)):
             wanted = "a multiple of the block" if rest == grid else f"a multiple of the smaller block, got {rest} and"
             raise ValueError(f"block order of a {_by(grid)} token grid: every axis must be {wanted} {_by(block)}")
-        outer = tuple(extent // side for extent, side in zip(rest, block, strict=True))
-        levels.append(outer)
+        levels.append((rest[0] // block[0], rest[1] // block[1], rest[2] // block[2]))
         rest = block
     return TokenOrder((*levels, rest))
 

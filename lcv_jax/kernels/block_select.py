@@ -1,7 +1,7 @@
 """Which key blocks a query block attends to: mean-pool, score, keep the best (report section 3.4).
 
-A selection is a list per query block, `indices_BNIR` best first, and how many of its entries count, `counts_BNI`. It is not
-differentiated, as published.
+A selection is a list per query block, `indices_BNIR` best first, and how many of its entries count, `counts_BNI`. It is
+not differentiated, as published.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Dense and block-sparse attention in XLA, on any device, in memory linear in the number of tokens.
 
-Queries are worked through in pieces whose scores fit a fixed workspace; each piece sees all of its keys, so its softmax is
-the plain one. Gradients recompute a piece's scores instead of keeping them. Scores and softmax are float32; products take
-operands in the inputs' dtype and add up in float32.
+Queries are worked through in pieces whose scores fit a fixed workspace; each piece sees all of its keys, so its softmax
+is the plain one. Gradients recompute a piece's scores instead of keeping them. Scores and softmax are float32; products
+take operands in the inputs' dtype and add up in float32.
 """
 
 import math

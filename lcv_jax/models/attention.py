@@ -1,7 +1,7 @@
 """Self-attention over video tokens and cross-attention to the caption.
 
-Condition frames (report section 3.2): their tokens come first, attend to themselves only and get nothing from the caption,
-so their keys and values are the same at every sampling step and can be given as a cache.
+Condition frames (report section 3.2): their tokens come first, attend to themselves only and get nothing from the
+caption, so their keys and values are the same at every sampling step and can be given as a cache.
 """
 
 import math
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
             k = jnp.concatenate([jnp.tile(cache["k"], (repeats, 1, 1, 1)).astype(k.dtype), k], axis=1)
             v = jnp.concatenate([jnp.tile(cache["v"], (repeats, 1, 1, 1)).astype(v.dtype), v], axis=1)
         k = rotate(k, plan.rope)
-        q = rotate(q, tuple(part[-S:] for part in plan.rope))
+        q = rotate(q, (plan.rope[0][-S:], plan.rope[1][-S:]))
         if c := plan.num_condition:
             condition = plan.attend(q[:, :c], k[:, :c], v[:, :c])
             out = jnp.concatenate([condition, plan.attend(q[:, c:], k, v)], axis=1) if c < S else condition

@@ -1,8 +1,8 @@
 """The video diffusion transformer. Start reading here.
 
-A clip of latents is cut into patches, the tokens run through `depth` single-stream blocks (self-attention, cross-attention
-to the caption, SwiGLU, modulated per latent frame by the timestep) and come out as a velocity that points towards the data
-(report section 3.1; names follow the published checkpoint).
+A clip of latents is cut into patches, the tokens run through `depth` single-stream blocks (self-attention,
+cross-attention to the caption, SwiGLU, modulated per latent frame by the timestep) and come out as a velocity that
+points towards the data (report section 3.1; names follow the published checkpoint).
 
 All tasks are one (report section 3.2): a clip whose first latent frames are given. Their timestep is 0, they see only
 themselves, and so `encode_condition` can compute their keys and values once for all sampling steps.
@@ -53,7 +53,7 @@ def modulate(
 def gated(
     x_BSD: Float[Array, "B S D"], gate_BTD: Float[Array, "B T D"], branch_BSD: Float[Array, "B S D"], order: TokenOrder
 ) -> Float[Array, "B S D"]:
-    """x + gate * branch with one gate a latent frame, added up in float32."""
+    """X + gate * branch with one gate a latent frame, added up in float32."""
     branch = (order.frame_view(branch_BSD).astype(jnp.float32) * order.per_frame(gate_BTD)).reshape(x_BSD.shape)
     return (x_BSD.astype(jnp.float32) + branch).astype(x_BSD.dtype)
 
@@ -86,7 +86,7 @@ class Block(nn.Module):
         self, x_BSD: Float[Array, "B S D"], cache: LayerCache | None, given: BlockInputs
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
         D, order, num_condition = x_BSD.shape[-1], given.order, given.plan.num_condition
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulation = Linear(6 * D, dtype=jnp.float32, param_dtype=self.param_dtype, name="adaLN_modulation_1")
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = jnp.split(
             modulation(nn.silu(given.t_BTE)), 6, axis=-1
@@ -133,7 +133,7 @@ class CaptionEmbedder(nn.Module):
 
     @nn.compact
     def __call__(self, text_BLC: Float[Array, "B L C"]) -> Float[Array, "B L D"]:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = nn.gelu(Linear(self.cfg.hidden_size, **types, name="y_proj_0")(text_BLC), approximate=True)
         return Linear(self.cfg.hidden_size, **types, name="y_proj_2")(h)
 
@@ -186,11 +186,12 @@ class LongCatVideo(nn.Module):
     implementation: str = "auto"
 
     def setup(self) -> None:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.x_embedder = PatchEmbedder(self.cfg, **types)
         self.t_embedder = TimestepEmbedder(self.cfg, param_dtype=self.param_dtype)
         self.y_embedder = CaptionEmbedder(self.cfg, **types)
-        # Scanned, so that compile time does not grow with depth; recomputed in the backward pass, so that memory does not.
+        # Scanned, so that compile time does not grow with depth; recomputed in the backward pass, so that memory does
+        # not.
         self.blocks = nn.scan(
             nn.remat(Block, prevent_cse=False),
             variable_axes={"params": 0, "adapters": 0},
@@ -229,12 +230,12 @@ class LongCatVideo(nn.Module):
         text_mask_BL = text_mask_BL.astype(bool)
         text_BLD = self.y_embedder(text_BLD)
         if self.cfg.text_tokens_zero_pad:
-            text_BLD, text_mask_BL = text_BLD * text_mask_BL[..., None].astype(text_BLD.dtype), None
+            text_BLD = text_BLD * text_mask_BL[..., None].astype(text_BLD.dtype)
         grid = self._token_grid(latents_BTHWC)
         given = BlockInputs(
             t_BTE=self.t_embedder(timesteps_BT),
             text_BLD=text_BLD,
-            text_mask_BL=text_mask_BL,
+            text_mask_BL=None if self.cfg.text_tokens_zero_pad else text_mask_BL,
             **self._geometry(grid, num_cond_latents, cache),
         )
         x_BSD = given.order.apply(self.x_embedder(latents_BTHWC))
@@ -254,12 +255,14 @@ class LongCatVideo(nn.Module):
             keep_cache=True,
             **self._geometry(grid, grid[0], None),
         )
-        return self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), None, given)[1]
+        cache: Any
+        _, cache = self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), None, given)
+        return cache
 
     def _token_grid(self, latents_BTHWC: Array) -> Shape3D:
         _, T, H, W, C = latents_BTHWC.shape
         _, h, w = self.cfg.patch_size
-        if C != self.cfg.in_channels or H % h or W % w:
+        if self.cfg.in_channels != C or H % h or W % w:
             raise ValueError(
                 f"latents are B T H W C with C = {self.cfg.in_channels} and H, W multiples of {h} and {w}; "
                 f"got {latents_BTHWC.shape}"
@@ -274,7 +277,8 @@ class LongCatVideo(nn.Module):
         # Images are attended to densely, as published.
         sparse = self.cfg.bsa_params if self.cfg.enable_bsa and whole[0] > 1 else None
         order = sparse_order(sparse, grid, num_cond_latents, cached_frames) if sparse else plain_order(grid)
-        # Frames are the outermost level of any order, so the order of the whole ends in the order of this call's tokens.
+        # Frames are the outermost level of any order, so the order of the whole ends in the order of this call's
+        # tokens.
         whole_order = TokenOrder(((order.levels[0][0] * whole[0] // T, *order.levels[0][1:]), *order.levels[1:]))
         cos_SH, sin_SH = (whole_order.apply(part, axis=0) for part in rope_table(whole, self.cfg.head_dim))
         plan = AttentionPlan(

@@ -1,8 +1,8 @@
 """Low-rank adapters: added while the model runs, or folded into its weights.
 
-An adapter is a tree beside the parameters that holds, for any of the blocks' linear layers,
-`{"down": (depth, in, n, R), "up": (depth, n, R, out / n), "alpha_scale": (depth,)}`: n stacked pairs (3 for `qkv`, 2 for
-`kv_linear`, else 1), each of which adds to its own slice of the output `up(down(x)) * multiplier * alpha_scale`.
+An adapter is a tree beside the parameters that holds, for any of the blocks' linear layers, `{"down": (depth, in, n,
+R), "up": (depth, n, R, out / n), "alpha_scale": (depth,)}`: n stacked pairs (3 for `qkv`, 2 for `kv_linear`, else 1),
+each of which adds to its own slice of the output `up(down(x)) * multiplier * alpha_scale`.
 
     model.apply({"params": params, "adapters": combine([(distilled, 1.0), (style, 0.7)])}, ...)   # at run time
     model.apply({"params": fold(params, [(distilled, 1.0), (style, 0.7)])}, ...)                  # costs nothing a step

@@ -1,4 +1,4 @@
-"""Three-dimensional rotary position embedding (report section 3.1): frame, row and column each turn a part of every head."""
+"""Rotary position embedding in three dimensions (report section 3.1): frame, row and column each turn part of a head."""
 
 import jax.numpy as jnp
 
