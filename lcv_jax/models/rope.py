@@ -1,4 +1,4 @@
-"""Rotary position embedding in three dimensions (report section 3.1): frame, row and column each turn part of a head."""
+"""Rotary position embedding in 3D (report section 3.1): frame, row and column each turn a part of every head."""
 
 import jax.numpy as jnp
 
