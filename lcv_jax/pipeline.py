@@ -3,15 +3,14 @@
     pipeline = load_pipeline("checkpoints/longcat")
     video_BTHWC = pipeline.text_to_video("a cat surfs a wave", num_frames=93)
 
-All tasks are `denoise` with another condition: none, the latent of an image, those of a clip's last frames, or those of
-refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
+All tasks are `denoise` (denoise.py) with another condition: none, the latent of an image, those of a clip's last
+frames, or those of refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,20 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
+from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.frames import resize_and_crop, to_uint8
-from lcv_jax.data.resample import upsample
+from lcv_jax.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
 from lcv_jax.diffusion.flow import mix
-from lcv_jax.diffusion.guidance import cfg_zero
-from lcv_jax.diffusion.sampler import sample
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.umt5 import UMT5Encoder
-from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
+from lcv_jax.models.vae import WanVAE
 from lcv_jax.options import (
     DISTILLED_ADAPTER,
     REFINEMENT_ADAPTER,
@@ -51,110 +48,6 @@ OnStep = Callable[[int, int], None]
 
 POSTERIOR_STREAM = 1
 """Folded into a seed's key for draws of the autoencoder's posterior; the sampler's noise uses the key itself."""
-
-
-@functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
-def denoise(
-    model: LongCatVideo,
-    variables: Params,
-    noise_BTHWC: Float[Array, "B T H W C"],
-    condition_bTHWC: Float[Array, "b t H W C"] | None,
-    text_GLD: Float[Array, "G L D"],
-    text_mask_GL: Bool[Array, "G L"],
-    schedule: Float[Array, " steps"],
-    guidance_scale: Float[Array, ""],
-    *,
-    use_cache: bool = True,
-    guide_condition: bool = False,
-    report: bool = False,
-) -> Float[Array, "B all H W C"]:
-    """Samples latents: the one loop behind every task.
-
-    Args:
-        model: the transformer; variables: its parameters and, if any, run-time adapters.
-        noise_BTHWC: where the noisy frames start.
-        condition_bTHWC: clean latent frames before them, one a sample or one for all; None: there are none.
-        text_GLD: embeddings of the prompts, G = B; with guidance those of the negative prompts before them, G = 2 B.
-        schedule: noise levels, falling.
-        guidance_scale: of CFG-Zero, where there is guidance.
-        use_cache: compute the condition's keys and values once.
-        guide_condition: let condition frames count in CFG-Zero's scale; they are computed at every step then.
-        report: tell the listener (see `reporting`) of every step.
-
-    Returns:
-        The latents, condition frames included.
-    """
-    apply: Any = model.apply
-    B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
-    num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
-    cache = None
-    if condition_bTHWC is not None and use_cache and not guide_condition:
-        cache = apply(variables, condition_bTHWC, method="encode_condition")
-
-    def velocity(x_BTHWC: Array, t: Array) -> Array:
-        x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
-        timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
-        shared = 0
-        if condition_bTHWC is not None and cache is None:
-            clean = jnp.tile(condition_bTHWC, (G // condition_bTHWC.shape[0], 1, 1, 1, 1))
-            x_GTHWC = jnp.concatenate([clean, x_GTHWC], axis=1)
-            timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
-            shared = num_condition
-        v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
-        if G == B:
-            return v_GTHWC[:, shared:]
-        guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]
-        without, with_prompt = jnp.split(guided, 2)
-        return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
-
-    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
-    if condition_bTHWC is None:
-        return x_BTHWC
-    clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
-    return jnp.concatenate([clean, x_BTHWC], axis=1)
-
-
-_listener: Callable[[int], None] | None = None
-
-
-def _tell_listener(steps_done: Any) -> None:
-    """The one function that compiled loops call back: a new one for each call would compile anew."""
-    if _listener is not None:
-        _listener(int(steps_done))
-
-
-@contextmanager
-def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
-    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done."""
-    global _listener
-    _listener = listener
-    try:
-        yield
-        jax.effects_barrier()
-    finally:
-        _listener = None
-
-
-@functools.partial(jax.jit, static_argnames="encoder")
-def _encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
-    apply: Any = encoder.apply
-    return apply({"params": params}, ids_BL, mask_BL)
-
-
-@functools.partial(jax.jit, static_argnames=("vae", "method"))
-def _encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyArray | None, method: str) -> Array:
-    apply: Any = vae.apply
-    mean, logvar = apply({"params": params}, 2 * video_BTHWC - 1, method=method)
-    return normalise_latents(sample_posterior(mean, logvar, key), vae.cfg)
-
-
-@functools.partial(jax.jit, static_argnames=("vae", "method"))
-def _decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
-    apply: Any = vae.apply
-    return apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
-
-
-_upsample = jax.jit(upsample, static_argnums=(1, 2, 3))
 
 
 def load_pipeline(folder: str | Path, **settings: Any) -> "Pipeline":
@@ -358,7 +251,7 @@ class Pipeline:
         padding = refinement_padding(num_frames, num_cond_frames, self._frame_blocks(), self.vae.cfg.temporal_factor)
         front, behind = padding
         height, width = self._size(video, size, "720p", sparse=True)
-        large = _upsample(_as_float(video), num_frames, height, width)
+        large = upsample_clip(_as_float(video), num_frames, height, width)
         large = jnp.concatenate([jnp.repeat(large[:1], front, axis=0), large, jnp.repeat(large[-1:], behind, axis=0)])
         start = self._encode(large, chosen)
         del large
@@ -394,14 +287,14 @@ class Pipeline:
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
         """Embeddings B L D of prompts and where they have tokens, B L."""
         ids_BL, mask_BL = self.tokenizer.tokenize(prompts, max_sequence_length)
-        return _encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL), jnp.asarray(mask_BL, bool)
+        return encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL), jnp.asarray(mask_BL, bool)
 
     def _encode(self, frames_THWC: np.ndarray | Array, options: SamplingOptions) -> Array:
         """Normalised latents of a clip, as a batch of one."""
         key = jax.random.fold_in(jax.random.key(options.first_seed), POSTERIOR_STREAM)
         method = "tiled_encode" if self.vae_tiles else "encode"
         drawn = key if options.posterior == "sample" else None
-        return _encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
+        return encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
 
     def _finish(self, latents_BTHWC: Array, output: Output) -> np.ndarray:
         if output == "latents":
@@ -409,7 +302,7 @@ class Pipeline:
         method = "tiled_decode" if self.vae_tiles else "decode"
         params = self.params("vae")
         # One at a time: a batch would need its memory at once.
-        videos = [_decode_latents(self.vae, params, one[None], method) for one in latents_BTHWC]
+        videos = [decode_latents(self.vae, params, one[None], method) for one in latents_BTHWC]
         return np.concatenate([np.asarray(video) for video in videos])
 
     def _sample(

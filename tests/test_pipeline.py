@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lcv_jax.denoise import denoise
 from lcv_jax.options import SamplingOptions
-from lcv_jax.pipeline import denoise, load_pipeline, refinement_padding
+from lcv_jax.pipeline import load_pipeline, refinement_padding
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,127 @@
+"""The compiled programs of a pipeline: the one sampling loop behind every task, and what stands before and after it.
+
+Each compiles once a shape. Networks are static arguments, parameters are shared and never copied.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
+from lcv_jax.data.resample import upsample
+from lcv_jax.diffusion.guidance import cfg_zero
+from lcv_jax.diffusion.sampler import sample
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.umt5 import UMT5Encoder
+from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
+
+
+@functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
+def denoise(
+    model: LongCatVideo,
+    variables: Params,
+    noise_BTHWC: Float[Array, "B T H W C"],
+    condition_bTHWC: Float[Array, "b t H W C"] | None,
+    text_GLD: Float[Array, "G L D"],
+    text_mask_GL: Bool[Array, "G L"],
+    schedule: Float[Array, " steps"],
+    guidance_scale: Float[Array, ""],
+    *,
+    use_cache: bool = True,
+    guide_condition: bool = False,
+    report: bool = False,
+) -> Float[Array, "B all H W C"]:
+    """Samples latents: the one loop behind every task.
+
+    Args:
+        model: the transformer; variables: its parameters and, if any, run-time adapters.
+        noise_BTHWC: where the noisy frames start.
+        condition_bTHWC: clean latent frames before them, one a sample or one for all; None: there are none.
+        text_GLD: embeddings of the prompts, G = B; with guidance those of the negative prompts before them, G = 2 B.
+        schedule: noise levels, falling.
+        guidance_scale: of CFG-Zero, where there is guidance.
+        use_cache: compute the condition's keys and values once.
+        guide_condition: let condition frames count in CFG-Zero's scale; they are computed at every step then.
+        report: tell the listener (see `reporting`) of every step.
+
+    Returns:
+        The latents, condition frames included.
+    """
+    apply: Any = model.apply
+    B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
+    num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
+    cache = None
+    if condition_bTHWC is not None and use_cache and not guide_condition:
+        cache = apply(variables, condition_bTHWC, method="encode_condition")
+
+    def velocity(x_BTHWC: Array, t: Array) -> Array:
+        x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
+        timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
+        shared = 0
+        if condition_bTHWC is not None and cache is None:
+            clean = jnp.tile(condition_bTHWC, (G // condition_bTHWC.shape[0], 1, 1, 1, 1))
+            x_GTHWC = jnp.concatenate([clean, x_GTHWC], axis=1)
+            timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
+            shared = num_condition
+        v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
+        if G == B:
+            return v_GTHWC[:, shared:]
+        guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]
+        without, with_prompt = jnp.split(guided, 2)
+        return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
+
+    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
+    if condition_bTHWC is None:
+        return x_BTHWC
+    clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
+    return jnp.concatenate([clean, x_BTHWC], axis=1)
+
+
+_listener: Callable[[int], None] | None = None
+
+
+def _tell_listener(steps_done: Any) -> None:
+    """The one function that compiled loops call back: a new one for each call would compile anew."""
+    if _listener is not None:
+        _listener(int(steps_done))
+
+
+@contextmanager
+def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
+    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done."""
+    global _listener
+    _listener = listener
+    try:
+        yield
+        jax.effects_barrier()
+    finally:
+        _listener = None
+
+
+@functools.partial(jax.jit, static_argnames="encoder")
+def encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
+    """Embeddings of token ids, G L D."""
+    apply: Any = encoder.apply
+    return apply({"params": params}, ids_BL, mask_BL)
+
+
+@functools.partial(jax.jit, static_argnames=("vae", "method"))
+def encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyArray | None, method: str) -> Array:
+    """Normalised latents of a video in [0, 1]; without a key their mode."""
+    apply: Any = vae.apply
+    mean, logvar = apply({"params": params}, 2 * video_BTHWC - 1, method=method)
+    return normalise_latents(sample_posterior(mean, logvar, key), vae.cfg)
+
+
+@functools.partial(jax.jit, static_argnames=("vae", "method"))
+def decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
+    """The video in [0, 1] of normalised latents."""
+    apply: Any = vae.apply
+    return apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
+
+
+upsample_clip = jax.jit(upsample, static_argnums=(1, 2, 3))
