@@ -22,7 +22,7 @@ from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
 from lcv_jax.checkpoint.published import Fold, Published, Weights
 from lcv_jax.checkpoint.safetensors_files import block_rows
-from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.checkpoint.workspace import copy_folder, workspace
 from lcv_jax.models import lora
 
 Progress = Callable[[str, int], None]
@@ -69,7 +69,7 @@ def convert_checkpoint(
                 for adapter, multiplier in folds
             ]
         for name in published.copied:
-            shutil.copytree(published.folder / name, work / name)
+            copy_folder(published.folder / name, work / name)
             files = sorted(path for path in (work / name).rglob("*") if path.is_file())
             components[name] = {"files": [file_record(path) for path in files]}
         if published.adapters:

@@ -20,7 +20,7 @@ from lcv_jax.checkpoint.safetensors_files import (
     write_index,
     write_safetensors,
 )
-from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.checkpoint.workspace import copy_folder, workspace
 from lcv_jax.config import DiTConfig
 
 STEMS = {"dit": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -145,7 +145,7 @@ def export_checkpoint(
         for stored in converted.adapters:
             _write(stored, work / "lora", stored.name, None, progress)
         for name in converted.copied:
-            shutil.copytree(converted.folder / name, work / name)
+            copy_folder(converted.folder / name, work / name)
 
 
 def _write(

@@ -37,12 +37,21 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
         yield work
         work.replace(dest)
     except Exception as error:
-        # tensorstore says so in words, in an exception of another kind.
-        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+        # tensorstore reports it in an exception of another kind; the words are the system's in both.
+        if os.strerror(errno.ENOSPC) in str(error):
             raise _full(dest, needed_bytes, free) from None
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def copy_folder(source: Path, dest: Path) -> None:
+    """Copies files and folders, but not their permissions: a read-only source must not make what is written so."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            target = dest / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _full(dest: Path, needed_bytes: int, free_bytes: int) -> OSError:

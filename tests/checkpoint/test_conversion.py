@@ -109,6 +109,9 @@ _, whole = store.load_component({str(converted)!r}, "dit")
 qkv = params["blocks"]["attn"]["qkv"]["kernel"]
 assert qkv.addressable_shards[0].data.shape == (*qkv.shape[:2], qkv.shape[2] // 4), qkv.sharding
 jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), params, whole)
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+_, copies = store.load_component({str(converted)!r}, "vae", sharding=everywhere)
+assert all(leaf.sharding == everywhere for leaf in jax.tree.leaves(copies))
 """
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, check=True, timeout=120)
@@ -286,6 +289,14 @@ def test_command_line(monkeypatch, capsys, tmp_path):
         store.tokenizer_folder(tmp_path / "c")
     with pytest.raises(ValueError, match="without its scheduler"):
         store.load_scheduler_config(tmp_path / "c")
+
+
+def test_adapters_may_be_absent(published, tmp_path):
+    shutil.rmtree(published / "lora")
+    convert_checkpoint(open_published(published), tmp_path / "c")
+    assert store.list_adapters(tmp_path / "c") == []
+    with pytest.raises(ValueError, match="it has no adapters"):
+        store.load_adapter(tmp_path / "c", "cfg_step_lora", store.load_config(tmp_path / "c", "dit"))
 
 
 def test_adapters_alone(tmp_path):
