@@ -367,7 +367,7 @@ class Pipeline:
         wanted = options.adapters
         if wanted is None:
             own_adapters += ((DISTILLED_ADAPTER, 1.0),) if options.distilled else ()
-            folded = [name for name, _ in self.provenance["components"]["dit"].get("folded", [])]
+            folded = [record["name"] for record in self.provenance["components"]["dit"]["folded"]]
             wanted = tuple((name, multiplier) for name, multiplier in own_adapters if name not in folded)
         if not wanted:
             return {"params": self.params("dit")}
