@@ -19,7 +19,7 @@ MIN_QUERIES = 16
 
 def workspace() -> int:
     """Float32 scores held at once: what stays in a core's cache on a CPU, what fills a device elsewhere."""
-    return 2**18 if jax.default_backend() == "cpu" else 2**27
+    return 2**20 if jax.default_backend() == "cpu" else 2**27
 
 
 def _product(spec: str, x: Array, y: Array) -> Array:
@@ -115,7 +115,8 @@ def block_sparse(
         weights_XM, total_X1 = _weights(_product("xk,mk->xm", q_XK, k_MK) / math.sqrt(K), allowed_1M)
         return (_product("xm,mk->xk", weights_XM.astype(v_MK.dtype), v_MK) / total_X1).astype(q_XK.dtype)
 
-    at_once = max(1, workspace() // (block_q * R * block_k))
+    # A CPU is fastest with one at a time.
+    at_once = max(1, workspace() // 8 // (block_q * R * block_k))
     out = jax.lax.map(
         lambda arguments: one(*arguments),
         (q_blocks, rows, counts_BNI.reshape(-1)),

@@ -29,9 +29,21 @@ def combine(adapters: Active) -> Params:
             layers.setdefault(path, []).append((pair["down"], scaled_up))
     tree: Params = {}
     for path, pairs in layers.items():
-        downs, ups = zip(*pairs, strict=True)
+        slices = max(down.shape[2] for down, _ in pairs)
+        downs, ups = zip(*(_sliced(*pair, slices) for pair in pairs), strict=True)
         _put(tree, path, {"down": jnp.concatenate(downs, axis=-1), "up": jnp.concatenate(ups, axis=-2)})
     return tree
+
+
+def _sliced(down: Array, up: Array, slices: int) -> tuple[Array, Array]:
+    """A pair for the whole output as one for each of its slices: the same `down`, and each slice's columns of `up`."""
+    if down.shape[2] == slices:
+        return down, up
+    if down.shape[2] != 1:
+        raise ValueError(f"adapters with {down.shape[2]} and {slices} pairs for one layer cannot be active together")
+    depth, _, rank, width = up.shape
+    split = up.reshape(depth, rank, slices, width // slices)
+    return jnp.repeat(down, slices, axis=2), jnp.swapaxes(split, 1, 2)
 
 
 def fold(params: Params, adapters: Active) -> Params:

@@ -129,6 +129,24 @@ def test_adapters_at_run_time_and_folded(golden, adapters):
     jax.tree.map(np.testing.assert_array_equal, params, kept)
 
 
+def test_one_pair_for_all_of_qkv_joins_three_pairs(golden):
+    cfg, params, _, _ = load(golden, "dit_small")
+    three = lora_params(golden("lora_small_a")[1], cfg)["blocks"]["attn"]["qkv"]
+    key = jax.random.split(jax.random.key(0))
+    width = three["up"].shape[1] * three["up"].shape[3]
+    one = {
+        "down": jax.random.normal(key[0], (cfg.depth, cfg.hidden_size, 1, 4)),
+        "up": jax.random.normal(key[1], (cfg.depth, 1, 4, width)),
+        "alpha_scale": jnp.array([0.5, 2.0]),
+    }
+    both = fold(params, [({"blocks": {"attn": {"qkv": adapter}}}, 1.0) for adapter in (three, one)])
+    first = fold(params, [({"blocks": {"attn": {"qkv": three}}}, 1.0)])
+    for layer in range(cfg.depth):
+        added = one["alpha_scale"][layer] * one["down"][layer, :, 0] @ one["up"][layer, 0]
+        got = both["blocks"]["attn"]["qkv"]["kernel"][layer] - first["blocks"]["attn"]["qkv"]["kernel"][layer]
+        np.testing.assert_allclose(got, added, atol=1e-4)
+
+
 def test_an_adapter_of_another_model_is_refused(golden):
     cfg, params, _, _ = load(golden, "dit_small")
     adapter = lora_params(golden("lora_small_a")[1], cfg)

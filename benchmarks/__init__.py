@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table for the device at hand, and asserts nothing."""
