@@ -14,12 +14,10 @@ import functools
 import json
 import logging
 import operator
-import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,21 +27,24 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from tyro.conf import OmitArgPrefixes
 
+from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
+from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.tasks import (
+    FPS,
     TASKS,
-    ContinueVideo,
-    ImageToVideo,
     Listeners,
     Result,
     Task,
-    TextToVideo,
-    request_of,
+    check_against,
+    from_json,
+    inputs_of,
+    result_names,
     task_from_json,
+    task_to_json,
 )
 
 SHEET_FRAMES = 16
@@ -56,11 +57,23 @@ class Weights:
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """Folder that convert_torch_weights.py wrote."""
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
-    """What the networks compute in."""
+    """What the networks compute in; "stored" is what the checkpoint was converted to."""
     fold_adapters: bool = True
-    """Fold adapters into a copy of the weights; otherwise add them at every step: slower, but no copy."""
+    """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
     vae_tiles: bool = False
-    """Encode and decode frames in overlapping tiles: less memory."""
+    """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling(SamplingOptions):
+    """How to sample."""
+
+    def __post_init__(self) -> None:
+        """Not here: the parser would draw its box around the error. See `checked`."""
+
+    def checked(self) -> SamplingOptions:
+        """The options themselves, which raise ValueError for what makes no sense."""
+        return SamplingOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,17 +81,43 @@ class Files:
     """What is written."""
 
     output: Path = Path("outputs/video.mp4")
-    """The video; its folder is made if need be. Several videos get a number or name appended."""
+    """The video: .mp4, .mkv, .mov or .webm. Its folder is made if need be. Several get a number appended."""
     codec: str | None = None
-    """Of the video, as FFmpeg names it. None: libx264, or VP9 in a webm."""
+    """Of the video, as FFmpeg names it, such as libx265. None: libx264, or VP9 in a webm."""
     crf: int | None = 18
-    """Quality: lower is better and larger."""
+    """Quality, from 0 (best, largest file) to 51. None: the codec's own."""
     codec_options: tuple[tuple[str, str], ...] = ()
     """Further options of the codec, such as `preset slow`."""
     frames: bool = False
     """Also write every frame as a PNG, into NAME_frames/."""
     contact_sheet: bool = False
-    """Also write NAME.png, a sheet of frames for the eye."""
+    """Also write NAME.png: sixteen frames of the video side by side."""
+
+    def check(self) -> None:
+        """Raises what writing the video would raise, before hours of sampling rather than after."""
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise ValueError(f"crf must lie in 0..63, got {self.crf}")
+        with contextlib.suppress(_NothingToWriteError), self.open_video(FPS, 64, 64):
+            raise _NothingToWriteError
+
+    def open_video(self, fps: Any, height: int, width: int, name: str = "") -> VideoWriter:
+        """A writer of the video with this name."""
+        options = dict(self.codec_options)
+        path = self.named(name)
+        return VideoWriter(path, fps=fps, height=height, width=width, codec=self.codec, crf=self.crf, options=options)
+
+    def named(self, name: str) -> Path:
+        """The video that has a name or number among several."""
+        return self.output.with_stem(f"{self.output.stem}_{name}") if name else self.output
+
+    def settings(self) -> dict[str, Any]:
+        """How files are written, as it is in sidecars."""
+        settings = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return {key: value for key, value in settings.items() if key != "output"}
+
+
+class _NothingToWriteError(Exception):
+    pass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,54 +125,81 @@ class Batch:
     """Make all videos of a JSON file; those that are done already are skipped."""
 
     prompts: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPTS.json")]
-    """A list of objects. Keys are "task", "output", and a task's flags with underscores."""
+    """A list of objects, one a task. Keys are "task" (text-to-video if left out) and the task's flags with underscores
+    instead of hyphens: [{"prompt": "a cat surfs", "num_steps": 30, "output": "cat.mp4"}]"""
     folder: Path = Path("outputs")
     """Where outputs go that are given by name."""
 
 
-def _command(name: str, kind: type) -> Any:
+def _command(name: str, kind: Any) -> Any:
     """A sub-command with the flags of a task, of the weights and of the files."""
-    fields: list[Any] = [("weights", OmitArgPrefixes[Weights]), ("task", OmitArgPrefixes.__class_getitem__(kind))]
+    fields: list[Any] = [("weights", Weights), ("task", kind)]
     if kind is not Batch:
-        fields.append(("files", OmitArgPrefixes[Files], dataclasses.field(default_factory=Files)))
+        fields = [("task", kind), ("files", Files), ("sampling", Sampling), ("weights", Weights)]
     command = dataclasses.make_dataclass(kind.__name__, fields, kw_only=True, namespace={"__doc__": kind.__doc__})
     return Annotated[command, tyro.conf.subcommand(name=name)]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its inner workings there
     commands = [_command(name, kind) for name, kind in {**TASKS, "batch": Batch}.items()]
+    config = tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed
+    chosen: Any = tyro.cli(
+        functools.reduce(operator.or_, commands),
+        args=arguments,
+        prog="python -m lcv_jax.generate",
+        description="Text, an image or a clip to a video file. Every task has its own --help.",
+        config=config,
+    )
     try:
-        chosen: Any = tyro.cli(
-            functools.reduce(operator.or_, commands),
-            args=arguments,
-            prog="python -m lcv_jax.generate",
-            description="Text, an image or a clip to a video file. Every task has its own --help.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        if isinstance(chosen.task, Batch):
-            run_batch(chosen.task, chosen.weights)
-        else:
-            chosen.task.check()
-            _run(chosen.task, _load(chosen.weights), chosen.files)
+        with _warnings_in_one_line():
+            if isinstance(chosen.task, Batch):
+                run_batch(chosen.task, chosen.weights)
+            else:
+                task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
+                run_task(task, chosen.files, chosen.weights)
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; finished segments are kept: repeat the command to go on", file=sys.stderr)
+        print("interrupted: the same command again goes on after the last finished segment", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Each warning once: what is checked before a model loads is checked again by the pipeline."""
+    shown = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        line = f"warning: {' '.join(str(message).split())}"
+        if line not in shown:
+            print(line, file=sys.stderr)
+        shown.add(line)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _load(weights: Weights) -> Pipeline:
     """The pipeline; what it compiles is kept for the next run."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     dtype = None if weights.dtype == "stored" else weights.dtype
     return load_pipeline(
         weights.checkpoint, dtype=dtype, fold_adapters=weights.fold_adapters, vae_tiles=weights.vae_tiles
     )
+
+
+def run_task(task: Task, files: Files, weights: Weights) -> None:
+    """Makes the videos of a task, when all has been checked that can be without its weights."""
+    _check_files(task, files)
+    task.check()
+    pipeline = _load(weights)
+    check_against(task, pipeline)
+    _make(task, pipeline, files)
 
 
 def run_batch(batch: Batch, weights: Weights) -> None:
@@ -142,99 +208,118 @@ def run_batch(batch: Batch, weights: Weights) -> None:
     Raises:
         ValueError: a file that is no list of tasks; the entry is named.
     """
-    try:
-        entries = json.loads(batch.prompts.read_text())
-    except ValueError as error:
-        raise ValueError(f"{batch.prompts} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{batch.prompts} must hold a list of objects, one a video")
-    planned, outputs = [], set()
-    for number, entry in enumerate(entries):
-        try:
-            file_names = {field.name for field in dataclasses.fields(Files)}
-            output = batch.folder / entry.get("output", f"video_{number}.mp4")
-            files = Files(**{**{key: entry[key] for key in file_names & entry.keys()}, "output": output})
-            task = task_from_json({key: value for key, value in entry.items() if key not in file_names})
-            if output in outputs:
-                raise ValueError(f"output {output} is another entry's too")
-            outputs.add(output)
-            task.check()
-        except (ValueError, OSError, TypeError) as error:
-            raise ValueError(f"{batch.prompts}, entry {number}: {error}") from None
-        planned.append((task, files))
+    planned = _read_batch(batch)
     pipeline = _load(weights)
+    for number, (task, _) in enumerate(planned):
+        with _naming(batch, number):
+            check_against(task, pipeline)
     for number, (task, files) in enumerate(planned):
-        if _is_done(task, pipeline, files.output):
+        if _is_done(task, pipeline, files):
             print(f"{files.output}: done already")
         else:
             print(f"{files.output}: {number + 1} of {len(planned)}")
-            _run(task, pipeline, files)
+            _make(task, pipeline, files)
 
 
-def _is_done(task: Task, pipeline: Pipeline, output: Path) -> bool:
-    """Whether the last of a task's videos is there, made by the same request of the same weights."""
-    batch = len(task.prompt) if isinstance(task, TextToVideo | ImageToVideo | ContinueVideo) else 1
-    output = _named(output, str(batch - 1) if batch > 1 else "")
+def _read_batch(batch: Batch) -> list[tuple[Task, Files]]:
     try:
-        sidecar = json.loads(output.with_suffix(".json").read_text())
-    except (OSError, ValueError):
-        return False
-    wanted = json.loads(json.dumps(request_of(task, pipeline)))
-    return output.is_file() and sidecar.get("request") == wanted
+        entries = json.loads(batch.prompts.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{batch.prompts} is not JSON: {error}") from None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{batch.prompts} must hold a list of objects, one a task")
+    planned: list[tuple[Task, Files]] = []
+    taken: dict[Path, int] = {}
+    for number, entry in enumerate(entries):
+        with _naming(batch, number):
+            of_files = {field.name for field in dataclasses.fields(Files)} & entry.keys()
+            files = from_json(Files, {"output": f"video_{number}.mp4", **{key: entry[key] for key in of_files}})
+            files = dataclasses.replace(files, output=batch.folder / files.output)
+            task = task_from_json({key: value for key, value in entry.items() if key not in of_files})
+            for path in _check_files(task, files, [batch.prompts]):
+                if taken.setdefault(path, number) != number:
+                    raise ValueError(f"{path} is written by entry {taken[path]} too; give one another output")
+            task.check()
+            planned.append((task, files))
+    return planned
 
 
-def _named(output: Path, name: str) -> Path:
-    return output.with_stem(f"{output.stem}_{name}") if name else output
+@contextlib.contextmanager
+def _naming(batch: Batch, number: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{batch.prompts}, entry {number}: {error}") from None
 
 
-def _run(task: Task, pipeline: Pipeline, files: Files) -> None:
+def _check_files(task: Task, files: Files, read: Collection[Path] = ()) -> list[Path]:
+    """What a task writes, resolved; raises where it cannot be written, or overwrites what is read."""
+    files.check()
+    suffixes = [files.output.suffix, ".json", *([".png"] if files.contact_sheet else [])]
+    written = [files.named(name).with_suffix(suffix).resolve() for name in result_names(task) for suffix in suffixes]
+    for path in (*read, getattr(task, "image", None), getattr(task, "video", None)):
+        if path is not None and path.resolve() in written:
+            raise ValueError(f"{path} is read, and would be overwritten: choose another output than {files.output}")
+    return written
+
+
+def _is_done(task: Task, pipeline: Pipeline, files: Files) -> bool:
+    """Whether all videos of a task are there, made in the same way from the same inputs and weights."""
+    wanted = json.loads(json.dumps(_made_by(task, pipeline, files)))
+    for output in map(files.named, result_names(task)):
+        try:
+            sidecar = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        if not output.is_file() or any(sidecar.get(key) != value for key, value in wanted.items()):
+            return False
+    return True
+
+
+def _made_by(task: Task, pipeline: Pipeline, files: Files) -> dict[str, Any]:
+    return {"task": task_to_json(task), "inputs": inputs_of(task, pipeline), "files": files.settings()}
+
+
+def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
     """Makes and writes the videos of a task."""
-    started, folder = time.monotonic(), files.output.with_suffix(".segments")
-    files.output.parent.mkdir(parents=True, exist_ok=True)
+    started, made_by = time.monotonic(), _made_by(task, pipeline, files)
     with progress_bar() as listeners:
-        for result in task.run(pipeline, folder, listeners):
-            output = _named(files.output, result.name)
-            written = _write(result, output, files)
+        for result in task.run(pipeline, files.output.with_suffix(".segments"), listeners):
+            output = files.named(result.name)
+            video = _write(result, files)
             sidecar = {
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "command": sys.argv,
-                "request": request_of(task, pipeline),
+                "video": {"file": output.name, **video, "fps": str(result.fps)},
+                **made_by,
                 "provenance": pipeline.provenance,
-                "video": {**written, "fps": str(result.fps), "codec": files.codec, "crf": files.crf},
-                "seconds": round(time.monotonic() - started, 1),
+                "versions": package_versions(),
                 "device": jax.devices()[0].device_kind,
-                "versions": {name: version(name) for name in ("lcv_jax", "jax", "jaxlib", "flax", "numpy", "av")},
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - started, 1),
+                "command": sys.argv,
             }
-            output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n")
+            output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
             result.finish()
-            print(f"wrote {output}: {written['num_frames']} frames of {written['width']} x {written['height']}")
+            print(f"wrote {output}: {video['num_frames']} frames of {video['width']} x {video['height']}")
 
 
-def _write(result: Result, output: Path, files: Files) -> dict[str, int]:
-    """Writes the video, and the pictures if asked for, piece by piece."""
+def _write(result: Result, files: Files) -> dict[str, int]:
+    """Writes a video, and the pictures if asked for, piece by piece."""
     shown = set(np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames)).round().astype(int))
-    sheet, count, writer = [], 0, None
+    output, sheet, count, writer = files.named(result.name), [], 0, None
+    frames = output.with_name(f"{output.stem}_frames")
     with contextlib.ExitStack() as stack:
         for piece in map(to_uint8, result.pieces):
             if writer is None:
                 height, width = piece.shape[1:3]
-                options = dict(files.codec_options)
-                writer = stack.enter_context(
-                    VideoWriter(
-                        output,
-                        fps=result.fps,
-                        height=height,
-                        width=width,
-                        codec=files.codec,
-                        crf=files.crf,
-                        options=options,
-                    )
-                )
+                writer = stack.enter_context(files.open_video(result.fps, height, width, result.name))
             writer.write(piece)
             if files.frames:
-                write_frames(output.with_name(f"{output.stem}_frames"), piece, start=count)
+                write_frames(frames, piece, start=count)
             sheet += [piece[i] for i in range(len(piece)) if count + i in shown]
             count += len(piece)
+    if files.frames:
+        for path in sorted(frames.glob("frame_*.png"))[count:]:  # of a longer video before
+            path.unlink()
     if files.contact_sheet:
         write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=sorted(shown)))
     return {"num_frames": count, "height": height, "width": width}
@@ -242,19 +327,24 @@ def _write(result: Result, output: Path, files: Files) -> dict[str, int]:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Listeners]:
-    """A live bar of sampling steps with the time left, on a terminal."""
+    """A live bar of sampling steps, over all segments, with the time left; in a log a line a segment."""
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with RichProgress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console) as bar:
-        line, title = bar.add_task("starting", total=None), "sampling"
+        line, stage, number, count = bar.add_task("sampling", total=None), "", 0, 1
 
         def on_step(done: int, total: int) -> None:
-            bar.update(line, completed=done, total=total, description=title)
+            bar.update(line, completed=number * total + done, total=count * total)
 
-        def on_segment(stage: str, number: int, count: int) -> None:
-            nonlocal title
-            title = f"{stage} segment {number + 1} of {count}"
-            bar.reset(line, total=None, description=title)
+        def on_segment(new_stage: str, new_number: int, new_count: int) -> None:
+            nonlocal stage, number, count
+            title = f"{new_stage} segment {new_number + 1} of {new_count}"
+            if new_stage != stage:
+                bar.reset(line, total=None)
+            bar.update(line, description=title)
+            stage, number, count = new_stage, new_number, new_count
+            if not console.is_terminal:
+                print(title, file=sys.stderr)
 
         yield Listeners(on_step=on_step, on_segment=on_segment)
 

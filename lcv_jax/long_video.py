@@ -6,6 +6,7 @@ depends on nothing but the request, its number and the frames before it. Frames 
 as published.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -41,7 +42,10 @@ class Segments:
         wanted = json.loads(json.dumps(request))
         path = folder / "request.json"
         if path.is_file():
-            found = json.loads(path.read_text())
+            try:
+                found = json.loads(path.read_text())
+            except ValueError:
+                raise ValueError(f"{path} is damaged: delete the folder to start anew") from None
             differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
             if differ:
                 raise ValueError(
@@ -73,7 +77,8 @@ class Segments:
         """Deletes the folder and what this class has put into it."""
         for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial"), self.folder / "request.json"):
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        with contextlib.suppress(OSError):  # somebody else's file is in there
+            self.folder.rmdir()
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -142,8 +147,9 @@ def draft(
 
 
 def _tail(before: Frames | None, new: Frames, count: int) -> Frames:
-    """The last frames so far, in memory."""
-    return np.concatenate([new[:0] if before is None else before, new])[-count:]
+    """The last frames so far, in memory: a copy, for a view would keep all of them."""
+    joined = new if before is None or len(new) >= count else np.concatenate([before, new])
+    return joined[max(0, len(joined) - count) :].copy()
 
 
 def windows(drafts: Iterator[Frames], overlap: int) -> Iterator[Frames]:

@@ -1,6 +1,7 @@
 """What a caller may ask of the sampler, whatever the task, and the checks that need no model."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -37,19 +38,19 @@ class SamplingOptions:
     distilled: bool = False
     """Few steps without guidance, with the checkpoint's distilled adapter."""
     enhance_hf: bool | None = None
-    """Continuation only: ten even steps at the end, for details. None: on, unless distilled."""
+    """Ten even steps at the end, for details. None: for continuation only, unless distilled."""
     sparse: bool | None = None
     """Block-sparse attention. None: for refinement only."""
     adapters: tuple[tuple[str, float], ...] | None = None
-    """Names in the checkpoint or .safetensors files, with multipliers. None: what the task asks for."""
+    """Names in the checkpoint or .safetensors files, each with its multiplier. None: what the task asks for."""
     shift: float | None = None
     """Time shift of the schedule. None: the checkpoint's."""
     max_sequence_length: int = 512
     """Tokens of a prompt; longer ones are cut."""
     seed: int | tuple[int, ...] = 0
-    """Of the noise: the same video for a prompt alone or among others. Several: one a prompt."""
+    """Of the noise: the same one gives the same video, for a prompt alone or among others. Several: one a prompt."""
     use_cache: bool = True
-    """Compute the condition's keys and values once instead of at every step. The video is the same."""
+    """Compute the condition's keys and values once. Without, at every step: slower, and the same video."""
     guide_condition: bool = False
     """Let condition frames count in the guidance's scale, as the published image-to-video does, to its numbers."""
     posterior: Literal["mode", "sample"] = "mode"
@@ -58,17 +59,22 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
-        if self.guidance_scale is not None and self.guidance_scale < 1:
+        if self.guidance_scale is not None and not 1 <= self.guidance_scale < math.inf:
             negative = " and the negative prompt would be ignored" if self.negative_prompt else ""
             raise ValueError(
                 f"guidance_scale must be at least 1 (1 is without guidance{negative}), got {self.guidance_scale}"
             )
         if self.distilled and self.enhance_hf:
             raise ValueError("distilled and enhance_hf exclude each other: the distilled schedule is fixed; drop one")
-        if self.shift is not None and self.shift <= 0:
+        if self.shift is not None and not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be above 0 (0 makes every timestep 0), got {self.shift}")
-        if self.max_sequence_length < 1:
-            raise ValueError(f"max_sequence_length must be at least 1, got {self.max_sequence_length}")
+        if self.max_sequence_length < 2:
+            raise ValueError(
+                f"max_sequence_length must be at least 2, a token and the end, got {self.max_sequence_length}"
+            )
+        for seed in (self.seed,) if isinstance(self.seed, int) else self.seed:
+            if not 0 <= seed < 2**32:  # random keys drop what is above
+                raise ValueError(f"a seed must lie in 0..{2**32 - 1}, got {seed}")
         self.schedule(1.0)
 
     @property

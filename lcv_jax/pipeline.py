@@ -362,13 +362,23 @@ class Pipeline:
         blocks = self.dit_config.bsa_params or BlockSparseConfig()
         return LongCatVideo(dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=blocks))
 
+    def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
+        """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""
+        for name, _ in self._wanted_adapters(options, ((REFINEMENT_ADAPTER, 1.0),) if refining else ()):
+            store.check_adapter(self.folder, name, self.dit_config)
+
+    def _wanted_adapters(
+        self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]
+    ) -> tuple[tuple[str, float], ...]:
+        if options.adapters is not None:
+            return options.adapters
+        own_adapters += ((DISTILLED_ADAPTER, 1.0),) if options.distilled else ()
+        folded = [record["name"] for record in self.provenance["components"]["dit"]["folded"]]
+        return tuple((name, multiplier) for name, multiplier in own_adapters if name not in folded)
+
     def _variables(self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]) -> Params:
         """The transformer's parameters with the adapters asked for; the last ones asked for are kept."""
-        wanted = options.adapters
-        if wanted is None:
-            own_adapters += ((DISTILLED_ADAPTER, 1.0),) if options.distilled else ()
-            folded = [record["name"] for record in self.provenance["components"]["dit"]["folded"]]
-            wanted = tuple((name, multiplier) for name, multiplier in own_adapters if name not in folded)
+        wanted = self._wanted_adapters(options, own_adapters)
         if not wanted:
             return {"params": self.params("dit")}
         if self._active is None or self._active[0] != wanted:

@@ -6,13 +6,16 @@ A task is a frozen dataclass. Its fields are its flags, its keys in a file of pr
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import Fixed
 
 from lcv_jax import long_video
 from lcv_jax.data.media_reader import read_image, read_video
@@ -57,11 +60,11 @@ class TextToVideo:
     """Pixels, a multiple of 16."""
     num_frames: int = 93
     """A multiple of 4 plus 1. More than 93 were never trained."""
-    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+    options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model."""
-        check_size(self.height, self.width, 16)
+        _check_sampling(self.options, self.prompt, (self.height, self.width))
         whole_frames(self.num_frames)
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
@@ -81,17 +84,16 @@ class ImageToVideo:
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the image's is taken from this table."""
     size: tuple[int, int] | None = None
-    """Height and width, instead of a bucket."""
+    """Height and width, multiples of 16. None: the bucket nearest to it."""
     fit: Literal["crop", "stretch"] = "crop"
     """How the image gets that shape: by cropping its centre, or stretched as the published code does."""
     num_frames: int = 93
     """A multiple of 4 plus 1, the image included."""
-    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+    options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, OSError for an unreadable image."""
-        if self.size:
-            check_size(*self.size, 16)
+        _check_sampling(self.options, self.prompt, self.size)
         whole_frames(self.num_frames)
         read_image(self.image)
 
@@ -115,17 +117,16 @@ class ContinueVideo:
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the clip's is taken from this table."""
     size: tuple[int, int] | None = None
-    """Height and width, instead of a bucket."""
+    """Height and width, multiples of 16. None: the bucket nearest to it."""
     fit: Literal["crop", "stretch"] = "crop"
     """How frames get that shape: by cropping their centre, or stretched as the published code does."""
     num_frames: int = 93
     """A multiple of 4 plus 1, the given frames included."""
-    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+    options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, such as a clip that is too short."""
-        if self.size:
-            check_size(*self.size, 16)
+        _check_sampling(self.options, self.prompt, self.size)
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
         check_condition(self.num_cond_frames, self.num_frames, len(self._clip()))
 
@@ -151,34 +152,42 @@ class Refine:
     prompt: str = ""
     """What it shows; may be left out."""
     input_fps: float | None = None
-    """Read it at this frame rate instead of its own."""
+    """Read it at this frame rate. None: its own."""
     spatial_only: bool = False
     """Keep the frame rate."""
     size: tuple[int, int] | None = None
-    """Height and width, multiples of 64, instead of the 720p bucket nearest to the video's aspect ratio."""
+    """Height and width, multiples of 64. None: the 720p bucket nearest to the video's aspect ratio."""
     t_thresh: float = 0.5
     """Noise level to start from: the higher, the more is made anew."""
     segment_frames: int = 93
     """Frames refined at once."""
     overlap: int = 13
     """Frames of a segment that the next one sees again."""
-    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+    options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model."""
         if self.size:
             check_size(*self.size, 64)
-        if not isinstance(self.options.seed, int):
-            raise ValueError(f"refinement takes one seed, got {len(self.options.seed)}")
+        own = self.options
+        if not isinstance(own.seed, int):
+            raise ValueError(f"refinement takes one seed, got {len(own.seed)}")
+        if own.negative_prompt or own.guidance_scale not in (None, 1) or own.distilled or own.enhance_hf:
+            raise ValueError(
+                "refinement has a schedule and an adapter of its own, and no guidance: "
+                "leave out negative_prompt, guidance_scale, distilled and enhance_hf"
+            )
+        if self.input_fps is not None and not 0 < self.input_fps <= 1000:
+            raise ValueError(f"input_fps must lie in 0..1000, got {self.input_fps}")
         if not 0 < self.overlap < self.segment_frames:
             raise ValueError(f"overlap must lie in 1..{self.segment_frames - 1}, got {self.overlap}")
-        self.options.schedule(1.0, t_thresh=self.t_thresh)
+        own.schedule(1.0, t_thresh=self.t_thresh)
         read_video(self.video, last=1)
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The one video."""
         clip, fps = read_video(self.video, self.input_fps)
-        segments = Segments.open(folder, request_of(self, pipeline))
+        segments = Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)})
         pieces = long_video.cut(clip, self.segment_frames, self.overlap)
         refined = long_video.refine(
             pipeline,
@@ -202,13 +211,13 @@ class _Segmented:
     """What long and interactive videos share."""
 
     image: Path | None = None
-    """Begin with this image."""
+    """Begin with this image. None: with the prompt alone, or a clip."""
     video: Path | None = None
-    """Begin with the end of this clip."""
+    """Begin with the end of this clip. None: with the prompt alone, or an image."""
     size: tuple[int, int] | None = None
-    """Height and width. By default 480 x 832, or the bucket nearest to the image's or clip's aspect ratio."""
+    """Height and width, multiples of 16. None: 480 x 832, or the bucket nearest to the image or clip."""
     resolution: Literal["480p", "720p"] = "480p"
-    """Of the bucket."""
+    """Of the aspect-ratio bucket nearest to the image's or clip's, where no size is given."""
     num_frames: int = 93
     """Frames of a segment, those it goes on from included; a multiple of 4 plus 1."""
     num_cond_frames: int = 13
@@ -216,8 +225,8 @@ class _Segmented:
     refine: bool = False
     """Refine it to 720p and 30 frames a second, segment by segment. The draft is kept beside it as NAME_draft.mp4."""
     refine_size: tuple[int, int] | None = None
-    """Height and width of the refined video, multiples of 64, instead of its 720p bucket."""
-    options: OmitArgPrefixes[SamplingOptions] = SamplingOptions()
+    """Height and width of the refined video, multiples of 64. None: the 720p bucket nearest to the draft."""
+    options: Fixed[SamplingOptions] = SamplingOptions()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -228,14 +237,17 @@ class _Segmented:
         """Raises ValueError for what can be seen to be wrong without a model."""
         if self.image and self.video:
             raise ValueError("give an image or a video to begin with, not both")
-        if self.size:
-            check_size(*self.size, 16)
-        if self.refine_size:
-            check_size(*self.refine_size, 64)
         if not self.prompts:
-            raise ValueError("a video has at least one segment")
+            raise ValueError("a video has at least one segment, got none")
         if not isinstance(self.options.seed, int):
             raise ValueError(f"a video of several segments takes one seed, got {len(self.options.seed)}")
+        if self.resolution != "480p" and not (self.image or self.video):
+            raise ValueError("resolution chooses the size for an image or a clip; without one, give the size itself")
+        if self.refine_size and not self.refine:
+            raise ValueError("refine_size is the size of the refined video: add refine, or leave it out")
+        _check_sampling(self.options, self.prompts, self.size)
+        if self.refine_size:
+            check_size(*self.refine_size, 64)
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
         start = self._start()
         if start is not None and self.video:
@@ -248,7 +260,7 @@ class _Segmented:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The video; or its draft, and then the refined one."""
-        segments = Segments.open(folder, request_of(self, pipeline))
+        segments = Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)})
 
         def drafts() -> Iterator[Frames]:
             given = _fields(self, "size", "resolution", "num_frames", "num_cond_frames")
@@ -339,13 +351,53 @@ def _one_each(videos_BTHWC: np.ndarray) -> Iterator[Result]:
         yield Result(pieces=[video], num_frames=len(video), fps=FPS, name=name)
 
 
-def request_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
-    """What a result depends on: the task, the files it reads, and the weights."""
-    request = task_to_json(task)
-    for name in ("image", "video"):
-        if path := getattr(task, name, None):
-            request[f"{name}_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return {**request, "checkpoint": pipeline.provenance["components"], "dtype": str(pipeline.dtype)}
+def result_names(task: Task) -> list[str]:
+    """The names of a task's results, in their order."""
+    if isinstance(task, TextToVideo | ImageToVideo | ContinueVideo):
+        return [str(number) for number in range(len(task.prompt))] if len(task.prompt) > 1 else [""]
+    return ["draft", ""] if isinstance(task, _Segmented) and task.refine else [""]
+
+
+def _check_sampling(options: SamplingOptions, prompts: Sequence[str], size: tuple[int, int] | None) -> None:
+    """What tasks that make a video have in common."""
+    if not prompts:
+        raise ValueError("give at least one prompt; it may be empty")
+    options.seeds(len(prompts))
+    if options.negative_prompt and options.scale == 1:
+        warnings.warn("negative_prompt is not used: without guidance there is nothing to steer away", stacklevel=3)
+    if size:
+        check_size(*size, 64 if options.sparse else 16)
+
+
+def check_against(task: Task, pipeline: Pipeline) -> None:
+    """What a checkpoint's small files tell: raises for adapters that do not fit, warns of prompts that do not."""
+    prompts = [task.prompt] if isinstance(task.prompt, str) else [*task.prompt]
+    pipeline.tokenizer.tokenize([*prompts, task.options.negative_prompt], task.options.max_sequence_length)
+    if isinstance(task, Refine):
+        pipeline.check_adapters(task.options, refining=True)
+        return
+    pipeline.check_adapters(task.options)
+    if isinstance(task, _Segmented) and task.refine:
+        pipeline.check_adapters(SamplingOptions(), refining=True)
+
+
+def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
+    """What a result depends on beside the task: hashes of the files it reads, and the weights and how they run."""
+    read = {name: getattr(task, name, None) for name in ("image", "video")}
+    adapters = [name for name, _ in task.options.adapters or () if name.endswith(".safetensors")]
+    return {
+        **{f"{name}_sha256": _sha256(path) for name, path in read.items() if path is not None},
+        **({"adapters_sha256": [_sha256(Path(name)) for name in adapters]} if adapters else {}),
+        "checkpoint": pipeline.provenance["components"],
+        "dtype": "stored" if pipeline.dtype is None else str(pipeline.dtype),
+        "fold_adapters": pipeline.fold_adapters,
+        "vae_tiles": pipeline.vae_tiles,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def task_to_json(task: Any) -> dict[str, Any]:
@@ -361,29 +413,61 @@ def task_from_json(entry: Mapping[str, Any]) -> Task:
     """The task of a flat JSON object, whose keys are the flags with underscores.
 
     Raises:
-        ValueError: an unknown task or key, named with the nearest known one, or a missing key.
+        ValueError: an unknown task or key, named with the nearest known one, a missing key, or a value of another type.
     """
-    values = {key: _as_tuple(value) for key, value in entry.items()}
-    kind = TASKS.get(name := values.pop("task", "text-to-video"))
-    if kind is None:
+    name = entry.get("task", "text-to-video")
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"unknown task {name!r}: have {', '.join(TASKS)}")
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "options"}
-    option_names = {field.name for field in dataclasses.fields(SamplingOptions)}
-    for key in values:
-        if key not in fields and key not in option_names:
-            near = difflib.get_close_matches(key, [*fields, *option_names], n=1)
-            raise ValueError(f"unknown key {key!r} of {name}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    own = {key: value for key, value in values.items() if key in fields}
-    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in own]
+    values = {key: value for key, value in entry.items() if key != "task"}
+    own = {field.name for field in dataclasses.fields(TASKS[name])} - {"options"}
+    of_options = {field.name for field in dataclasses.fields(SamplingOptions)}
+    for key in values.keys() - own - of_options:
+        near = difflib.get_close_matches(key, own | of_options, n=1)
+        raise ValueError(f"unknown key {key!r} of {name}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    options = from_json(SamplingOptions, {key: values[key] for key in values.keys() & of_options})
+    return from_json(TASKS[name], {key: values[key] for key in values.keys() & own} | {"options": options})
+
+
+def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON values: lists become tuples, strings paths where paths are wanted.
+
+    Raises:
+        ValueError: a missing key, or a value of another type than the field's; it is named.
+    """
+    missing = [field.name for field in dataclasses.fields(kind) if _is_required(field) and field.name not in values]
     if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}")
-    for key in ("image", "video"):
-        if own.get(key) is not None:
-            own[key] = Path(own[key])
-    if isinstance(own.get("prompt"), str) and kind not in (Refine, LongVideo):
-        own["prompt"] = (own["prompt"],)
-    return kind(**own, options=SamplingOptions(**{key: value for key, value in values.items() if key in option_names}))
+        raise ValueError(f"missing: {', '.join(missing)}")
+    hints, made = typing.get_type_hints(kind), {}
+    for key, value in values.items():
+        hint, made[key] = hints[key], _as_tuple(value)
+        if isinstance(value, str) and hint in (Path, Path | None):
+            made[key] = Path(value)
+        elif isinstance(value, str) and typing.get_origin(hint) is tuple:
+            made[key] = (value,)
+        if not _is_a(made[key], hint):
+            wanted = getattr(hint, "__name__", hint) if not typing.get_args(hint) else str(hint).replace("typing.", "")
+            raise ValueError(f"{key} must be {wanted}, got {value!r}")
+    return kind(**made)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation says; a float may be whole, a bool is no number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        items = arguments[:1] * len(value) if arguments[-1] is ... and isinstance(value, tuple) else arguments
+        return isinstance(value, tuple) and len(items) == len(value) and all(map(_is_a, value, items))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)

@@ -4,11 +4,9 @@ The weights stream file by file and in the files' own order, are hashed as they 
 checkpoints a layer at a time (see streaming.py).
 """
 
-import contextlib
 import datetime
 import functools
 import hashlib
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +28,6 @@ Progress = Callable[[str, int], None]
 Promises = Mapping[tuple[str, ...], streaming.Promise]
 Edit = Callable[[names.Leaf, tuple[int, ...], np.ndarray], np.ndarray]
 """Changes the slice of a parameter at an index before it is cast and written."""
-
-PACKAGES = ("lcv_jax", "jax", "flax", "orbax-checkpoint", "tensorstore", "numpy")
 
 
 def convert_checkpoint(
@@ -84,19 +80,10 @@ def convert_checkpoint(
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "source": str(published.folder),
             "dtype": "source" if dtype is None else np.dtype(dtype).name,
-            "versions": _versions(),
+            "versions": store.package_versions(),
             "components": components,
         }
         (work / store.PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        # Run from a checkout, this package itself need not be installed.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def file_record(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@
 Writing it is conversion's business: see published.py and streaming.py.
 """
 
+import contextlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,9 +25,20 @@ from lcv_jax.config import DiTConfig, SchedulerConfig
 PROVENANCE = "lcv_jax.json"
 FORMAT = "lcv_jax checkpoint"
 VERSION = 1
+PACKAGES = ("lcv_jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "tensorstore", "numpy", "tokenizers", "av")
+"""Those that decide what comes out."""
 
 ShardingRule = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 """The sharding of a parameter, from its path and shape."""
+
+
+def package_versions() -> dict[str, str]:
+    """What a folder or a video was made with; run from a checkout, this package itself need not be installed."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
@@ -120,6 +133,7 @@ def load_adapter(
     Raises:
         ValueError: no such adapter, or one for another model.
     """
+    check_adapter(folder, name, cfg)
     try:
         if str(name).endswith(".safetensors"):
             file = open_safetensors(Path(name))
@@ -130,12 +144,29 @@ def load_adapter(
                 array = array if dtype is None else array.astype(dtype)
                 convert.place(placed, path, jax.device_put(array, rule(path, array.shape)))
             return placed
-        if name not in list_adapters(folder):
-            raise ValueError(f"there is none in {folder}; it has {', '.join(list_adapters(folder)) or 'no adapters'}")
         stored = Path(folder) / "adapters" / name
         return _load(stored, lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
+
+
+def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
+    """Checks that an adapter is there, and that a file fits the transformer, from its header.
+
+    Raises:
+        ValueError: no such adapter, or one for another model.
+    """
+    if str(name).endswith(".safetensors"):
+        try:
+            if not Path(name).is_file():
+                raise ValueError("there is no such file")
+            found = {tensor.name: tensor.shape for tensor in open_safetensors(Path(name)).tensors}
+            convert.check_names("the adapter", names.published_shapes(names.lora_table(found, cfg)), found)
+        except ValueError as error:
+            raise ValueError(f"adapter {name}: {error}") from None
+    elif name not in list_adapters(folder):
+        have = ", ".join(list_adapters(folder)) or "no adapters"
+        raise ValueError(f"adapter {name}: there is none in {folder}; it has {have}")
 
 
 def tokenizer_folder(folder: str | Path) -> Path:
