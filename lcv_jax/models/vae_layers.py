@@ -4,10 +4,10 @@ Every layer that looks back in time is called `y, cache = layer(x_BTHWC, cache)`
 length: the cache holds the frames before the piece. A clip begins with its first frame alone and `cache=None`, which
 stands for zeros before it and for the published exception that the first frame is not resampled in time.
 
-Convolutions over time and space are sums of 2D channels-last convolutions, one a time tap. On CPU that took half of the
-time of XLA's own 3D convolution at the released widths (taps side by side in the channels: between the two; unfolded
-windows and one matrix product: slower than all); on GPU the 3D one is slow in channels-last layout as well. The first
-frame has but zeros behind it, so that one tap of three does.
+Convolutions over time and space are sums of 2D channels-last convolutions, one a time tap. On CPU that takes half the
+time of XLA's own 3D convolution at the released network's finest level and about as long at its coarsest; taps side by
+side in the channels win a little at the coarsest and lose at the finest, unfolded windows lose everywhere. On GPU the
+3D one is slow in channels-last layout as well. The first frame has but zeros behind it, so that one tap of three does.
 """
 
 from typing import Any
