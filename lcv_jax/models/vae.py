@@ -147,6 +147,8 @@ class WanVAE(nn.Module):
 
         As published, the result of several tiles is not clamped: it may overshoot -1..1.
         """
+        if all(size * self.cfg.spatial_factor <= tile[i] for i, size in enumerate(latents_BTHWC.shape[2:4])):
+            return self.decode(latents_BTHWC)
         return self._tiled("_decode", latents_BTHWC, tile, stride, from_pixels=False)
 
     def _encode(self, video_BTHWC: Array) -> Array:

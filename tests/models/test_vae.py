@@ -300,6 +300,9 @@ def test_a_clip_of_one_tile_is_not_cut():
     x = random(1, 5, 4, 6, 3)
     mean, _ = apply(WanVAE(CFG), random_params(), x, "tiled_encode", tile=(6, 6), stride=(2, 2))
     np.testing.assert_array_equal(mean, encode(x)[0])
+    z = 10 * random(1, 3, 2, 3, 2)
+    video = apply(WanVAE(CFG), random_params(), z, "tiled_decode", tile=(6, 6), stride=(2, 2))
+    np.testing.assert_array_equal(video, decode(z))
 
 
 def test_tiles_that_do_not_fit_the_latents_are_refused():
