@@ -48,6 +48,8 @@ from lcv_jax.tasks import (
 )
 
 SHEET_FRAMES = 16
+LOG_SECONDS = 30
+"""Between two lines of progress, where there is no terminal for a live bar."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         shown.add(line)
 
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
 
@@ -327,24 +330,32 @@ def _write(result: Result, files: Files) -> dict[str, int]:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Listeners]:
-    """A live bar of sampling steps, over all segments, with the time left; in a log a line a segment."""
+    """A live bar of sampling steps, over all segments, with the time left; in a log, now and then a line."""
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with RichProgress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console) as bar:
-        line, stage, number, count = bar.add_task("sampling", total=None), "", 0, 1
+    columns += [TextColumn("left:"), TimeRemainingColumn()]
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
+        line = bar.add_task("starting", total=None)
+        title, stage, number, count, logged = "sampling", "", 0, 1, time.monotonic()
+
+        def log(text: str) -> None:
+            nonlocal logged
+            if not console.is_terminal:
+                logged = time.monotonic()
+                print(text, file=sys.stderr)
 
         def on_step(done: int, total: int) -> None:
-            bar.update(line, completed=number * total + done, total=count * total)
+            bar.update(line, description=title, completed=number * total + done, total=count * total)
+            if time.monotonic() - logged > LOG_SECONDS:
+                log(f"{title}: step {done} of {total}")
 
         def on_segment(new_stage: str, new_number: int, new_count: int) -> None:
-            nonlocal stage, number, count
+            nonlocal title, stage, number, count
             title = f"{new_stage} segment {new_number + 1} of {new_count}"
             if new_stage != stage:
                 bar.reset(line, total=None)
-            bar.update(line, description=title)
             stage, number, count = new_stage, new_number, new_count
-            if not console.is_terminal:
-                print(title, file=sys.stderr)
+            log(title)
 
         yield Listeners(on_step=on_step, on_segment=on_segment)
 
