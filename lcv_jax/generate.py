@@ -97,6 +97,8 @@ class Files:
 
     def check(self) -> None:
         """Raises what writing the video would raise, before hours of sampling rather than after."""
+        if not self.output.name:
+            raise ValueError(f"output must name a file, got {str(self.output)!r}")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise ValueError(f"crf must lie in 0..63, got {self.crf}")
         with contextlib.suppress(_NothingToWriteError), self.open_video(FPS, 64, 64):
@@ -307,7 +309,8 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
 
 def _write(result: Result, files: Files) -> dict[str, int]:
     """Writes a video, and the pictures if asked for, piece by piece."""
-    shown = set(np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames)).round().astype(int))
+    spread = np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames))
+    shown = spread.round().astype(int).tolist()
     output, sheet, count, writer = files.named(result.name), [], 0, None
     frames = output.with_name(f"{output.stem}_frames")
     with contextlib.ExitStack() as stack:
@@ -324,7 +327,7 @@ def _write(result: Result, files: Files) -> dict[str, int]:
         for path in sorted(frames.glob("frame_*.png"))[count:]:  # of a longer video before
             path.unlink()
     if files.contact_sheet:
-        write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=sorted(shown)))
+        write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=shown))
     return {"num_frames": count, "height": height, "width": width}
 
 

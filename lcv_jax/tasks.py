@@ -3,6 +3,7 @@
 A task is a frozen dataclass. Its fields are its flags, its keys in a file of prompts, and its identity in a sidecar.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -439,14 +440,12 @@ def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"missing: {', '.join(missing)}")
     hints, made = typing.get_type_hints(kind), {}
     for key, value in values.items():
-        hint, made[key] = hints[key], _as_tuple(value)
-        if isinstance(value, str) and hint in (Path, Path | None):
-            made[key] = Path(value)
-        elif isinstance(value, str) and typing.get_origin(hint) is tuple:
-            made[key] = (value,)
-        if not _is_a(made[key], hint):
-            wanted = getattr(hint, "__name__", hint) if not typing.get_args(hint) else str(hint).replace("typing.", "")
-            raise ValueError(f"{key} must be {wanted}, got {value!r}")
+        one_of_many = isinstance(value, str) and typing.get_origin(hints[key]) is tuple
+        try:
+            made[key] = _as(hints[key], [value] if one_of_many else value)
+        except TypeError:
+            wanted = str(hints[key]) if typing.get_args(hints[key]) else hints[key].__name__
+            raise ValueError(f"{key} must be {wanted.replace('typing.', '')}, got {value!r}") from None
     return kind(**made)
 
 
@@ -454,20 +453,23 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says; a float may be whole, a bool is no number."""
+def _as(hint: Any, value: Any) -> Any:
+    """A JSON value as what an annotation says: lists as tuples, whole numbers as floats, strings as paths."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_is_a(value, one) for one in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        items = arguments[:1] * len(value) if arguments[-1] is ... and isinstance(value, tuple) else arguments
-        return isinstance(value, tuple) and len(items) == len(value) and all(map(_is_a, value, items))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
+        for one in arguments:
+            with contextlib.suppress(TypeError):
+                return _as(one, value)
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin is tuple and isinstance(value, list):
+        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(items) == len(value):
+            return tuple(map(_as, items, value))
+    elif origin is None and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    elif hint is float and type(value) is int:
+        return float(value)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError
