@@ -121,7 +121,8 @@ def encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyA
 def decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
     """The video in [0, 1] of normalised latents."""
     apply: Any = vae.apply
-    return apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method) / 2 + 0.5
+    video = apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method)
+    return jnp.clip(video / 2 + 0.5, 0, 1)  # blended tiles may leave the range
 
 
 upsample_clip = jax.jit(upsample, static_argnums=(1, 2, 3))
