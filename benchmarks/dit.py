@@ -67,13 +67,21 @@ def main() -> None:
         def run(x: jax.Array = latents, t: jax.Array = timesteps) -> object:
             return forward(params, x, t, text, mask).block_until_ready()
 
-        first, best = seconds_of(run, args.repeats)
-        rate = flop(cfg, tokens, blocks.sparsity if args.sparse else 0.0) / best / 1e12
-        row = [name, str(tokens), f"{first:.2f}", f"{best:.3f}", f"{rate:.3f}"]
+        runs = [run]
         if args.torch:
             from benchmarks.torch_dit import torch_runner
 
-            row.append(f"{seconds_of(torch_runner(cfg, (T, H, W), args.dtype), args.repeats)[1]:.3f}")
+            runs.append(torch_runner(cfg, (T, H, W), args.dtype))
+        (first, best), *other = seconds_of(*runs, repeats=args.repeats)
+        rate = flop(cfg, tokens, blocks.sparsity if args.sparse else 0.0) / best / 1e12
+        row = [
+            name,
+            str(tokens),
+            f"{first:.2f}",
+            f"{best:.3f}",
+            f"{rate:.3f}",
+            *(f"{theirs:.3f}" for _, theirs in other),
+        ]
         table.add_row(*row)
     rich.print(table)
 

@@ -44,8 +44,8 @@ def main() -> None:
                 output=output,
             )
 
-        first, video = seconds_of(lambda call=call: call("video"), args.repeats)
-        _, latents = seconds_of(lambda call=call: call("latents"), args.repeats)
+        runs = [lambda call=call, output=output: call(output) for output in ("video", "latents")]
+        (first, video), (_, latents) = seconds_of(*runs, repeats=args.repeats)
         table.add_row(f"{height} x {width}", str(num_frames), f"{first:.2f}", f"{latents:.2f}", f"{video:.2f}")
     rich.print(table)
 

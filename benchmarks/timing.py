@@ -1,14 +1,18 @@
-"""How long a call takes."""
+"""How long calls take."""
 
 import time
 from collections.abc import Callable
 
 
-def seconds_of(run: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """The first call, compilation included, and the fastest of `repeats` more."""
-    times = []
+def seconds_of(*runs: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
+    """Of each call the first time, compilation included, and the fastest of `repeats` more.
+
+    Calls take turns, so that whatever else a machine does meets them alike.
+    """
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(1 + repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times[0], min(times[1:])
+        for run, taken in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - start)
+    return [(taken[0], min(taken[1:])) for taken in times]

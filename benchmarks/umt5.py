@@ -6,7 +6,6 @@ the same process and with as many threads, where PyTorch can be imported.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 import rich
 from rich.table import Table
 
+from benchmarks.timing import seconds_of
 from lcv_jax.config import UMT5Config
 from lcv_jax.models.umt5 import UMT5Encoder
 
@@ -22,17 +22,6 @@ SIZES = {
     "small": UMT5Config(vocab_size=1000, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6),
     "xxl": UMT5Config(vocab_size=1000, num_layers=2),
 }
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The middle one of `repeats` timings, after one call that is not counted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def jax_runner(cfg: UMT5Config, ids_BL: np.ndarray, mask_BL: np.ndarray, dtype: str) -> Callable[[], object]:
@@ -84,7 +73,8 @@ def main() -> None:
     mask_BL = np.ones_like(ids_BL)
     for size in args.sizes:
         cfg = SIZES[size]
-        seconds = [median_seconds(make(cfg, ids_BL, mask_BL, args.dtype), args.repeats) for make in columns.values()]
+        runners = [make(cfg, ids_BL, mask_BL, args.dtype) for make in columns.values()]
+        seconds = [best for _, best in seconds_of(*runners, repeats=args.repeats)]
         weights = cfg.num_layers * cfg.d_model * (4 * cfg.num_heads * cfg.d_kv + 3 * cfg.d_ff)
         scores = cfg.num_layers * 2 * args.length * cfg.num_heads * cfg.d_kv
         rate = 2 * ids_BL.size * (weights + scores) / seconds[0] / 1e12

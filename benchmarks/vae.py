@@ -6,7 +6,6 @@ AutoencoderKLWan beside it, in the same process and with as many threads, where 
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
 
 import jax
@@ -15,21 +14,12 @@ import numpy as np
 import rich
 from rich.table import Table
 
+from benchmarks.timing import seconds_of
 from lcv_jax.config import VAEConfig
 from lcv_jax.models.vae import WanVAE
 
 CFG = VAEConfig(latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
 Runner = Callable[[], object]
-
-
-def seconds_of(run: Runner, repeats: int) -> tuple[float, float]:
-    """The first call, compilation included, and the fastest of `repeats` more."""
-    times = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times[0], min(times[1:])
 
 
 def clip_and_latents(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -95,11 +85,10 @@ def main() -> None:
     for name in args.sizes:
         frames, height, width = map(int, name.split("x"))
         ours = jax_runners((frames, height, width), args.dtype, args.chunk)
-        theirs = torch_runners((frames, height, width), args.dtype) if compare else ()
+        both = [ours, torch_runners((frames, height, width), args.dtype)] if compare else [ours]
         for i, what in enumerate(("encode", "decode")):
-            first, best = seconds_of(ours[i], args.repeats)
-            other = [seconds_of(run[i], args.repeats)[1] for run in [theirs] if run]
-            table.add_row(name, what, *(f"{taken:.2f}" for taken in (first, best, *other)))
+            times = seconds_of(*(runners[i] for runners in both), repeats=args.repeats)
+            table.add_row(name, what, f"{times[0][0]:.2f}", *(f"{best:.2f}" for _, best in times))
     rich.print(table)
 
 
