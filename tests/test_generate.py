@@ -314,6 +314,8 @@ def test_a_batch_skips_what_is_done_and_redoes_what_changed(batch, tmp_path):
             "entry 1: num_steps must be at least 1, got 0",
         ),
         ([{**TINY}], "entry 0: missing: prompt"),
+        ([{**TINY, "prompt": "x", "seed": [1, 2]}], "entry 0: give one seed, or one a prompt: got 2 seeds for 1"),
+        ([{**TINY, "prompt": "x", "sparse": True}], "entry 0: height and width must be multiples of 64"),
         ([{"prompt": "x", "num_stepz": 3}], "unknown key 'num_stepz' of text-to-video; did you mean 'num_steps'?"),
         ([{"task": "fly", "prompt": "x"}], "unknown task 'fly': have text-to-video, "),
         ([{"prompt": "x", "num_steps": "3"}], "num_steps must be int | None, got '3'"),
