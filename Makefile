@@ -1,6 +1,7 @@
 # `make demo` sets up and generates; `make test` sets up and runs the tests. Everything lands in .venv, outputs/ and .cache/.
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-slow lint clean
 
@@ -13,10 +14,10 @@ demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
