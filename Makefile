@@ -1,4 +1,5 @@
-# `make demo` sets up and generates; `make test` sets up and runs the tests. Everything lands in .venv, outputs/ and .cache/.
+# `make demo` sets up and generates; `make test` sets up and runs the tests. All lands in .venv, outputs/ and .cache/.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -4,8 +4,9 @@ Each compiles once a shape. Networks are static arguments, parameters are shared
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -55,6 +56,7 @@ def denoise(
     B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
     num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
     cache = None
+    guide_condition = guide_condition and G > B
     if condition_bTHWC is not None and use_cache and not guide_condition:
         cache = apply(variables, condition_bTHWC, method="encode_condition")
 
@@ -81,6 +83,7 @@ def denoise(
     return jnp.concatenate([clean, x_BTHWC], axis=1)
 
 
+_reporting = threading.Lock()
 _listener: Callable[[int], None] | None = None
 
 
@@ -92,14 +95,17 @@ def _tell_listener(steps_done: Any) -> None:
 
 @contextmanager
 def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
-    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done."""
+    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done; one thread at a time."""
     global _listener
-    _listener = listener
-    try:
-        yield
-        jax.effects_barrier()
-    finally:
-        _listener = None
+    with _reporting if listener is not None else nullcontext():
+        if listener is not None:
+            _listener = listener
+        try:
+            yield
+            jax.effects_barrier()
+        finally:
+            if listener is not None:
+                _listener = None
 
 
 @functools.partial(jax.jit, static_argnames="encoder")

@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: the same command again goes on after the last finished segment", file=sys.stderr)
+        print("interrupted; a long video goes on after its last finished segment", file=sys.stderr)
         sys.exit(130)
 
 
@@ -189,7 +190,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _load(weights: Weights) -> Pipeline:
-    """The pipeline; what it compiles is kept for the next run."""
+    """The pipeline; what it compiles is kept for the next run, but for the loop that reports its steps."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     dtype = None if weights.dtype == "stored" else weights.dtype
@@ -293,7 +294,7 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
             output = files.named(result.name)
             video = _write(result, files)
             sidecar = {
-                "video": {"file": output.name, **video, "fps": str(result.fps)},
+                "video": {"file": output.name, **video, "fps": str(Fraction(result.fps).limit_denominator(100_000))},
                 **made_by,
                 "provenance": pipeline.provenance,
                 "versions": package_versions(),

@@ -9,14 +9,6 @@ from typing import Literal
 from lcv_jax.diffusion import schedule
 from lcv_jax.diffusion.schedule import Schedule
 
-GENERAL_NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
-    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
-    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
-    "legs, many people in the background, walking backwards"
-)
-"""What the released demos ask not to see."""
-
 DISTILLED_ADAPTER, REFINEMENT_ADAPTER = "cfg_step_lora", "refinement_lora"
 """The released adapters, by their file names."""
 
@@ -41,8 +33,9 @@ class SamplingOptions:
     """Ten even steps at the end, for details. None: for continuation only, unless distilled."""
     sparse: bool | None = None
     """Block-sparse attention. None: for refinement only."""
-    adapters: tuple[tuple[str, float], ...] | None = None
-    """Names in the checkpoint or .safetensors files, each with its multiplier. None: what the task asks for."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """Names in the checkpoint or .safetensors files, each with its multiplier. They join those that the task brings
+    along (cfg_step_lora when distilled, refinement_lora for refinement), whose multiplier can be set here too."""
     shift: float | None = None
     """Time shift of the schedule. None: the checkpoint's."""
     max_sequence_length: int = 512
@@ -148,6 +141,21 @@ def check_condition(num_cond_frames: int, num_frames: int, available: int | None
         raise ValueError(
             f"the clip has {available} frames, continuing needs at least num_cond_frames = {num_cond_frames}"
         )
+
+
+def check_refinement(options: SamplingOptions) -> None:
+    """Raises ValueError for options that mean nothing to refinement."""
+    if options.negative_prompt or options.guidance_scale not in (None, 1) or options.distilled or options.enhance_hf:
+        raise ValueError(
+            "refinement has a schedule and an adapter of its own, and no guidance: "
+            "leave out negative_prompt, guidance_scale, distilled and enhance_hf"
+        )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
 def as_prompts(prompt: str | Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.frames import resize_and_crop, to_uint8
 from lcv_jax.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
 from lcv_jax.diffusion.flow import mix
-from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.dit import LongCatVideo, sparse_order
 from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
@@ -35,7 +35,9 @@ from lcv_jax.options import (
     REFINEMENT_ADAPTER,
     SamplingOptions,
     as_prompts,
+    check_choice,
     check_condition,
+    check_refinement,
     check_size,
     whole_frames,
 )
@@ -112,6 +114,7 @@ class Pipeline:
             ValueError: sizes off the grid, options out of range.
         """
         chosen = SamplingOptions(**options)
+        check_choice("output", output, ("video", "latents"))
         check_size(height, width, self._granularity(bool(chosen.sparse)))
         shape = self._latent_shape(whole_frames(num_frames), height, width)
         latents = self._sample(prompt, chosen, shape, chosen.schedule(self.shift), noise=noise, on_step=on_step)
@@ -188,6 +191,7 @@ class Pipeline:
             ValueError: a clip shorter than num_cond_frames, options out of range.
         """
         chosen = SamplingOptions(**options)
+        check_choice("output", output, ("video", "latents"))
         num_frames = whole_frames(num_frames)
         check_condition(num_cond_frames, num_frames, len(video))
         height, width = self._size(video, size, resolution, sparse=bool(chosen.sparse))
@@ -214,7 +218,6 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         spatial_only: bool = False,
         t_thresh: float = 0.5,
-        fit: Literal["crop", "stretch"] = "crop",
         noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
@@ -222,8 +225,8 @@ class Pipeline:
     ) -> np.ndarray:
         """A 480p, 15 fps video at 720p and 30 fps (report section 3.6).
 
-        The video is upsampled, encoded, noised up to `t_thresh` and denoised from there with the refinement adapter and
-        block-sparse attention. Works on any video.
+        The video is upsampled to the bucket's shape, encoded, noised up to `t_thresh` and denoised from there with the
+        refinement adapter and block-sparse attention. Works on any video.
 
         Args:
             video: T H W 3, uint8 or float in [0, 1].
@@ -234,12 +237,14 @@ class Pipeline:
             size: height and width; None: the 720p bucket nearest to the video's aspect ratio.
             spatial_only: keep the number of frames instead of doubling it.
             t_thresh: noise level to start from.
-            fit, noise, output, on_step, options: as in `image_to_video`; latents include the padding to whole blocks.
+            noise, output, on_step, options: as in `text_to_video`; latents include the padding to whole blocks.
 
         Raises:
             ValueError: num_cond_frames without frames to take, or more than the result has; options out of range.
         """
         chosen = SamplingOptions(**options)
+        check_choice("output", output, ("video", "latents"))
+        check_refinement(chosen)
         sparse = chosen.sparse is None or chosen.sparse
         num_frames = len(video) if spatial_only else 2 * len(video)
         available = 0 if condition_video is None else len(condition_video)
@@ -257,7 +262,7 @@ class Pipeline:
         del large
         condition = None
         if condition_video is not None and num_cond_frames:
-            frames = _fit(condition_video[-num_cond_frames:], height, width, fit)
+            frames = _fit(condition_video[-num_cond_frames:], height, width, "stretch")
             condition = self._encode(np.concatenate([np.repeat(frames[:1], front, axis=0), frames]), chosen)
         latents = self._sample(
             prompt,
@@ -324,10 +329,16 @@ class Pipeline:
             shape: T H W C of the latents, condition included.
             condition: clean latents at the front, as a batch of one.
             start: latents that are noised up to the schedule's first level; None: start from noise alone.
-            own_adapters: of the task, where the options name none.
+            own_adapters: of the task.
         """
         prompts = as_prompts(prompt)
         batch = len(prompts)
+        model = self._model(bool(options.sparse))
+        num_condition = 0 if condition is None else condition.shape[1]
+        if options.sparse:
+            # The transformer would say so itself, after its weights have loaded.
+            rows, columns = (shape[axis] // self.dit_config.patch_size[axis] for axis in (1, 2))
+            sparse_order(self._blocks, (shape[0] - num_condition, rows, columns), num_condition)
         if noise is None:
             noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in options.seeds(batch)])
         elif noise.shape != (batch, *shape):
@@ -345,9 +356,9 @@ class Pipeline:
         listener = None if on_step is None else lambda done: on_step(done, len(schedule))
         with reporting(listener):
             return denoise(
-                self._model(bool(options.sparse)),
+                model,
                 variables,
-                noisy[:, 0 if condition is None else condition.shape[1] :],
+                noisy[:, num_condition:],
                 condition,
                 text,
                 mask,
@@ -358,9 +369,12 @@ class Pipeline:
                 report=on_step is not None,
             )
 
+    @property
+    def _blocks(self) -> BlockSparseConfig:
+        return self.dit_config.bsa_params or BlockSparseConfig()
+
     def _model(self, sparse: bool) -> LongCatVideo:
-        blocks = self.dit_config.bsa_params or BlockSparseConfig()
-        return LongCatVideo(dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=blocks))
+        return LongCatVideo(dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=self._blocks))
 
     def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""
@@ -370,11 +384,11 @@ class Pipeline:
     def _wanted_adapters(
         self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]
     ) -> tuple[tuple[str, float], ...]:
-        if options.adapters is not None:
-            return options.adapters
+        """The task's own, unless the conversion folded them in, and those asked for."""
         own_adapters += ((DISTILLED_ADAPTER, 1.0),) if options.distilled else ()
         folded = [record["name"] for record in self.provenance["components"]["dit"]["folded"]]
-        return tuple((name, multiplier) for name, multiplier in own_adapters if name not in folded)
+        own = {name: multiplier for name, multiplier in own_adapters if name not in folded}
+        return tuple({**own, **dict(options.adapters)}.items())
 
     def _variables(self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]) -> Params:
         """The transformer's parameters with the adapters asked for; the last ones asked for are kept."""
@@ -407,13 +421,11 @@ class Pipeline:
 
     def _granularity(self, sparse: bool) -> int:
         """Pixels that heights and widths are multiples of: a patch of latents, or a block of patches."""
-        blocks = self.dit_config.bsa_params or BlockSparseConfig()
-        side = max(*blocks.chunk_3d_shape_q[1:], *blocks.chunk_3d_shape_k[1:]) if sparse else 1
+        side = max(*self._blocks.chunk_3d_shape_q[1:], *self._blocks.chunk_3d_shape_k[1:]) if sparse else 1
         return self.vae.cfg.spatial_factor * self.dit_config.patch_size[1] * side
 
     def _frame_blocks(self) -> int:
-        blocks = self.dit_config.bsa_params or BlockSparseConfig()
-        return max(blocks.chunk_3d_shape_q[0], blocks.chunk_3d_shape_k[0])
+        return max(self._blocks.chunk_3d_shape_q[0], self._blocks.chunk_3d_shape_k[0])
 
 
 def refinement_padding(num_frames: int, num_cond_frames: int, block: int, factor: int = 4) -> tuple[int, int]:
@@ -428,11 +440,14 @@ def refinement_padding(num_frames: int, num_cond_frames: int, block: int, factor
 
 
 def _as_float(frames: np.ndarray | Array) -> Array:
+    if frames.dtype != np.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
+        raise ValueError(f"frames must be uint8, or floats in [0, 1]; got {frames.dtype}")
     return jnp.asarray(frames, jnp.float32) / 255 if frames.dtype == np.uint8 else jnp.asarray(frames, jnp.float32)
 
 
 def _fit(frames_THWC: Frames, height: int, width: int, fit: str) -> np.ndarray:
     """Frames of the wanted size, uint8 unless they had it already."""
+    check_choice("fit", fit, ("crop", "stretch"))
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
     return resize_and_crop(to_uint8(frames_THWC), height, width, stretch=fit == "stretch")

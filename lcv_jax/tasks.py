@@ -21,10 +21,10 @@ from tyro.conf import Fixed
 from lcv_jax import long_video
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.long_video import OnSegment, Segments
-from lcv_jax.options import SamplingOptions, check_condition, check_size, whole_frames
+from lcv_jax.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 
-FPS = 15
+FPS = 15.0
 """Frames a second of what the model was trained on; refinement doubles it."""
 
 
@@ -34,7 +34,7 @@ class Result:
 
     pieces: Iterable[Frames]
     num_frames: int
-    fps: Fraction | int
+    fps: Fraction | float
     name: str = ""
     """Appended to the output's name, when a task makes several videos."""
     finish: Callable[[], None] = lambda: None
@@ -61,17 +61,19 @@ class TextToVideo:
     """Pixels, a multiple of 16."""
     num_frames: int = 93
     """A multiple of 4 plus 1. More than 93 were never trained."""
+    fps: float = FPS
+    """Frames a second; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model."""
-        _check_sampling(self.options, self.prompt, (self.height, self.width))
+        _check_sampling(self, self.prompt, (self.height, self.width))
         whole_frames(self.num_frames)
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
         size = _fields(self, "height", "width", "num_frames")
-        yield from _one_each(pipeline.text_to_video(list(self.prompt), **size, **_sampling(self, listeners)))
+        yield from _one_each(pipeline.text_to_video(list(self.prompt), **size, **_sampling(self, listeners)), self.fps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +92,13 @@ class ImageToVideo:
     """How the image gets that shape: by cropping its centre, or stretched as the published code does."""
     num_frames: int = 93
     """A multiple of 4 plus 1, the image included."""
+    fps: float = FPS
+    """Frames a second; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, OSError for an unreadable image."""
-        _check_sampling(self.options, self.prompt, self.size)
+        _check_sampling(self, self.prompt, self.size)
         whole_frames(self.num_frames)
         read_image(self.image)
 
@@ -102,7 +106,9 @@ class ImageToVideo:
         """The videos, one a prompt."""
         given = _fields(self, "resolution", "size", "fit", "num_frames")
         image = read_image(self.image)
-        yield from _one_each(pipeline.image_to_video(image, list(self.prompt), **given, **_sampling(self, listeners)))
+        yield from _one_each(
+            pipeline.image_to_video(image, list(self.prompt), **given, **_sampling(self, listeners)), self.fps
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +116,7 @@ class ContinueVideo:
     """Go on from the end of a clip."""
 
     video: Path
-    """The clip: mp4, webm, mkv, ... of any frame rate; it is read at 15 frames a second."""
+    """The clip: mp4, webm, mkv, ... of any frame rate."""
     prompt: tuple[str, ...] = ("",)
     """What happens next. Several prompts make several videos from the same clip."""
     num_cond_frames: int = 13
@@ -123,22 +129,24 @@ class ContinueVideo:
     """How frames get that shape: by cropping their centre, or stretched as the published code does."""
     num_frames: int = 93
     """A multiple of 4 plus 1, the given frames included."""
+    fps: float = FPS
+    """Frames a second that the clip is read and the video written at; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, such as a clip that is too short."""
-        _check_sampling(self.options, self.prompt, self.size)
+        _check_sampling(self, self.prompt, self.size)
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
         check_condition(self.num_cond_frames, self.num_frames, len(self._clip()))
 
     def _clip(self) -> Frames:
-        return read_video(self.video, FPS, last=self.num_cond_frames)[0]
+        return read_video(self.video, self.fps, last=self.num_cond_frames)[0]
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
         given = _fields(self, "num_cond_frames", "resolution", "size", "fit", "num_frames")
         videos = pipeline.continue_video(self._clip(), list(self.prompt), **given, **_sampling(self, listeners))
-        yield from _one_each(videos)
+        yield from _one_each(videos, self.fps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,11 +181,7 @@ class Refine:
         own = self.options
         if not isinstance(own.seed, int):
             raise ValueError(f"refinement takes one seed, got {len(own.seed)}")
-        if own.negative_prompt or own.guidance_scale not in (None, 1) or own.distilled or own.enhance_hf:
-            raise ValueError(
-                "refinement has a schedule and an adapter of its own, and no guidance: "
-                "leave out negative_prompt, guidance_scale, distilled and enhance_hf"
-            )
+        check_refinement(own)
         if self.input_fps is not None and not 0 < self.input_fps <= 1000:
             raise ValueError(f"input_fps must lie in 0..1000, got {self.input_fps}")
         if not 0 < self.overlap < self.segment_frames:
@@ -223,8 +227,11 @@ class _Segmented:
     """Frames of a segment, those it goes on from included; a multiple of 4 plus 1."""
     num_cond_frames: int = 13
     """Last frames of a segment that the next goes on from; a multiple of 4 plus 1."""
+    fps: float = FPS
+    """Frames a second of the draft, and that a clip is read at; the model was trained at 15."""
     refine: bool = False
-    """Refine it to 720p and 30 frames a second, segment by segment. The draft is kept beside it as NAME_draft.mp4."""
+    """Refine it to 720p and twice the frame rate, segment by segment, with the released refinement's own settings. The
+    draft is kept beside it as NAME_draft.mp4."""
     refine_size: tuple[int, int] | None = None
     """Height and width of the refined video, multiples of 64. None: the 720p bucket nearest to the draft."""
     options: Fixed[SamplingOptions] = SamplingOptions()
@@ -246,7 +253,7 @@ class _Segmented:
             raise ValueError("resolution chooses the size for an image or a clip; without one, give the size itself")
         if self.refine_size and not self.refine:
             raise ValueError("refine_size is the size of the refined video: add refine, or leave it out")
-        _check_sampling(self.options, self.prompts, self.size)
+        _check_sampling(self, self.prompts, self.size)
         if self.refine_size:
             check_size(*self.refine_size, 64)
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
@@ -257,7 +264,7 @@ class _Segmented:
     def _start(self) -> Frames | None:
         if self.image:
             return read_image(self.image)[None]
-        return read_video(self.video, FPS, last=self.num_cond_frames)[0] if self.video else None
+        return read_video(self.video, self.fps, last=self.num_cond_frames)[0] if self.video else None
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The video; or its draft, and then the refined one."""
@@ -278,9 +285,9 @@ class _Segmented:
         count, whole = len(self.prompts), whole_frames(self.num_frames)
         total = whole + (count - 1) * (whole - self.num_cond_frames)
         if not self.refine:
-            yield Result(pieces=drafts(), num_frames=total, fps=FPS, finish=segments.remove)
+            yield Result(pieces=drafts(), num_frames=total, fps=self.fps, finish=segments.remove)
             return
-        yield Result(pieces=drafts(), num_frames=total, fps=FPS, name="draft")
+        yield Result(pieces=drafts(), num_frames=total, fps=self.fps, name="draft")
         refined = long_video.refine(
             pipeline,
             segments,
@@ -294,7 +301,7 @@ class _Segmented:
             on_segment=listeners.on_segment,
             on_step=listeners.on_step,
         )
-        yield Result(pieces=refined, num_frames=2 * total, fps=2 * FPS, finish=segments.remove)
+        yield Result(pieces=refined, num_frames=2 * total, fps=2 * self.fps, finish=segments.remove)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -346,10 +353,10 @@ def _sampling(task: Any, listeners: Listeners) -> dict[str, Any]:
     return {**_fields(task.options, *names), "on_step": listeners.on_step}
 
 
-def _one_each(videos_BTHWC: np.ndarray) -> Iterator[Result]:
+def _one_each(videos_BTHWC: np.ndarray, fps: float) -> Iterator[Result]:
     for number, video in enumerate(videos_BTHWC):
         name = str(number) if len(videos_BTHWC) > 1 else ""
-        yield Result(pieces=[video], num_frames=len(video), fps=FPS, name=name)
+        yield Result(pieces=[video], num_frames=len(video), fps=fps, name=name)
 
 
 def result_names(task: Task) -> list[str]:
@@ -359,8 +366,11 @@ def result_names(task: Task) -> list[str]:
     return ["draft", ""] if isinstance(task, _Segmented) and task.refine else [""]
 
 
-def _check_sampling(options: SamplingOptions, prompts: Sequence[str], size: tuple[int, int] | None) -> None:
+def _check_sampling(task: Any, prompts: Sequence[str], size: tuple[int, int] | None) -> None:
     """What tasks that make a video have in common."""
+    options = task.options
+    if not 0 < task.fps <= 1000:
+        raise ValueError(f"fps must lie in 0..1000, got {task.fps}")
     if not prompts:
         raise ValueError("give at least one prompt; it may be empty")
     options.seeds(len(prompts))
@@ -385,7 +395,7 @@ def check_against(task: Task, pipeline: Pipeline) -> None:
 def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     """What a result depends on beside the task: hashes of the files it reads, and the weights and how they run."""
     read = {name: getattr(task, name, None) for name in ("image", "video")}
-    adapters = [name for name, _ in task.options.adapters or () if name.endswith(".safetensors")]
+    adapters = [name for name, _ in task.options.adapters if name.endswith(".safetensors")]
     return {
         **{f"{name}_sha256": _sha256(path) for name, path in read.items() if path is not None},
         **({"adapters_sha256": [_sha256(Path(name)) for name in adapters]} if adapters else {}),

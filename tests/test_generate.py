@@ -499,7 +499,7 @@ def test_an_interrupt_says_how_to_go_on(cli, monkeypatch):
     monkeypatch.setattr(Pipeline, "text_to_video", interrupt)
     status, _, err = cli(*TEXT)
     assert status == 130
-    assert err == "interrupted: the same command again goes on after the last finished segment\n"
+    assert err == "interrupted; a long video goes on after its last finished segment\n"
 
 
 def test_every_task_has_help_that_explains_its_flags(cli):

@@ -70,7 +70,7 @@ def test_distilled_with_its_adapter_folded_or_at_run_time(pipeline, tiny_checkpo
     given = {**SMALL, **published.text, "distilled": True, "noise": published.noise("t2v"), "output": "latents"}
     close(pipeline.text_to_video(published.prompt, **given), want)
     close(load_pipeline(tiny_checkpoint, fold_adapters=False).text_to_video(published.prompt, **given), want)
-    without = pipeline.text_to_video(published.prompt, **given, adapters=())
+    without = pipeline.text_to_video(published.prompt, **given, adapters=(("cfg_step_lora", 0.0),))
     assert np.abs(np.moveaxis(np.asarray(without), -1, 1) - want).max() > 0.1
 
 
@@ -250,6 +250,33 @@ def test_bad_clips(pipeline):
         pipeline.image_to_video(clip[0, ..., 0], "a cat")
     with pytest.raises(ValueError, match=r"in 0\.\.0"):
         pipeline.refine(clip, num_cond_frames=2)
+
+
+def test_what_refinement_and_sparse_attention_refuse(pipeline, monkeypatch):
+    clip = np.zeros((5, 32, 48, 3), np.uint8)
+    with pytest.raises(ValueError, match="adapter of its own, and no guidance"):
+        pipeline.refine(clip, guidance_scale=7.0)
+    with pytest.raises(ValueError, match="fit must be 'crop' or 'stretch', got 'strech'"):
+        pipeline.image_to_video(clip[0], "a cat", fit="strech")
+    with pytest.raises(ValueError, match="output must be 'video' or 'latents', got 'latent'"):
+        pipeline.text_to_video("a cat", **TINY, output="latent")
+    with pytest.raises(ValueError, match="frames must be uint8, or floats in"):
+        pipeline.image_to_video(np.zeros((32, 48, 3), np.int32), "a cat", size=(32, 48))
+    monkeypatch.setattr(type(pipeline), "encode_text", lambda *_: pytest.fail("the text encoder was loaded"))
+    with pytest.raises(ValueError, match="3 x 4 x 4 token grid: every axis must be a multiple of the block 4 x 4 x 4"):
+        pipeline.text_to_video("a cat", **{**TINY, "height": 64, "width": 64, "num_frames": 9}, sparse=True)
+    with pytest.raises(ValueError, match="multiples of 4 latent frames, got 1: use dense attention"):
+        pipeline.image_to_video(clip[0], "a cat", size=(64, 64), num_frames=17, sparse=True)
+
+
+def test_adapters_join_the_task_s_own(pipeline):
+    def wanted(**options):
+        return pipeline._wanted_adapters(SamplingOptions(**options), ())
+
+    assert wanted() == ()
+    assert wanted(adapters=(("style", 0.7),)) == (("style", 0.7),)
+    assert wanted(distilled=True, adapters=(("style", 0.7),)) == (("cfg_step_lora", 1.0), ("style", 0.7))
+    assert wanted(distilled=True, adapters=(("cfg_step_lora", 0.5),)) == (("cfg_step_lora", 0.5),)
 
 
 def test_frames_are_rounded_down_with_a_warning(pipeline):

@@ -51,10 +51,3 @@ def selection_of_mask(mask_BNIJ: Bool[Array, "B N I J"]) -> Selection:
     """The selection of a caller's own block mask; a query block may have no key block at all."""
     counts_BNI = jnp.sum(mask_BNIJ, axis=-1, dtype=jnp.int32)
     return jnp.argsort(~mask_BNIJ, axis=-1, stable=True), counts_BNI
-
-
-def mask_of_selection(selection: Selection, num_keys: int) -> Bool[Array, "B N I J"]:
-    """The selection as a block mask."""
-    indices_BNIR, counts_BNI = selection
-    chosen = jnp.arange(indices_BNIR.shape[-1]) < counts_BNI[..., None]
-    return jnp.any(jax.nn.one_hot(indices_BNIR, num_keys, dtype=bool) & chosen[..., None], axis=-2)

@@ -86,7 +86,8 @@ def block_sparse(
 ) -> Float[Array, "B S N K"]:
     """Attention of every query block to its selected key blocks, for tokens in block order.
 
-    Only the selected keys and values of a few query blocks at a time are gathered.
+    Only the selected keys and values of a few query blocks at a time are gathered. Every query block takes the time of
+    the longest list there can be: with a CDF threshold, whose lists vary, that is all blocks.
     """
     B, S, N, K = q_BSNK.shape
     M = k_BMNK.shape[1]

@@ -303,6 +303,6 @@ def sparse_order(
     if num_cond_latents % frames or cached_frames % frames:
         raise ValueError(
             f"block-sparse attention needs condition frames in multiples of {frames} latent frames, "
-            f"got {num_cond_latents or cached_frames}: pad the condition by repeating its first frame"
+            f"got {num_cond_latents or cached_frames}: use dense attention, or other condition frames"
         )
     return block_order(grid, block_q, block_k)

@@ -25,7 +25,9 @@ def combine(adapters: Active) -> Params:
     layers: dict[tuple[str, ...], list[tuple[Array, Array]]] = {}
     for adapter, multiplier in adapters:
         for path, pair in _pairs(adapter):
-            scaled_up = pair["up"] * (multiplier * pair["alpha_scale"]).astype(pair["up"].dtype)[:, None, None, None]
+            # In float32, so that folding rounds but once.
+            scale = multiplier * jnp.asarray(pair["alpha_scale"], jnp.float32)
+            scaled_up = jnp.asarray(pair["up"], jnp.float32) * scale[:, None, None, None]
             layers.setdefault(path, []).append((pair["down"], scaled_up))
     tree: Params = {}
     for path, pairs in layers.items():

@@ -8,7 +8,7 @@ import pytest
 from lcv_jax.kernels import reference, xla
 from lcv_jax.kernels.attention import attention, block_sparse_attention
 from lcv_jax.kernels.block_order import block_order
-from lcv_jax.kernels.block_select import mask_of_selection, pool_blocks, select_blocks
+from lcv_jax.kernels.block_select import pool_blocks, select_blocks
 
 
 def settings(config: dict, case: int) -> dict:
@@ -38,6 +38,12 @@ def random_qkv(seed, query_tokens, key_tokens, dtype=jnp.float32, heads=2, width
     return [
         jax.random.normal(key, (batch, length, heads, width), dtype) for key, length in zip(keys, lengths, strict=True)
     ]
+
+
+def mask_of_selection(selection, num_keys):
+    indices, counts = selection
+    chosen = jnp.arange(indices.shape[-1]) < counts[..., None]
+    return jnp.any(jax.nn.one_hot(indices, num_keys, dtype=bool) & chosen[..., None], axis=-2)
 
 
 @pytest.mark.parametrize(
