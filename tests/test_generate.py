@@ -147,7 +147,7 @@ def test_image_to_video_begins_with_the_image(cli, tmp_path, media):
         "image-to-video", "CHECKPOINT", "--image", "MEDIA/tall.png", *SIZE, "--output", "i.webm", "--fps", "12.5"
     )
     assert (status, err) == (0, "")
-    frames, fps = read_video(tmp_path / "i.webm", "--fps", "12.5")
+    frames, fps = read_video(tmp_path / "i.webm")
     assert (frames.shape, fps) == ((5, 32, 48, 3), 12.5)
     sidecar = json.loads((tmp_path / "i.json").read_text())
     assert len(sidecar["inputs"]["image_sha256"]) == 64
