@@ -6,7 +6,7 @@ Each compiles once a shape. Networks are static arguments, parameters are shared
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -97,15 +97,16 @@ def _tell_listener(steps_done: Any) -> None:
 def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
     """Within, `denoise(..., report=True)` calls `listener` with the number of steps done; one thread at a time."""
     global _listener
-    with _reporting if listener is not None else nullcontext():
-        if listener is not None:
-            _listener = listener
+    if listener is None:
+        yield
+        return
+    with _reporting:
+        _listener = listener
         try:
             yield
             jax.effects_barrier()
         finally:
-            if listener is not None:
-                _listener = None
+            _listener = None
 
 
 @functools.partial(jax.jit, static_argnames="encoder")

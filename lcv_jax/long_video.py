@@ -69,10 +69,6 @@ class Segments:
             temporary.replace(path)
         return np.load(path, mmap_mode="r")
 
-    def has(self, stage: str, number: int) -> bool:
-        """Whether a segment is finished."""
-        return (self.folder / f"{stage}_{number:04}.npy").is_file()
-
     def remove(self) -> None:
         """Deletes the folder and what this class has put into it."""
         for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial"), self.folder / "request.json"):

@@ -83,7 +83,6 @@ class Pipeline:
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
-        self.adapter_names = store.list_adapters(self.folder)
         self._params: dict[str, Params] = {}
         self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
 

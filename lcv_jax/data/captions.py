@@ -39,11 +39,6 @@ class CaptionTokenizer:
         backend.no_padding()
         self._backend, self._pad_id = backend, pad_id
 
-    @property
-    def num_tokens(self) -> int:
-        """Size of the vocabulary: the text encoder must have at least as many embeddings."""
-        return self._backend.get_vocab_size()
-
     def tokenize(
         self, captions: Sequence[str], max_length: int
     ) -> tuple[Int[np.ndarray, "B L"], Int[np.ndarray, "B L"]]:
