@@ -5,13 +5,21 @@ not differentiated, as published.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, Float, Int
 
-Selection = tuple[Int[Array, "B N I R"], Int[Array, "B N I"]]
+
+class Selection(NamedTuple):
+    """For every query block the key blocks that it attends to."""
+
+    indices_BNIR: Int[Array, "B N I R"]
+    """Key blocks; entries past the count are filler."""
+    counts_BNI: Int[Array, "B N I"]
+    """How many of the entries count; may be zero."""
 
 
 def pool_blocks(x_BSNK: Float[Array, "B S N K"], block: int) -> Float[Array, "B I N K"]:
@@ -41,13 +49,13 @@ def select_blocks(
     top = 1 if sparsity is None else max(1, math.floor((1 - sparsity) * num_keys))
     if cdf_threshold is None:
         indices_BNIR = jax.lax.top_k(score_BNIJ, top)[1]
-        return indices_BNIR, jnp.full(indices_BNIR.shape[:-1], top, jnp.int32)
+        return Selection(indices_BNIR, jnp.full(indices_BNIR.shape[:-1], top, jnp.int32))
     probability_BNIJ, indices_BNIJ = jax.lax.top_k(jax.nn.softmax(score_BNIJ), num_keys)
     kept_BNI = jnp.sum(jnp.cumsum(probability_BNIJ, axis=-1) <= cdf_threshold, axis=-1, dtype=jnp.int32)
-    return indices_BNIJ, jnp.maximum(kept_BNI, top)
+    return Selection(indices_BNIJ, jnp.maximum(kept_BNI, top))
 
 
 def selection_of_mask(mask_BNIJ: Bool[Array, "B N I J"]) -> Selection:
     """The selection of a caller's own block mask; a query block may have no key block at all."""
     counts_BNI = jnp.sum(mask_BNIJ, axis=-1, dtype=jnp.int32)
-    return jnp.argsort(~mask_BNIJ, axis=-1, stable=True), counts_BNI
+    return Selection(jnp.argsort(~mask_BNIJ, axis=-1, stable=True).astype(jnp.int32), counts_BNI)
