@@ -1,0 +1,90 @@
+"""GPUs that are described, not present: what XLA needs to compile a program for them on a machine without one.
+
+    device, = described_devices("h200")
+    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=jax.sharding.SingleDeviceSharding(device))
+    jax.jit(jnp.dot).trace(x, x).lower().compile().memory_analysis()
+
+A description is a text file beside this one, `NAME.txtpb`: XLA's GpuTargetConfigProto in protobuf text format, with the
+data sheet's numbers. To describe another GPU, add a file.
+"""
+
+import dataclasses
+import re
+from importlib import resources
+
+import jax
+from jax.experimental import topologies
+
+
+@dataclasses.dataclass(frozen=True)
+class GPU:
+    """A kind of GPU."""
+
+    name: str
+    description: str
+    """XLA's GpuTargetConfigProto as text."""
+
+    def _number(self, field: str) -> int:
+        found = re.search(rf"^\s*{field}: (\d+)$", self.description, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"the description of GPU {self.name!r} has no {field}: add it to {self.name}.txtpb")
+        return int(found.group(1))
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory; what a program can have is a few percent less."""
+        return self._number("device_memory_size")
+
+    @property
+    def num_cores(self) -> int:
+        """Streaming multiprocessors."""
+        return self._number("core_count")
+
+    @property
+    def registers_per_core(self) -> int:
+        return self._number("registers_per_core_limit")
+
+    @property
+    def shared_memory_per_core(self) -> int:
+        return self._number("shared_memory_per_core")
+
+    @property
+    def threads_per_core(self) -> int:
+        return self._number("threads_per_core_limit")
+
+
+def names() -> tuple[str, ...]:
+    """The GPUs that have a description."""
+    files = (file.name for file in resources.files(__package__).iterdir())
+    return tuple(sorted(file.removesuffix(".txtpb") for file in files if file.endswith(".txtpb")))
+
+
+def described_gpu(name: str) -> GPU:
+    """The GPU of that name.
+
+    Raises:
+        ValueError: nobody described it.
+    """
+    if name not in names():
+        raise ValueError(f"no description of a GPU {name!r}: have {', '.join(names())}")
+    return GPU(name, resources.files(__package__).joinpath(f"{name}.txtpb").read_text())
+
+
+def described_devices(name: str, num_devices: int = 1) -> list[jax.Device]:
+    """GPUs of one machine to compile for: as a sharding of ShapeDtypeStructs, or as a mesh. They cannot run anything.
+
+    Raises:
+        ValueError: nobody described the GPU.
+        OSError: XLA's compiler for GPUs is not there.
+    """
+    gpu = described_gpu(name)
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=gpu.description, topology=f"1x1x{num_devices}"
+        )
+    except NotImplementedError as error:
+        raise OSError(
+            f"cannot compile for a GPU {name!r} here: install XLA's compiler for GPUs (0.6 GB, no driver needed) with "
+            'pip install "lcv_jax[gpu-compile]", and on a machine without a GPU set JAX_PLATFORMS=cpu'
+        ) from error
+    return list(topology.devices)
