@@ -1,4 +1,4 @@
-"""Which platform a program is traced for: that of the default device, unless it is compiled for one that is not here."""
+"""The platform that a program is traced for: the default device's, unless it is compiled for one that is not here."""
 
 import jax
 
@@ -7,8 +7,8 @@ compiling_for = jax.make_user_context(default_value=None)
 
 
 def target_platform() -> str:
-    """ "cpu", "gpu" or "tpu"."""
+    """One of cpu, gpu, tpu."""
     if compiling_for.value is not None:
         return compiling_for.value
-    device = jax.config.jax_default_device
+    device = jax.config.read("jax_default_device")
     return jax.default_backend() if device is None else getattr(device, "platform", device)

@@ -1,0 +1,177 @@
+"""Attention over lists of key blocks, backward: Pallas on Triton.
+
+FlashAttention-2 (Dao, 2023, algorithm 2) in two kernels, so that every sum is one program's: dq walks a query block's
+key blocks as the forward pass does; dk and dv walk a key block's query blocks, the selection transposed. Weights are
+recomputed from the forward pass's log-sum-exp. No atomics: results are the same bit for bit from run to run.
+
+Grids: (tiles of queries, heads, videos) and (tiles of keys, heads, videos). Numerics as in the forward pass; weights
+and their gradients are rounded to the inputs' dtype for their products, sums are float32.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from lcv_jax.array_types import Array, Bool, Float
+from lcv_jax.kernels import tiling
+from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.block_transpose import Transposed, transpose_selection
+from lcv_jax.kernels.tiling import Tiling
+
+
+def _dq_kernel(
+    selection, q_ref, k_ref, v_ref, key_mask_ref, do_ref, lse_ref, delta_ref, dq_ref, *, block_q, block_k, width, tiles
+):
+    query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
+    q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
+    q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
+    do_XK = tiling.load_tile(do_ref, q_rows, q_valid, width)
+    lse_X, delta_X = tiling.load_row(lse_ref, q_rows, q_valid), tiling.load_row(delta_ref, q_rows, q_valid)
+    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+
+    def attend(step, dq_XK):
+        position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
+        key_block = 0 if selection is None else selection.indices_BNIR[query_block, position]
+        k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
+        k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
+        v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
+        if key_mask_ref is not None:
+            k_valid = tiling.load_row(key_mask_ref, k_rows, k_valid)
+        weights_XY = jnp.exp2(tiling.product(q_XK, k_YK, transpose=True) * to_base_2 - lse_X[:, None])
+        if k_valid is not None:
+            weights_XY = jnp.where(k_valid[None, :], weights_XY, 0.0)
+        dlogits_XY = weights_XY * (tiling.product(do_XK, v_YK, transpose=True) - delta_X[:, None])
+        return dq_XK + tiling.product(dlogits_XY.astype(k_YK.dtype), k_YK)
+
+    num_blocks = 1 if selection is None else selection.counts_BNI[query_block]
+    steps = num_blocks * pl.cdiv(block_k, tiles.tile_k)
+    dq_XK = jax.lax.fori_loop(0, steps, attend, jnp.zeros(q_XK.shape, jnp.float32))
+    tiling.store_tile(dq_ref, q_rows, dq_XK / math.sqrt(width), q_valid, width)
+
+
+def _dkdv_kernel(
+    lists,
+    q_ref,
+    k_ref,
+    v_ref,
+    key_mask_ref,
+    do_ref,
+    lse_ref,
+    delta_ref,
+    dk_ref,
+    dv_ref,
+    *,
+    block_q,
+    block_k,
+    width,
+    tiles,
+):
+    key_block, key_start = tiling.block_and_tile(pl.program_id(0), block_k, tiles.tile_k)
+    k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
+    k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
+    v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
+    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+    first = 0 if lists is None else lists.starts_BNj[key_block]
+
+    def attend(step, state):
+        dk_YK, dv_YK = state
+        position, query_start = tiling.block_and_tile(step, block_q, tiles.tile_q)
+        query_block = 0 if lists is None else lists.queries_E[first + position]
+        q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
+        q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
+        do_XK = tiling.load_tile(do_ref, q_rows, q_valid, width)
+        lse_X, delta_X = tiling.load_row(lse_ref, q_rows, q_valid), tiling.load_row(delta_ref, q_rows, q_valid)
+        weights_YX = jnp.exp2(tiling.product(k_YK, q_XK, transpose=True) * to_base_2 - lse_X[None, :])
+        if q_valid is not None:
+            weights_YX = jnp.where(q_valid[None, :], weights_YX, 0.0)
+        dv_YK = dv_YK + tiling.product(weights_YX.astype(do_XK.dtype), do_XK)
+        dlogits_YX = weights_YX * (tiling.product(v_YK, do_XK, transpose=True) - delta_X[None, :])
+        return dk_YK + tiling.product(dlogits_YX.astype(q_XK.dtype), q_XK), dv_YK
+
+    num_blocks = 1 if lists is None else lists.starts_BNj[key_block + 1] - first
+    nothing = jnp.zeros(k_YK.shape, jnp.float32)
+    dk_YK, dv_YK = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_q, tiles.tile_q), attend, (nothing, nothing))
+    if key_mask_ref is not None:
+        allowed_Y1 = tiling.load_row(key_mask_ref, k_rows, k_valid)[:, None]
+        dk_YK, dv_YK = jnp.where(allowed_Y1, dk_YK, 0.0), jnp.where(allowed_Y1, dv_YK, 0.0)
+    tiling.store_tile(dk_ref, k_rows, dk_YK / math.sqrt(width), k_valid, width)
+    tiling.store_tile(dv_ref, k_rows, dv_YK, k_valid, width)
+
+
+def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> tuple[Tiling, Tiling]:
+    """For dq and for dk and dv: what compiles without spilling; docs/kernels.md has the figures."""
+    side = 64 if jnp.dtype(dtype).itemsize == 2 else 32
+    tile_q, tile_k = tiling.fit_tile(side, block_q), tiling.fit_tile(side, block_k)
+    return Tiling(tile_q, tile_k, num_warps=4, num_stages=2), Tiling(tile_q, tile_k, num_warps=8, num_stages=2)
+
+
+def backward(
+    q_BSNK: Float[Array, "B S N K"],
+    k_BMNK: Float[Array, "B M N K"],
+    v_BMNK: Float[Array, "B M N K"],
+    selection: Selection | None,
+    out_BSNK: Float[Array, "B S N K"],
+    lse_BNS: Float[Array, "B N S"],
+    d_out_BSNK: Float[Array, "B S N K"],
+    d_lse_BNS: Float[Array, "B N S"] | None,
+    block_q: int,
+    block_k: int,
+    *,
+    key_mask_BM: Bool[Array, "B M"] | None = None,
+    tiles: tuple[Tiling, Tiling] | None = None,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B S N K"], Float[Array, "B M N K"], Float[Array, "B M N K"]]:
+    """Gradients of queries, keys and values.
+
+    Args:
+        selection: as the forward pass had it; None is dense attention.
+        out_BSNK, lse_BNS: what the forward pass gave. Those of more keys than are here make this their share of the
+            gradient, which is how a ring adds up.
+        d_out_BSNK, d_lse_BNS: gradients of the two; None is zero.
+        tiles: of the two kernels; None takes `default_tilings`.
+        interpret: run in Pallas' interpreter, on any device.
+    """
+    B, S, N, K = q_BSNK.shape
+    M = k_BMNK.shape[1]
+    dq_tiles, dkdv_tiles = tiles or default_tilings(block_q, block_k, K, q_BSNK.dtype)
+    delta_BNS = jnp.einsum("bsnk,bsnk->bns", d_out_BSNK, out_BSNK, preferred_element_type=jnp.float32)
+    if d_lse_BNS is not None:
+        delta_BNS = delta_BNS - d_lse_BNS
+    # A row without keys: exp2(x - inf) is a weight of zero, where x + inf would be infinite.
+    base_2_BNS = jnp.where(lse_BNS == -jnp.inf, jnp.inf, lse_BNS * tiling.LOG2_E)
+    given = (q_BSNK, k_BMNK, v_BMNK, key_mask_BM, d_out_BSNK, base_2_BNS, delta_BNS)
+
+    def specs(lists, tiles: Tiling) -> tuple:
+        rows_q, rows_k = S + -block_q % tiles.tile_q, M + -block_k % tiles.tile_k
+        q, k, row = tiling.whole(q_BSNK, rows_q), tiling.whole(k_BMNK, rows_k), tiling.whole_rows(rows_q)
+        return lists, q, k, k, None if key_mask_BM is None else tiling.whole_keys(rows_k), q, row, row
+
+    def call(kernel, name, lists, in_specs, outputs, num_tiles, tiles: Tiling):
+        return pl.pallas_call(
+            functools.partial(kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles),
+            name=f"{'dense' if selection is None else 'block_sparse'}_{name}",
+            grid=(num_tiles, N, B),
+            in_specs=in_specs,
+            out_specs=tuple(in_specs[position] for position in outputs),
+            out_shape=tuple(jax.ShapeDtypeStruct(given[at - 1].shape, given[at - 1].dtype) for at in outputs),
+            compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
+            interpret=interpret,
+        )(lists, *given)
+
+    by_query = by_key = transposed = None
+    if selection is not None:
+        transposed = transpose_selection(selection, M // block_k)
+        by_query = tiling.lists_of(selection)
+        by_key = Transposed(
+            pl.BlockSpec(transposed.queries_E.shape, lambda _, n, b: (0,)),
+            tiling.whole_rows(transposed.starts_BNj.shape[-1]),
+        )
+    q_tiles = S // block_q * pl.cdiv(block_q, dq_tiles.tile_q)
+    k_tiles = M // block_k * pl.cdiv(block_k, dkdv_tiles.tile_k)
+    (dq,) = call(_dq_kernel, "dq", selection, specs(by_query, dq_tiles), (1,), q_tiles, dq_tiles)
+    dk, dv = call(_dkdv_kernel, "dkdv", transposed, specs(by_key, dkdv_tiles), (2, 3), k_tiles, dkdv_tiles)
+    return dq, dk, dv

@@ -1,0 +1,114 @@
+"""Attention over lists of key blocks, forward: Pallas on Triton.
+
+FlashAttention-2 (Dao, 2023, algorithm 1) that walks a list of key blocks instead of all keys (report section 3.4 and
+appendix A.2). Dense attention is the case of one query block and one key block, however long.
+
+Grid: (tiles of queries, heads, videos), tiles fastest, so that programs that run together share a head's keys and
+values in the L2 cache. A program keeps one tile of queries, its float32 sum of values, and per row the maximum and the
+sum of weights; tiles of keys and values stream through shared memory. Rows are read where they lie in B S N K.
+
+Numerics: scores, softmax and sums are float32; scores are scaled in float32 after the product, for a scale folded into
+bfloat16 queries costs accuracy; weights are rounded to the values' dtype for their product. A row without keys gives
+zero and a log-sum-exp of -inf.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from lcv_jax.array_types import Array, Bool, Float
+from lcv_jax.kernels import tiling
+from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.tiling import Tiling
+
+
+def _kernel(selection, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block_q, block_k, width, tiles: Tiling):
+    query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
+    q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
+    q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
+    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+
+    def attend(step, state):
+        sum_XK, top_X, total_X = state
+        position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
+        key_block = 0 if selection is None else selection.indices_BNIR[query_block, position]
+        k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
+        k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
+        v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
+        logits_XY = tiling.product(q_XK, k_YK, transpose=True) * to_base_2
+        if key_mask_ref is not None:
+            k_valid = tiling.load_row(key_mask_ref, k_rows, k_valid)
+        if k_valid is not None:
+            logits_XY = jnp.where(k_valid[None, :], logits_XY, -jnp.inf)
+        new_top_X = jnp.maximum(top_X, jnp.max(logits_XY, axis=1))
+        # A row that has seen no key yet: -inf - -inf is NaN, -inf - 0 is a weight of zero.
+        base_X = jnp.where(new_top_X == -jnp.inf, 0.0, new_top_X)
+        weights_XY = jnp.exp2(logits_XY - base_X[:, None])
+        keep_X = jnp.exp2(top_X - base_X)
+        sum_XK = sum_XK * keep_X[:, None] + tiling.product(weights_XY.astype(v_YK.dtype), v_YK)
+        return sum_XK, new_top_X, total_X * keep_X + jnp.sum(weights_XY, axis=1)
+
+    num_blocks = 1 if selection is None else selection.counts_BNI[query_block]
+    nothing = (jnp.zeros(q_XK.shape, jnp.float32), jnp.full(tiles.tile_q, -jnp.inf), jnp.zeros(tiles.tile_q))
+    sum_XK, top_X, total_X = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_k, tiles.tile_k), attend, nothing)
+    total_X = jnp.where(top_X == -jnp.inf, 1.0, total_X)
+    tiling.store_tile(out_ref, q_rows, sum_XK / total_X[:, None], q_valid, width)
+    plt.store(lse_ref.at[q_rows], (top_X + jnp.log2(total_X)) / tiling.LOG2_E, mask=q_valid)
+
+
+def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> Tiling:
+    """What compiles without spilling and fills an H100 or H200; docs/kernels.md has the figures."""
+    if jnp.dtype(dtype).itemsize == 4:
+        return Tiling(tiling.fit_tile(32, block_q), tiling.fit_tile(32, block_k), num_warps=4, num_stages=2)
+    tile_q = tiling.fit_tile(128, block_q)
+    tile_k = tiling.fit_tile(128 if tile_q > 64 and width <= 128 else 64, block_k)
+    return Tiling(tile_q, tile_k, num_warps=8 if tile_q > 64 else 4, num_stages=3 if tile_q > 64 else 2)
+
+
+def forward(
+    q_BSNK: Float[Array, "B S N K"],
+    k_BMNK: Float[Array, "B M N K"],
+    v_BMNK: Float[Array, "B M N K"],
+    selection: Selection | None,
+    block_q: int,
+    block_k: int,
+    *,
+    key_mask_BM: Bool[Array, "B M"] | None = None,
+    tiles: Tiling | None = None,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B S N K"], Float[Array, "B N S"]]:
+    """Attention of every query block to its key blocks, and the log-sum-exp of its scores.
+
+    Args:
+        selection: None is all of one key block, that is dense attention.
+        tiles: None takes `default_tiling`.
+        interpret: run in Pallas' interpreter, on any device.
+    """
+    B, S, N, K = q_BSNK.shape
+    tiles = tiles or default_tiling(block_q, block_k, K, q_BSNK.dtype)
+    num_tiles = S // block_q * pl.cdiv(block_q, tiles.tile_q)
+    # A block's last tile may reach past the end, where it is masked.
+    rows_q, rows_k = S + -block_q % tiles.tile_q, k_BMNK.shape[1] + -block_k % tiles.tile_k
+    return pl.pallas_call(
+        functools.partial(_kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles),
+        name="dense_forward" if selection is None else "block_sparse_forward",
+        grid=(num_tiles, N, B),
+        in_specs=(
+            None if selection is None else tiling.lists_of(selection),
+            tiling.whole(q_BSNK, rows_q),
+            tiling.whole(k_BMNK, rows_k),
+            tiling.whole(v_BMNK, rows_k),
+            None if key_mask_BM is None else tiling.whole_keys(rows_k),
+        ),
+        out_specs=(tiling.whole(q_BSNK, rows_q), tiling.whole_rows(rows_q)),
+        out_shape=(
+            jax.ShapeDtypeStruct(q_BSNK.shape, q_BSNK.dtype),
+            jax.ShapeDtypeStruct((B, N, S), jnp.float32),
+        ),
+        compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
+        interpret=interpret,
+    )(selection, q_BSNK, k_BMNK, v_BMNK, key_mask_BM)

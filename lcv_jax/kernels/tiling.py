@@ -1,0 +1,116 @@
+"""How the Pallas kernels cut their work, and the loads and stores of their tiles.
+
+A program works on one tile of rows and walks the tiles of the other side. Tiles are powers of two, as Triton wants
+them; a block of another size is covered by tiles whose last rows are masked, a head of another width by masked columns.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from lcv_jax.array_types import Array
+from lcv_jax.kernels.block_select import Selection
+
+LOG2_E = math.log2(math.e)
+"""Softmax is taken in base 2: the hardware has exp2."""
+
+MIN_TILE = 16
+"""Smallest side of a matrix product in Triton."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """Tiles of a program, and how Triton is to run it."""
+
+    tile_q: int
+    tile_k: int
+    num_warps: int
+    num_stages: int
+    """Loads in flight: 1 is one after another."""
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that covers `size` and is a tile."""
+    return max(MIN_TILE, 1 << (size - 1).bit_length())
+
+
+def fit_tile(tile: int, block: int) -> int:
+    """The tile for a block: `tile`, half of it where that leaves no masked rows, or one that covers a small block."""
+    if block <= tile:
+        return power_of_two(block)
+    return tile // 2 if block % tile and block % (tile // 2) == 0 else tile
+
+
+def block_and_tile(index: Array, block: int, tile: int) -> tuple[Array, Array | int]:
+    """Of the index-th tile: its block, and the tile's first row inside the block."""
+    tiles = pl.cdiv(block, tile)
+    if tiles == 1:
+        return index, 0
+    return jax.lax.div(index, tiles), jax.lax.rem(index, tiles) * tile
+
+
+def whole(x_BSNK: Array, rows: int) -> pl.BlockSpec:
+    """All tokens of one head of one video, for a grid of (tiles, heads, videos); nothing is loaded by it.
+
+    Args:
+        rows: rows that tiles may touch, masked ones past the end included.
+    """
+    return pl.BlockSpec((None, rows, None, power_of_two(x_BSNK.shape[-1])), lambda _, n, b: (b, 0, n, 0))
+
+
+def whole_rows(rows: int) -> pl.BlockSpec:
+    """The same of one number a row, B N S."""
+    return pl.BlockSpec((None, None, rows), lambda _, n, b: (b, n, 0))
+
+
+def whole_keys(rows: int) -> pl.BlockSpec:
+    """The same of a key mask, B M."""
+    return pl.BlockSpec((None, rows), lambda _, n, b: (b, 0))
+
+
+def lists_of(selection: Selection) -> Selection:
+    """The lists of one head of one video."""
+    I, R = selection.indices_BNIR.shape[2:]
+    return Selection(
+        pl.BlockSpec((None, None, I, R), lambda _, n, b: (b, n, 0, 0)),
+        pl.BlockSpec((None, None, I), lambda _, n, b: (b, n, 0)),
+    )
+
+
+def rows_of(block_index: Array | int, start: Array | int, block: int, tile: int) -> tuple[pl.Slice, Array | None]:
+    """Rows of the tile that starts at `start` in its block, and which of them are in the block; None is all."""
+    rows = pl.ds(block_index * block + start, tile)
+    return rows, None if block % tile == 0 else start + jax.lax.iota(jnp.int32, tile) < block
+
+
+def _mask(shape: tuple[int, int], valid: Array | None, width: int) -> Array | None:
+    mask = None if valid is None else jnp.broadcast_to(valid[:, None], shape)
+    if width == shape[1]:
+        return mask
+    columns = jax.lax.broadcasted_iota(jnp.int32, shape, 1) < width
+    return columns if mask is None else mask & columns
+
+
+def load_tile(ref, rows: pl.Slice, valid: Array | None, width: int) -> Array:
+    """A tile of the rows, zero where it leaves its block or the head's width."""
+    mask = _mask((rows.size, ref.shape[1]), valid, width)
+    return plt.load(ref.at[rows, :], mask=mask, other=None if mask is None else 0.0)
+
+
+def load_row(ref, rows: pl.Slice, valid: Array | None) -> Array:
+    """One number for each row of a tile, zero (False) where it leaves its block."""
+    return plt.load(ref.at[rows], mask=valid, other=None if valid is None else jnp.zeros((), ref.dtype))
+
+
+def store_tile(ref, rows: pl.Slice, tile: Array, valid: Array | None, width: int) -> None:
+    """Writes what `load_tile` would read."""
+    plt.store(ref.at[rows, :], tile.astype(ref.dtype), mask=_mask(tile.shape, valid, width))
+
+
+def product(x: Array, y: Array, *, transpose: bool = False) -> Array:
+    """x y or x y^T with a float32 sum; float32 operands are multiplied as such."""
+    return plt.dot(x, y, trans_b=transpose, precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None)
