@@ -1,0 +1,281 @@
+"""What the compiler makes of our kernels, without a GPU: `python -m benchmarks.kernel_resources [--check PAGE]`.
+
+Compiles every kernel for the described GPUs (lcv_jax/gpus) in a process of its own, reads the PTX and the launch sizes
+that XLA leaves, asks ptxas for registers and spills, and prints a table. Fails where a kernel does not compile, spills,
+or multiplies matrices without Hopper's tensor cores (wgmma). `--write PAGE` puts the table between two markers of a
+page (docs/kernels.md), `--check PAGE` fails when the page has another one.
+
+Needs `pip install "lcv_jax[gpu-compile]"`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lcv_jax import gpus
+
+BEGIN, END = "<!-- kernel resources: begin -->", "<!-- kernel resources: end -->"
+ARCHITECTURE = "sm_90a"
+
+COLUMNS = (
+    *("kernel", "tokens", "blocks", "grid", "warps", "stages"),
+    *("registers", "spills", "shared memory", "products", "programs"),
+)
+
+PTXAS_PACKAGES = ("cuda_nvcc", "cu13")
+"""Folders of NVIDIA's packages that have a compiler, CUDA 12 and 13."""
+
+WITHOUT_PRODUCTS: tuple[str, ...] = ()
+"""Kernels that multiply no matrices: of them alone no tensor cores are asked."""
+
+THREADS_PER_WARP, REGISTERS_AT_ONCE, RESERVED_SHARED_MEMORY, MAX_PROGRAMS = 32, 256, 1024, 32
+"""Of compute capability 9.0: registers are given a warp at a time in pieces, a program takes 1 KiB more shared memory
+than it asks for, and a multiprocessor runs 32 programs at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """A kernel's row of the table."""
+
+    kernel: str
+    num_tokens: int
+    blocks: str
+    grid: str
+    num_warps: int
+    num_stages: int
+    registers: int
+    shared_memory: int
+    spills: int
+    products: str
+    """wgmma, mma (the tensor cores as before Hopper) or none."""
+    programs: int
+    """That fit a multiprocessor together."""
+    limit: str
+    """What keeps one more from fitting."""
+
+    def problems(self) -> list[str]:
+        """What a kernel of ours may not do."""
+        where = f"{self.kernel}, {self.num_tokens} tokens, {self.blocks}"
+        found = [f"{where}: spills {self.spills} bytes"] if self.spills else []
+        if self.products != "wgmma" and self.kernel not in WITHOUT_PRODUCTS:
+            found.append(f"{where}: no wgmma, products by {self.products}")
+        return found
+
+
+def programs_per_core(gpu: gpus.GPU, num_warps: int, registers: int, shared_memory: int) -> tuple[int, str]:
+    """How many programs a multiprocessor runs at once, and what limits it.
+
+    Args:
+        registers: of a thread; shared_memory: bytes of a program.
+    """
+    registers_per_warp = -(-registers * THREADS_PER_WARP // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
+    # Warps live in one of four quarters of a multiprocessor, each with a quarter of its registers.
+    warps = 4 * (gpu.registers_per_core // 4 // registers_per_warp)
+    limits = {
+        "registers": warps // num_warps,
+        "shared memory": gpu.shared_memory_per_core // (shared_memory + RESERVED_SHARED_MEMORY),
+        "threads": gpu.threads_per_core // (num_warps * THREADS_PER_WARP),
+        "programs": MAX_PROGRAMS,
+    }
+    limit = min(limits, key=lambda name: limits[name])
+    return limits[limit], limit
+
+
+def ptxas() -> Path:
+    """The assembler, of NVIDIA's packages or on the path.
+
+    Raises:
+        OSError: there is none.
+    """
+    for folder in sys.path:
+        for package in PTXAS_PACKAGES:
+            candidate = Path(folder) / "nvidia" / package / "bin" / "ptxas"
+            if candidate.is_file():
+                return candidate
+    if found := shutil.which("ptxas"):
+        return Path(found)
+    raise OSError('no ptxas here: pip install "lcv_jax[gpu-compile]"')
+
+
+def assembled(ptx_files: list[Path]) -> dict[str, tuple[int, int, str]]:
+    """Of every kernel in the files its registers, spilled bytes and products."""
+    found = {}
+    for path in ptx_files:
+        text = path.read_text()
+        if ".entry" not in text:
+            continue
+        command = [ptxas(), "--verbose", f"--gpu-name={ARCHITECTURE}", path, "--output-file", os.devnull]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        # A piece starts with its kernel's name.
+        bodies = {piece.split("(", 1)[0].strip(): piece for piece in text.split(".entry ")[1:]}
+        for piece in report.split("Compiling entry function '")[1:]:
+            name = piece.split("'", 1)[0]
+            spills = sum(int(count) for count in re.findall(r"(\d+) bytes spill", piece))
+            registers = int(re.findall(r"Used (\d+) registers", piece)[0])
+            instructions = (
+                kind for kind in ("wgmma", "mma") if re.search(rf"^\s*{kind}\.", bodies[name], re.MULTILINE)
+            )
+            found[name] = registers, spills, next(instructions, "none")
+    return found
+
+
+def read_case(folder: Path, name: str, gpu: gpus.GPU) -> list[Resources]:
+    """The kernels of a compiled program, of the files that XLA left of it."""
+
+    def text(pattern: str) -> str:
+        return "\n".join(path.read_text() for path in folder.glob(f"*.jit_{name}.{pattern}"))
+
+    pallas = {
+        kernel: (int(stages), int(warps))
+        for kernel, stages, warps in re.findall(
+            r'name = "(\w+)", num_stages = (\d+) : i32, num_warps = (\d+)', text("*gpu_after_optimizations.txt")
+        )
+    }
+    launches = re.findall(
+        r"(\w+) grid: \[(.*?)\] threads: \[.*?\]\s+shared_memory: (\d+) bytes", text("thunk_sequence.txt")
+    )
+    reports = assembled(sorted(folder.glob(f"*.jit_{name}.*.ptx")))
+    _, num_tokens, blocks = name.split("_")
+    rows = []
+    for kernel, grid, shared_memory in sorted(set(launches)):
+        if kernel not in pallas:
+            continue
+        (num_stages, num_warps), (registers, spills, products) = pallas[kernel], reports[kernel]
+        programs, limit = programs_per_core(gpu, num_warps, registers, int(shared_memory))
+        rows.append(
+            Resources(
+                kernel=kernel,
+                num_tokens=int(num_tokens),
+                blocks=blocks.replace("x", " x "),
+                grid=" x ".join(extent.strip() for extent in grid.split(",")),
+                num_warps=num_warps,
+                num_stages=num_stages,
+                registers=registers,
+                shared_memory=int(shared_memory),
+                spills=spills,
+                products=products,
+                programs=programs,
+                limit=limit,
+            )
+        )
+    return rows
+
+
+def compile_for(name: str, only: str) -> tuple[list[Resources], list[str]]:
+    """The rows of a GPU's table, and what did not compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "XLA_FLAGS": flags,
+        }
+        command = [sys.executable, "-m", "benchmarks.kernel_cases", name, "--only", only]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(f"compiling for a GPU {name!r} failed:\n{done.stderr}")
+        rows: list[Resources] = []
+        problems = []
+        for case in map(json.loads, done.stdout.splitlines()):
+            found = [] if case["error"] else read_case(Path(folder), case["name"], gpus.described_gpu(name))
+            print(f"{name}: {case['name']} compiled in {case['seconds']:.1f} s, {len(found)} kernels", flush=True)
+            if not found:
+                problems.append(f"{name}: {case['name']}: {case['error'] or 'no kernel found in what XLA left'}")
+            rows += found
+        return rows, problems
+
+
+def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
+    """Markdown; GPUs for which the compiler does the same share their rows."""
+    banner = subprocess.run([ptxas(), "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.findall(r"V(\d[\d.]*)", banner)[0]
+    lines = [
+        f"`python -m benchmarks.kernel_resources`: JAX {importlib.metadata.version('jax')}, ptxas {version}; bfloat16, "
+        "32 heads of 128.",
+        "Registers are a thread's, shared memory and spills a program's in bytes, programs those that fit a "
+        "multiprocessor at once and what keeps one more away.",
+    ]
+    for rows in dict.fromkeys(map(tuple, rows_by_gpu.values())):
+        lines += [
+            "",
+            " and ".join(name.upper() for name, its in rows_by_gpu.items() if tuple(its) == rows) + ":",
+            "",
+            f"| {' | '.join(COLUMNS)} |",
+            "|---" * len(COLUMNS) + "|",
+        ]
+        lines += [
+            f"| {row.kernel} | {row.num_tokens:,} | {row.blocks} | {row.grid} | {row.num_warps} | {row.num_stages} "
+            f"| {row.registers} | {row.spills} | {row.shared_memory:,} | {row.products} "
+            f"| {row.programs} ({row.limit}) |"
+            for row in rows
+        ]
+    return "\n".join(lines)
+
+
+def put_between_markers(page: str, text: str) -> str:
+    """The page with another table.
+
+    Raises:
+        ValueError: the page has no place for it.
+    """
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"no place for the table: the page needs the lines {BEGIN} and {END}")
+    before, rest = page.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}"
+
+
+def difference(page: str, text: str) -> str:
+    """How the page's table differs; empty where it is the same, or was made with other versions."""
+    inside = page.split(BEGIN, 1)[-1].split(END, 1)[0].strip()
+    versions = re.compile(r"JAX (\S+), ptxas ([^;\s]+)")
+    kept, new = versions.search(inside), versions.search(text)
+    if kept and new and kept.groups() != new.groups():
+        print(f"the page's table was made with {kept.group()}, this one with {new.group()}: not compared")
+        return ""
+    return "\n".join(difflib.unified_diff(inside.splitlines(), text.splitlines(), "page", "now", lineterm="", n=0))
+
+
+def main() -> None:
+    """Compiles, prints, and compares or writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpus", nargs="+", choices=gpus.names(), default=gpus.names())
+    parser.add_argument("--only", default="", help="programs with this in their name, such as 64x64 or dense")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
+    parser.add_argument("--check", type=Path, metavar="PAGE", help="fail when the page's table is another")
+    args = parser.parse_args()
+    if args.only and (args.write or args.check):
+        parser.error("a page has the whole table: leave out --only")
+    problems: list[str] = []
+    rows_by_gpu = {}
+    try:
+        for name in args.gpus:
+            rows_by_gpu[name], failed = compile_for(name, args.only)
+            problems += failed
+        text = table(rows_by_gpu)
+        print(text)
+        if args.write:
+            args.write.write_text(put_between_markers(args.write.read_text(), text))
+        if args.check and (changes := difference(args.check.read_text(), text)):
+            problems.append(f"{args.check} has another table: look at the change, then --write {args.check}\n{changes}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for rows in dict.fromkeys(map(tuple, rows_by_gpu.values())):
+        problems += [problem for row in rows for problem in row.problems()]
+    if problems:
+        print("\n".join(f"failed: {problem}" for problem in problems), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

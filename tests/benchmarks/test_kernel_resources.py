@@ -1,0 +1,63 @@
+"""The arithmetic and the bookkeeping of the resource table; `make test-compile` makes the table itself."""
+
+import pytest
+
+from benchmarks import kernel_resources
+from benchmarks.kernel_cases import cases
+from lcv_jax.gpus import described_gpu
+
+PAGE = f"text\n{kernel_resources.BEGIN}\nold\n{kernel_resources.END}\nmore\n"
+
+
+@pytest.mark.parametrize(
+    ("num_warps", "registers", "shared_memory", "expected"),
+    [
+        (4, 128, 48 * 1024, (4, "registers")),
+        (4, 129, 48 * 1024, (3, "registers")),
+        (4, 64, 80 * 1024, (2, "shared memory")),
+        (8, 168, 100 * 1024, (1, "registers")),
+        (32, 24, 0, (2, "threads")),
+        (1, 16, 0, (32, "programs")),
+        (4, 64, 227 * 1024, (1, "shared memory")),
+        (4, 64, 228 * 1024, (0, "shared memory")),
+    ],
+)
+def test_programs_that_fit_a_multiprocessor(num_warps, registers, shared_memory, expected):
+    assert kernel_resources.programs_per_core(described_gpu("h200"), num_warps, registers, shared_memory) == expected
+
+
+def resources(**changes):
+    fields = {
+        "kernel": "forward", "num_tokens": 64, "blocks": "64 x 64", "grid": "1", "num_warps": 4, "num_stages": 2,
+        "registers": 128, "shared_memory": 0, "spills": 0, "products": "wgmma", "programs": 4, "limit": "registers",
+    }  # fmt: skip
+    return kernel_resources.Resources(**{**fields, **changes})
+
+
+def test_spills_and_slow_products_are_problems():
+    assert resources().problems() == []
+    assert "spills 8 bytes" in resources(spills=8).problems()[0]
+    assert "no wgmma, products by mma" in resources(products="mma").problems()[0]
+    assert "products by none" in resources(products="none").problems()[0]
+
+
+def test_the_table_takes_its_place_between_the_markers():
+    page = kernel_resources.put_between_markers(PAGE, "new")
+    assert page == PAGE.replace("old", "new")
+    with pytest.raises(ValueError, match="no place for the table"):
+        kernel_resources.put_between_markers("text", "new")
+
+
+def test_a_change_shows_unless_the_versions_changed_too():
+    made = "JAX 1, ptxas 1; bfloat16\n| forward | 128 |"
+    page = kernel_resources.put_between_markers(PAGE, made)
+    assert kernel_resources.difference(page, made) == ""
+    assert "+| forward | 130 |" in kernel_resources.difference(page, made.replace("128", "130"))
+    assert kernel_resources.difference(page, made.replace("128", "130").replace("JAX 1", "JAX 2")) == ""
+    assert "+| forward | 128 |" in kernel_resources.difference(PAGE, made)
+
+
+def test_block_sizes_divide_their_tokens():
+    assert len({case.name for case in cases()}) == 7
+    for case in cases():
+        assert all(case.num_tokens % block == 0 for block in case.blocks or ())
