@@ -34,7 +34,7 @@ COLUMNS = (
 PTXAS_PACKAGES = ("cuda_nvcc", "cu13")
 """Folders of NVIDIA's packages that have a compiler, CUDA 12 and 13."""
 
-WITHOUT_PRODUCTS: tuple[str, ...] = ()
+WITHOUT_PRODUCTS = ("select_blocks",)
 """Kernels that multiply no matrices: of them alone no tensor cores are asked."""
 
 THREADS_PER_WARP, REGISTERS_AT_ONCE, RESERVED_SHARED_MEMORY, MAX_PROGRAMS = 32, 256, 1024, 32
@@ -56,7 +56,7 @@ class Resources:
     shared_memory: int
     spills: int
     products: str
-    """wgmma, mma (the tensor cores as before Hopper) or none."""
+    """wgmma, mma (the tensor cores as before Hopper), both or none."""
     programs: int
     """That fit a multiprocessor together."""
     limit: str
@@ -121,10 +121,10 @@ def assembled(ptx_files: list[Path]) -> dict[str, tuple[int, int, str]]:
             name = piece.split("'", 1)[0]
             spills = sum(int(count) for count in re.findall(r"(\d+) bytes spill", piece))
             registers = int(re.findall(r"Used (\d+) registers", piece)[0])
-            instructions = (
-                kind for kind in ("wgmma", "mma") if re.search(rf"^\s*{kind}\.", bodies[name], re.MULTILINE)
-            )
-            found[name] = registers, spills, next(instructions, "none")
+            kinds = [
+                kind for kind in ("wgmma", "mma") if re.search(rf"^\s*{kind}\.\S*sync", bodies[name], re.MULTILINE)
+            ]
+            found[name] = registers, spills, " and ".join(kinds) or "none"
     return found
 
 

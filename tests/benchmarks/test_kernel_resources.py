@@ -16,7 +16,7 @@ PAGE = f"text\n{kernel_resources.BEGIN}\nold\n{kernel_resources.END}\nmore\n"
         (4, 129, 48 * 1024, (3, "registers")),
         (4, 64, 80 * 1024, (2, "shared memory")),
         (8, 168, 100 * 1024, (1, "registers")),
-        (32, 24, 0, (2, "threads")),
+        (32, 16, 0, (2, "threads")),
         (1, 16, 0, (32, "programs")),
         (4, 64, 227 * 1024, (1, "shared memory")),
         (4, 64, 228 * 1024, (0, "shared memory")),
