@@ -30,18 +30,19 @@ def transpose_selection(selection: Selection, num_keys: int) -> Transposed:
     Args:
         num_keys: J, the number of key blocks.
     """
-    B, N, I, R = selection.indices_BNIR.shape
+    B, N, num_queries, R = selection.indices_BNIR.shape
     # A pair is one integer, (head, key block, query block) from high to low, in as few sorts as 32 bits allow.
-    heads = math.gcd(B * N, max(1, LAST // (I * num_keys)))
-    indices_GhIR = selection.indices_BNIR.reshape(-1, heads, I, R)
+    heads = math.gcd(B * N, max(1, LAST // (num_queries * num_keys)))
+    indices_GhIR = selection.indices_BNIR.reshape(-1, heads, num_queries, R)
     head_h = jnp.arange(heads, dtype=jnp.int32)
-    pairs = (head_h[:, None, None] * num_keys + indices_GhIR) * I + jnp.arange(I, dtype=jnp.int32)[:, None]
-    counted = jnp.arange(R, dtype=jnp.int32) < selection.counts_BNI.reshape(-1, heads, I, 1)
-    pairs_GE = jnp.sort(jnp.where(counted, pairs, LAST).reshape(-1, heads * I * R), axis=-1)
+    query_I1 = jnp.arange(num_queries, dtype=jnp.int32)[:, None]
+    pairs = (head_h[:, None, None] * num_keys + indices_GhIR) * num_queries + query_I1
+    counted = jnp.arange(R, dtype=jnp.int32) < selection.counts_BNI.reshape(-1, heads, num_queries, 1)
+    pairs_GE = jnp.sort(jnp.where(counted, pairs, LAST).reshape(-1, heads * num_queries * R), axis=-1)
 
-    first_hj = (head_h[:, None] * num_keys + jnp.arange(num_keys + 1, dtype=jnp.int32)) * I
+    first_hj = (head_h[:, None] * num_keys + jnp.arange(num_keys + 1, dtype=jnp.int32)) * num_queries
     starts_Ghj = jax.vmap(lambda pairs_E: jnp.searchsorted(pairs_E, first_hj).astype(jnp.int32))(pairs_GE)
     group_start = jnp.arange(pairs_GE.shape[0], dtype=jnp.int32) * pairs_GE.shape[1]
     return Transposed(
-        jax.lax.rem(pairs_GE, I).reshape(-1), (starts_Ghj + group_start[:, None, None]).reshape(B, N, num_keys + 1)
+        jax.lax.rem(pairs_GE, num_queries).reshape(-1), (starts_Ghj + group_start[:, None, None]).reshape(B, N, num_keys + 1)
     )

@@ -104,10 +104,18 @@ def _dkdv_kernel(
 
 def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> tuple[Tiling, Tiling]:
     """For dq and for dk and dv: what compiles without spilling; docs/kernels.md has the figures."""
-    side = 64 if jnp.dtype(dtype).itemsize == 2 else 32
-    tile_q, tile_k = tiling.fit_tile(side, block_q), tiling.fit_tile(side, block_k)
-    return Tiling(tile_q, tile_k, num_warps=4, num_stages=2), Tiling(tile_q, tile_k, num_warps=8, num_stages=2)
-
+    if jnp.dtype(dtype).itemsize == 4:
+        tiles = Tiling(tiling.own_tile(block_q, 32), tiling.own_tile(block_k, 32), num_warps=8, num_stages=2)
+        return tiles, tiles
+    step_q, step_k = tiling.step_tile(block_q, 64), tiling.step_tile(block_k, 64)
+    if width > 128:
+        own_q, own_k, step_q = tiling.own_tile(block_q, 64), tiling.own_tile(block_k, 64), min(step_q, 32)
+        return Tiling(own_q, step_k, num_warps=8, num_stages=2), Tiling(step_q, own_k, num_warps=8, num_stages=2)
+    own_q, own_k = tiling.own_tile(block_q), tiling.own_tile(block_k)
+    return (
+        Tiling(own_q, step_k, num_warps=8 if own_q > 64 else 4, num_stages=2),
+        Tiling(step_q, own_k, num_warps=8 if own_k > 64 else 4, num_stages=2),
+    )
 
 def backward(
     q_BSNK: Float[Array, "B S N K"],

@@ -63,11 +63,13 @@ def _kernel(selection, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, b
 def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> Tiling:
     """What compiles without spilling and fills an H100 or H200; docs/kernels.md has the figures."""
     if jnp.dtype(dtype).itemsize == 4:
-        return Tiling(tiling.fit_tile(32, block_q), tiling.fit_tile(32, block_k), num_warps=4, num_stages=2)
-    tile_q = tiling.fit_tile(128, block_q)
-    tile_k = tiling.fit_tile(128 if tile_q > 64 and width <= 128 else 64, block_k)
-    return Tiling(tile_q, tile_k, num_warps=8 if tile_q > 64 else 4, num_stages=3 if tile_q > 64 else 2)
-
+        return Tiling(tiling.own_tile(block_q, 32), tiling.step_tile(block_k, 32), num_warps=8, num_stages=2)
+    tile_q = tiling.own_tile(block_q)
+    if tile_q <= 64:
+        return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=4 if width <= 128 else 8, num_stages=2)
+    if width > 128:
+        return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
+    return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
 
 def forward(
     q_BSNK: Float[Array, "B S N K"],

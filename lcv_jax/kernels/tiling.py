@@ -38,11 +38,18 @@ def power_of_two(size: int) -> int:
     return max(MIN_TILE, 1 << (size - 1).bit_length())
 
 
-def fit_tile(tile: int, block: int) -> int:
-    """The tile for a block: `tile`, half of it where that leaves no masked rows, or one that covers a small block."""
-    if block <= tile:
+def own_tile(block: int, most: int = 128) -> int:
+    """Rows that a program keeps: masked ones cost little, so a large tile may overhang its block by an eighth."""
+    if block <= most // 2:
         return power_of_two(block)
-    return tile // 2 if block % tile and block % (tile // 2) == 0 else tile
+    return most if -block % most <= block // 8 else most // 2
+
+
+def step_tile(block: int, most: int) -> int:
+    """Rows that a program walks: masks cost in every step, so half of `most` where that leaves none."""
+    if block < most:
+        return power_of_two(block)
+    return most // 2 if block % most and block % (most // 2) == 0 else most
 
 
 def block_and_tile(index: Array, block: int, tile: int) -> tuple[Array, Array | int]:
@@ -74,10 +81,10 @@ def whole_keys(rows: int) -> pl.BlockSpec:
 
 def lists_of(selection: Selection) -> Selection:
     """The lists of one head of one video."""
-    I, R = selection.indices_BNIR.shape[2:]
+    num_queries, longest = selection.indices_BNIR.shape[2:]
     return Selection(
-        pl.BlockSpec((None, None, I, R), lambda _, n, b: (b, n, 0, 0)),
-        pl.BlockSpec((None, None, I), lambda _, n, b: (b, n, 0)),
+        pl.BlockSpec((None, None, num_queries, longest), lambda _, n, b: (b, n, 0, 0)),
+        pl.BlockSpec((None, None, num_queries), lambda _, n, b: (b, n, 0)),
     )
 
 
@@ -112,5 +119,5 @@ def store_tile(ref, rows: pl.Slice, tile: Array, valid: Array | None, width: int
 
 
 def product(x: Array, y: Array, *, transpose: bool = False) -> Array:
-    """x y or x y^T with a float32 sum; float32 operands are multiplied as such."""
+    """The product x y or x y^T, with a float32 sum; float32 operands are multiplied as such."""
     return plt.dot(x, y, trans_b=transpose, precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None)
