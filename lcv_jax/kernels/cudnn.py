@@ -10,7 +10,7 @@ batch and heads under automatic sharding.
 Accepted: bfloat16 or float16, head width a multiple of 8 and at most 256 (128 on GPUs other than Hopper), any two
 lengths but 1 and 1, no mask. Sums are float32, and so is the log-sum-exp: natural logarithm, of scaled scores.
 
-The forward gives the same bits in every run. The backward does not promise that, unless the program is compiled with
+The forward is known to give the same bits in every run. The backward is not, unless the program is compiled with
 `xla_gpu_exclude_nondeterministic_ops` or `xla_gpu_deterministic_ops` (in XLA_FLAGS, or in the `compiler_options` of
 `jax.jit`): XLA then asks cuDNN for its deterministic algorithm. There is no setting per call.
 

@@ -1,5 +1,6 @@
 """cuDNN's dense attention: what is lowered for a GPU, what is refused, and, where there is such a GPU, its numbers."""
 
+import functools
 import math
 import re
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcv_jax.kernels import cudnn, reference, xla
+from lcv_jax.kernels import cudnn, reference
+from lcv_jax.kernels.attention import attention
 from lcv_jax.kernels.platform import compiling_for
 
 
@@ -74,8 +76,11 @@ def test_backward_takes_an_output_and_log_sum_exp_from_elsewhere():
     q, k, v = arrays(6, 9)
     lse = jax.ShapeDtypeStruct((2, 4, 6), jnp.float32)
     with compiling_for("gpu"):
-        gradients = jax.eval_shape(lambda q, k, v, lse: cudnn.backward(q, k, v, None, q, lse, q), q, k, v, lse)
-    assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in (q, k, v)]
+        traced = jax.jit(lambda *a: cudnn.backward(*a[:3], None, *a[3:])).trace(q, k, v, q, lse, q)
+    assert [(x.shape, x.dtype) for x in traced.out_info] == [(x.shape, x.dtype) for x in (q, k, v)]
+    # cuDNN's order: queries, keys, values, log-sum-exp, gradient of the output, output.
+    operands = "%arg0, %arg1, %arg2, %arg4, %arg5, %arg3"
+    assert f"fmhaSoftmaxBackward({operands})" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 REFUSED = [
@@ -165,16 +170,17 @@ def test_errors_are_at_most_twice_those_of_xla(queries, keys, width, dtype):
     exact = [x.astype(jnp.float32) for x in (q, k, v)]
     (want, want_lse), pull = jax.vjp(definition, *exact)
     wanted = (want, *pull((d_out.astype(jnp.float32), jnp.zeros_like(want_lse))))
-    plain, pull_plain = jax.vjp(lambda *x: xla.dense(*x), q, k, v)
+    plain, pull_plain = jax.vjp(functools.partial(attention, implementation="xla"), q, k, v)
 
     out, lse, gradients = jax.jit(forward_and_backward)(q, k, v, d_out)
 
-    np.testing.assert_allclose(lse, want_lse, atol=1e-4)
+    np.testing.assert_allclose(lse, want_lse, atol=1e-3)
     for name, got, twin, exact_one in zip(
         ("out", "dq", "dk", "dv"), (out, *gradients), (plain, *pull_plain(d_out)), wanted, strict=True
     ):
-        # One more rounding to the inputs' dtype is allowed: where xla happens to be exact, twice nothing is nothing.
-        rounding = jnp.finfo(dtype).eps * jnp.max(jnp.abs(exact_one))
+        # One rounding to the inputs' dtype and the noise of float32 sums on top: where xla happens to be exact (one key
+        # has no dq), twice its error is nothing.
+        rounding = jnp.finfo(dtype).eps * jnp.max(jnp.abs(exact_one)) + 1e-4
         error, allowed = (jnp.max(jnp.abs(x.astype(jnp.float32) - exact_one)) for x in (got, twin))
         assert error <= 2 * allowed + rounding, name
 
