@@ -6,6 +6,7 @@ says how it went.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -17,10 +18,13 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from lcv_jax.gpus import described_devices
+from lcv_jax.kernels import flash_backward, flash_forward
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
+from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.platform import compiling_for
+from lcv_jax.kernels.tiling import Tiling
 
-HEADS, HEAD_WIDTH = 32, 128
+HEADS, HEAD_WIDTH, DTYPE = 32, 128, jnp.dtype(jnp.bfloat16)
 IMPLEMENTATION = "pallas_triton"
 SPARSITY = 0.9375
 
@@ -52,31 +56,67 @@ class Case:
     num_tokens: int
     blocks: tuple[int, int] | None
     """Tokens of a query block and of a key block; None is dense."""
+    tiles: Tiling | None = None
+    """Of every kernel, instead of the one it would take."""
 
     @property
     def name(self) -> str:
         """The name of the compiled module, and of the files that the compiler leaves."""
         blocks = "dense" if self.blocks is None else "{}x{}".format(*self.blocks)
-        return f"attention_{self.num_tokens}_{blocks}"
+        tiles = "" if self.tiles is None else "_{}x{}_{}_{}".format(*dataclasses.astuple(self.tiles))
+        return f"attention_{self.num_tokens}_{blocks}{tiles}"
+
+    def tiles_of(self) -> dict[str, str]:
+        """The tiles of each kernel, by the end of its name."""
+        blocks = (*(self.blocks or (self.num_tokens, self.num_tokens)), HEAD_WIDTH, DTYPE)
+        defaults = flash_forward.default_tiling(*blocks), *flash_backward.default_tilings(*blocks)
+        return {
+            kernel: f"{(self.tiles or its).tile_q} x {(self.tiles or its).tile_k}"
+            for kernel, its in zip(("forward", "dq", "dkdv"), defaults, strict=True)
+        }
 
     def program(self) -> Callable:
-        def gradients(q, k, v, d_out):
-            if self.blocks is None:
-                out, backward = jax.vjp(lambda q, k, v: attention(q, k, v, implementation=IMPLEMENTATION), q, k, v)
-            else:
-                block_q, block_k = self.blocks
-                out, backward = jax.vjp(
-                    lambda q, k, v: ordered_block_sparse_attention(
-                        q, k, v, block_q=block_q, block_k=block_k, sparsity=SPARSITY, implementation=IMPLEMENTATION
-                    ),
-                    q,
-                    k,
-                    v,
-                )
-            return out, backward(d_out)
+        """Output and gradients of queries, keys, values and the output's gradient."""
+        if self.tiles is not None:
+            return self._tiled_program()
 
-        gradients.__name__ = self.name
-        return jax.jit(gradients)
+        def attend(q, k, v):
+            if self.blocks is None:
+                return attention(q, k, v, implementation=IMPLEMENTATION)
+            block_q, block_k = self.blocks
+            return ordered_block_sparse_attention(
+                q, k, v, block_q=block_q, block_k=block_k, sparsity=SPARSITY, implementation=IMPLEMENTATION
+            )
+
+        def gradients(q, k, v, d_out):
+            out, pull_back = jax.vjp(attend, q, k, v)
+            return out, pull_back(d_out)
+
+        return gradients
+
+    def _tiled_program(self) -> Callable:
+        def gradients(q, k, v, d_out, selection):
+            blocks = self.blocks or (self.num_tokens, self.num_tokens)
+            out, lse = flash_forward.forward(q, k, v, selection, *blocks, tiles=self.tiles)
+            tiles = self.tiles, self.tiles
+            return out, flash_backward.backward(q, k, v, selection, out, lse, d_out, None, *blocks, tiles=tiles)
+
+        return gradients
+
+    def arguments(self, device: jax.Device) -> tuple:
+        """Shapes to compile the program for."""
+
+        def shaped(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+
+        x = shaped((1, self.num_tokens, HEADS, HEAD_WIDTH), DTYPE)
+        if self.tiles is None:
+            return x, x, x, x
+        if self.blocks is None:
+            return x, x, x, x, None
+        num_queries, num_keys = (self.num_tokens // block for block in self.blocks)
+        lists = (1, HEADS, num_queries, int((1 - SPARSITY) * num_keys))
+        return x, x, x, x, Selection(shaped(lists, jnp.int32), shaped(lists[:-1], jnp.int32))
 
 
 def cases() -> Iterator[Case]:
@@ -89,25 +129,36 @@ def cases() -> Iterator[Case]:
         yield Case(next(fitting), blocks)
 
 
+def tilings(blocks: tuple[int, int] | None) -> Iterator[Tiling]:
+    """What a kernel could be given instead, within a block."""
+    most_q, most_k = blocks or (128, 128)
+    for tile_q, tile_k, num_warps, num_stages in itertools.product((32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3)):
+        if tile_q <= most_q and tile_k <= most_k:
+            yield Tiling(tile_q, tile_k, num_warps, num_stages)
+
+
 def main() -> None:
     """Compiles the cases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gpu")
     parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--sweep", action="store_true", help="in every tiling")
     args = parser.parse_args()
     (device,) = described_devices(args.gpu)
-    for case in cases():
-        if args.only not in case.name:
-            continue
-        shape = (1, case.num_tokens, HEADS, HEAD_WIDTH)
-        x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=SingleDeviceSharding(device))
+    chosen = [case for case in cases() if args.only in case.name]
+    if args.sweep:
+        chosen = [dataclasses.replace(case, tiles=tiles) for case in chosen for tiles in tilings(case.blocks)]
+    for case in chosen:
         start, error = time.perf_counter(), None
+        program = case.program()
+        program.__name__ = case.name
         try:
             with compiling_for("gpu"):
-                case.program().trace(x, x, x, x).lower().compile()
+                jax.jit(program).trace(*case.arguments(device)).lower().compile()
         except Exception:  # whatever it is, the other cases still have something to tell
             error = traceback.format_exc(limit=-3)
-        print(json.dumps({"name": case.name, "seconds": time.perf_counter() - start, "error": error}), flush=True)
+        told = {"name": case.name, "num_tokens": case.num_tokens, "blocks": case.blocks, "tiles": case.tiles_of()}
+        print(json.dumps({**told, "seconds": time.perf_counter() - start, "error": error}), flush=True)
 
 
 if __name__ == "__main__":

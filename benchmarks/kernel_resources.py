@@ -27,7 +27,7 @@ BEGIN, END = "<!-- kernel resources: begin -->", "<!-- kernel resources: end -->
 ARCHITECTURE = "sm_90a"
 
 COLUMNS = (
-    *("kernel", "tokens", "blocks", "grid", "warps", "stages"),
+    *("kernel", "tokens", "blocks", "tiles", "warps", "stages"),
     *("registers", "spills", "shared memory", "products", "programs"),
 )
 
@@ -49,7 +49,8 @@ class Resources:
     kernel: str
     num_tokens: int
     blocks: str
-    grid: str
+    tiles: str
+    """Queries x keys that a program multiplies at once."""
     num_warps: int
     num_stages: int
     registers: int
@@ -128,8 +129,9 @@ def assembled(ptx_files: list[Path]) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def read_case(folder: Path, name: str, gpu: gpus.GPU) -> list[Resources]:
+def read_case(folder: Path, case: dict, gpu: gpus.GPU) -> list[Resources]:
     """The kernels of a compiled program, of the files that XLA left of it."""
+    name = case["name"]
 
     def text(pattern: str) -> str:
         return "\n".join(path.read_text() for path in folder.glob(f"*.jit_{name}.{pattern}"))
@@ -141,12 +143,11 @@ def read_case(folder: Path, name: str, gpu: gpus.GPU) -> list[Resources]:
         )
     }
     launches = re.findall(
-        r"(\w+) grid: \[(.*?)\] threads: \[.*?\]\s+shared_memory: (\d+) bytes", text("thunk_sequence.txt")
+        r"(\w+) grid: \[.*?\] threads: \[.*?\]\s+shared_memory: (\d+) bytes", text("thunk_sequence.txt")
     )
     reports = assembled(sorted(folder.glob(f"*.jit_{name}.*.ptx")))
-    _, num_tokens, blocks = name.split("_")
     rows = []
-    for kernel, grid, shared_memory in sorted(set(launches)):
+    for kernel, shared_memory in sorted(set(launches)):
         if kernel not in pallas:
             continue
         (num_stages, num_warps), (registers, spills, products) = pallas[kernel], reports[kernel]
@@ -154,9 +155,9 @@ def read_case(folder: Path, name: str, gpu: gpus.GPU) -> list[Resources]:
         rows.append(
             Resources(
                 kernel=kernel,
-                num_tokens=int(num_tokens),
-                blocks=blocks.replace("x", " x "),
-                grid=" x ".join(extent.strip() for extent in grid.split(",")),
+                num_tokens=case["num_tokens"],
+                blocks="{} x {}".format(*case["blocks"]) if case["blocks"] else "dense",
+                tiles=case["tiles"].get(kernel.rsplit("_", 1)[-1], ""),
                 num_warps=num_warps,
                 num_stages=num_stages,
                 registers=registers,
@@ -170,7 +171,7 @@ def read_case(folder: Path, name: str, gpu: gpus.GPU) -> list[Resources]:
     return rows
 
 
-def compile_for(name: str, only: str) -> tuple[list[Resources], list[str]]:
+def compile_for(name: str, *options: str) -> tuple[list[Resources], list[str]]:
     """The rows of a GPU's table, and what did not compile."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
@@ -180,14 +181,14 @@ def compile_for(name: str, only: str) -> tuple[list[Resources], list[str]]:
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "XLA_FLAGS": flags,
         }
-        command = [sys.executable, "-m", "benchmarks.kernel_cases", name, "--only", only]
+        command = [sys.executable, "-m", "benchmarks.kernel_cases", name, *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"compiling for a GPU {name!r} failed:\n{done.stderr}")
         rows: list[Resources] = []
         problems = []
         for case in map(json.loads, done.stdout.splitlines()):
-            found = [] if case["error"] else read_case(Path(folder), case["name"], gpus.described_gpu(name))
+            found = [] if case["error"] else read_case(Path(folder), case, gpus.described_gpu(name))
             print(f"{name}: {case['name']} compiled in {case['seconds']:.1f} s, {len(found)} kernels", flush=True)
             if not found:
                 problems.append(f"{name}: {case['name']}: {case['error'] or 'no kernel found in what XLA left'}")
@@ -214,7 +215,7 @@ def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
             "|---" * len(COLUMNS) + "|",
         ]
         lines += [
-            f"| {row.kernel} | {row.num_tokens:,} | {row.blocks} | {row.grid} | {row.num_warps} | {row.num_stages} "
+            f"| {row.kernel} | {row.num_tokens:,} | {row.blocks} | {row.tiles} | {row.num_warps} | {row.num_stages} "
             f"| {row.registers} | {row.spills} | {row.shared_memory:,} | {row.products} "
             f"| {row.programs} ({row.limit}) |"
             for row in rows
@@ -250,16 +251,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpus", nargs="+", choices=gpus.names(), default=gpus.names())
     parser.add_argument("--only", default="", help="programs with this in their name, such as 64x64 or dense")
+    parser.add_argument("--sweep", action="store_true", help="every tiling that a kernel could be given, to tune by")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="fail when the page's table is another")
     args = parser.parse_args()
-    if args.only and (args.write or args.check):
-        parser.error("a page has the whole table: leave out --only")
+    if (args.only or args.sweep) and (args.write or args.check):
+        parser.error("a page has the whole table of what runs: leave out --only and --sweep")
+    options = ["--only", args.only, *(["--sweep"] if args.sweep else [])]
     problems: list[str] = []
     rows_by_gpu = {}
     try:
         for name in args.gpus:
-            rows_by_gpu[name], failed = compile_for(name, args.only)
+            rows_by_gpu[name], failed = compile_for(name, *options)
             problems += failed
         text = table(rows_by_gpu)
         print(text)
@@ -270,7 +273,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    for rows in dict.fromkeys(map(tuple, rows_by_gpu.values())):
+    for rows in () if args.sweep else dict.fromkeys(map(tuple, rows_by_gpu.values())):
         problems += [problem for row in rows for problem in row.problems()]
     if problems:
         print("\n".join(f"failed: {problem}" for problem in problems), file=sys.stderr)

@@ -28,7 +28,7 @@ def test_programs_that_fit_a_multiprocessor(num_warps, registers, shared_memory,
 
 def resources(**changes):
     fields = {
-        "kernel": "forward", "num_tokens": 64, "blocks": "64 x 64", "grid": "1", "num_warps": 4, "num_stages": 2,
+        "kernel": "forward", "num_tokens": 64, "blocks": "64 x 64", "tiles": "64 x 64", "num_warps": 4, "num_stages": 2,
         "registers": 128, "shared_memory": 0, "spills": 0, "products": "wgmma", "programs": 4, "limit": "registers",
     }  # fmt: skip
     return kernel_resources.Resources(**{**fields, **changes})
