@@ -1,0 +1,334 @@
+"""Time of dense and block-sparse attention: `python -m benchmarks.attention [--json FILE] [--chart FILE.png]`.
+
+Prints a table and asserts nothing. The defaults are the released model's at 480p and 720p, for a GPU, and take some
+minutes there; on a CPU:
+
+    python -m benchmarks.attention --tokens 3520 7040 14080 --heads 4 --head-dim 64 --dtype float32
+
+Inputs are normal random numbers, made on the device. A time is the median of warm calls. TF/s are of the products that
+are done: 4 x queries x keys x heads x head width forward, 10 of them backward, for the pairs of blocks that are
+attended to. "of matmul" is the share of what one large matrix product reaches in the same run, in the same dtype.
+"speed-up" is over the fastest dense implementation at that number of tokens. A sparse forward pass includes the
+selection, whose own row (pool, score, choose) gives its share. A backward pass starts from the forward pass's results.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.kernel_cases import BLOCKS, GRIDS
+from benchmarks.timing import Times, times_of
+from lcv_jax.kernels.attention import IMPLEMENTATIONS, attention, ordered_block_sparse_attention
+from lcv_jax.kernels.block_select import pool_blocks, select_blocks
+
+DENSE_ONLY, SPARSE_ONLY = ("cudnn",), ("jax_triton",)
+SPARSITIES = (0.9375, 0.875, 0.0)
+PASSES = ("selection", "forward", "backward")
+PRODUCTS = {"selection": 0, "forward": 4, "backward": 10}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is timed together: the passes of one implementation on one size."""
+
+    num_tokens: int
+    implementation: str
+    blocks: tuple[int, int] | None = None
+    """Tokens of a query block and of a key block; None is dense."""
+    sparsity: float = 0.0
+
+    def __str__(self) -> str:
+        how = "dense" if self.blocks is None else "{} x {}, {:.2%} sparse".format(*self.blocks, self.sparsity)
+        return f"{self.num_tokens:,} tokens, {how}, {self.implementation}"
+
+    @property
+    def density(self) -> float:
+        """Share of the pairs of blocks that are attended to."""
+        if self.blocks is None:
+            return 1.0
+        num_keys = self.num_tokens // self.blocks[1]
+        return max(1, int((1 - self.sparsity) * num_keys)) / num_keys
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        if self.blocks is None:
+            return attention(q, k, v, implementation=self.implementation)
+        block_q, block_k = self.blocks
+        return ordered_block_sparse_attention(
+            q, k, v, block_q=block_q, block_k=block_k, sparsity=self.sparsity, implementation=self.implementation
+        )
+
+    def select(self, q: jax.Array, k: jax.Array) -> object:
+        block_q, block_k = self.blocks or (1, 1)
+        return select_blocks(
+            pool_blocks(q, block_q),
+            pool_blocks(k, block_k),
+            sparsity=self.sparsity,
+            cdf_threshold=None,
+            implementation="xla" if self.implementation == "xla" else "pallas_triton",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One pass of some work; times are None where `note` says why."""
+
+    work: Work
+    what: str
+    times: Times | None
+    teraflop: float
+    note: str = ""
+
+    @property
+    def rate(self) -> float | None:
+        """TF/s executed."""
+        return self.teraflop / self.times.median if self.times and self.teraflop else None
+
+
+class Clock:
+    """When the run has to end, and how long things took, so that nothing is started that would not."""
+
+    def __init__(self, minutes: float, slowest: float):
+        self.end = time.monotonic() + 60 * minutes
+        self.slowest = slowest
+        self.seconds_per_teraflop: dict[tuple[str, bool, str], float] = {}
+
+    def why_not(self, work: Work, what: str, teraflop: float) -> str:
+        """A reason to leave a pass out; empty to go on."""
+        if time.monotonic() > self.end:
+            return "no time left, see --minutes"
+        expected = teraflop * self.seconds_per_teraflop.get((work.implementation, work.blocks is None, what), 0.0)
+        return f"would take some {expected:.0f} s, see --slowest" if expected > self.slowest else ""
+
+    def note(self, row: Row) -> None:
+        if row.times and row.teraflop:
+            key = row.work.implementation, row.work.blocks is None, row.what
+            self.seconds_per_teraflop[key] = row.times.median / row.teraflop
+
+
+def plan(args: argparse.Namespace) -> Iterator[Work]:
+    """The work, what matters most first: should time run out, it is the rest that is missing."""
+    sparse = [name for name in args.implementations if name not in DENSE_ONLY]
+    for tokens in args.tokens:
+        for name in args.implementations:
+            if name not in SPARSE_ONLY:
+                yield Work(tokens, name)
+        for sparsity in args.sparsity:
+            for name in sparse:
+                yield Work(tokens, name, args.blocks[0], sparsity)
+    for tokens in args.tokens:
+        for blocks in args.blocks[1:]:
+            for name in sparse:
+                yield Work(tokens, name, blocks, max(args.sparsity))
+
+
+def reason(error: Exception) -> str:
+    """The part of an error that fits a table."""
+    text = str(error).strip()
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:160]
+
+
+def passes_of(work: Work, x: tuple[jax.Array, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each pass, compiled, as a call; a pass may need the results of the one before it."""
+    q, k, v, d_out = x
+    if work.blocks is not None:
+        select = jax.jit(work.select)
+        yield "selection", lambda: select(q, k)
+    forward = jax.jit(work.attend)
+    yield "forward", lambda: forward(q, k, v)
+    # The function that jax.vjp returns is a pytree of the forward pass's results.
+    _, pull_back = jax.jit(lambda q, k, v: jax.vjp(work.attend, q, k, v))(q, k, v)
+    backward = jax.jit(lambda pull_back, d_out: pull_back(d_out))
+    yield "backward", lambda: backward(pull_back, d_out)
+
+
+def measure(work: Work, x: tuple[jax.Array, ...], clock: Clock, seconds: float) -> Iterator[Row]:
+    """Times every pass; what cannot run gives a row that says why."""
+    _, S, N, K = x[0].shape
+    per_product = S * S * N * K * work.density / 1e12
+    if work.blocks is not None and any(S % block for block in work.blocks):
+        yield Row(work, "forward", None, 0.0, "tokens are no multiple of the blocks")
+        return
+    what = PASSES[0] if work.blocks is not None else PASSES[1]
+    try:
+        if note := clock.why_not(work, "forward", PRODUCTS["forward"] * per_product):
+            yield Row(work, "forward", None, 0.0, note)
+            return
+        for what, run in passes_of(work, x):
+            teraflop = PRODUCTS[what] * per_product
+            if note := clock.why_not(work, what, teraflop):
+                yield Row(work, what, None, 0.0, note)
+                return
+            row = Row(work, what, times_of(run, seconds=seconds), teraflop)
+            clock.note(row)
+            yield row
+    except Exception as error:  # a row says it, and the others still count
+        yield Row(work, what, None, 0.0, reason(error))
+
+
+def matmul_rate(size: int, dtype: jnp.dtype, seconds: float) -> float:
+    """TF/s of a square matrix product of normal random numbers."""
+    x, y = jax.jit(lambda key: jax.random.normal(key, (2, size, size), dtype))(jax.random.key(0))
+    product = jax.jit(jnp.dot)
+    return 2 * size**3 / times_of(lambda: product(x, y), seconds=seconds).median / 1e12
+
+
+def printed(rows: list[Row], matmul: float) -> Table:
+    """The table of what was timed, by tokens, sparsity and blocks."""
+    table = Table()
+    for heading in ("tokens", "blocks", "sparsity", "implementation", "pass", "ms", "TF/s", "of matmul", "speed-up"):
+        table.add_column(heading, justify="left" if heading in ("implementation", "pass") else "right", no_wrap=True)
+    for row in sorted(rows, key=order):
+        if row.times is None:
+            continue
+        work, faster, share = row.work, speed_up(row, rows), selection_share(row, rows)
+        table.add_row(
+            f"{work.num_tokens:,}",
+            "{} x {}".format(*work.blocks) if work.blocks else "dense",
+            f"{work.sparsity:.2%}" if work.blocks else "",
+            work.implementation,
+            f"{row.what}, {share:.1%} of forward" if share else row.what,
+            f"{1000 * row.times.median:.2f}",
+            f"{row.rate:.3g}" if row.rate else "",
+            f"{row.rate / matmul:.1%}" if row.rate else "",
+            f"{faster:.2f}" if faster else "",
+        )
+    return table
+
+
+def order(row: Row) -> tuple:
+    """What rows are sorted by."""
+    work = row.work
+    return work.num_tokens, work.sparsity, work.blocks or (0, 0), PASSES.index(row.what), work.implementation
+
+
+def speed_up(row: Row, rows: list[Row]) -> float | None:
+    """Over the fastest dense implementation of the same pass at the same number of tokens."""
+    dense = [
+        other.times.median
+        for other in rows
+        if other.times
+        and other.work.blocks is None
+        and (other.work.num_tokens, other.what) == (row.work.num_tokens, row.what)
+    ]
+    return min(dense) / row.times.median if row.times and dense else None
+
+
+def selection_share(row: Row, rows: list[Row]) -> float | None:
+    """Of a selection, its part of the forward pass."""
+    whole = [other.times.median for other in rows if other.work == row.work and other.what == "forward" and other.times]
+    return row.times.median / whole[0] if row.what == "selection" and row.times and whole else None
+
+
+def as_json(rows: list[Row], matmul: list[float], args: argparse.Namespace) -> dict:
+    """Everything that the table says, and where it is from."""
+    device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks.attention", *sys.argv[1:]]),
+        "device": device.device_kind,
+        "platform": device.client.platform_version.splitlines()[0],
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"python": platform.python_version(), **versions},
+        "heads": args.heads,
+        "head_dim": args.head_dim,
+        "dtype": args.dtype,
+        "matmul_tflops": {"size": args.matmul_size, "before": matmul[0], "after": matmul[-1]},
+        "rows": [
+            {
+                **dataclasses.asdict(row.work),
+                "density": row.work.density,
+                "pass": row.what,
+                "median_ms": 1000 * row.times.median if row.times else None,
+                "fastest_ms": 1000 * row.times.fastest if row.times else None,
+                "repeats": row.times.repeats if row.times else 0,
+                "tflops": row.rate,
+                "of_matmul": row.rate / matmul[0] if row.rate else None,
+                "speed_up": speed_up(row, rows),
+                "selection_share": selection_share(row, rows),
+                "note": row.note,
+            }
+            for row in sorted(rows, key=order)
+        ],
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """What to time, and for how long."""
+    on_cpu = jax.default_backend() == "cpu"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sizes = [GRIDS[1].num_tokens, GRIDS[0].num_tokens, GRIDS[2].num_tokens]
+    parser.add_argument("--tokens", nargs="+", type=int, default=sizes)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--sparsity", nargs="+", type=float, default=list(SPARSITIES))
+    parser.add_argument("--blocks", nargs="+", type=blocks, default=list(BLOCKS), help="QUERIESxKEYS, such as 64x128")
+    parser.add_argument("--implementations", nargs="+", default=[n for n in IMPLEMENTATIONS if "interpret" not in n])
+    parser.add_argument("--matmul-size", type=int, default=2048 if on_cpu else 8192)
+    parser.add_argument("--seconds", type=float, default=4.0 if on_cpu else 0.7, help="to spend on a row, once warm")
+    parser.add_argument("--slowest", type=float, default=60.0 if on_cpu else 4.0, help="seconds a single call may take")
+    parser.add_argument("--minutes", type=float, default=60.0 if on_cpu else 7.0, help="nothing is begun after these")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="time against tokens: a .png or .svg")
+    return parser.parse_args()
+
+
+def blocks(text: str) -> tuple[int, int]:
+    """64x128 -> (64, 128)."""
+    block_q, block_k = map(int, text.split("x"))
+    return block_q, block_k
+
+
+def main() -> None:
+    """Measures, prints as it goes, then the whole table."""
+    args = arguments()
+    dtype, clock, device = jnp.dtype(args.dtype), Clock(args.minutes, args.slowest), jax.devices()[0].device_kind
+    if args.chart:
+        from benchmarks import charts  # matplotlib is looked for before the work, not after it
+    matmul = [matmul_rate(args.matmul_size, dtype, args.seconds)]
+    print(f"{device}, {args.dtype}: a product of {args.matmul_size}^3 runs at {matmul[0]:.3g} TF/s", flush=True)
+    rows: list[Row] = []
+    x, missing = (), set()
+    for work in plan(args):
+        if work.implementation in missing:
+            continue
+        if not x or x[0].shape[1] != work.num_tokens:
+            x = ()
+            shape = (4, 1, work.num_tokens, args.heads, args.head_dim)
+            x = tuple(jax.jit(lambda key, shape=shape: jax.random.normal(key, shape, dtype))(jax.random.key(1)))
+        for row in measure(work, x, clock, args.seconds):
+            took = f"{1000 * row.times.median:.2f} ms" if row.times else row.note
+            print(f"{work}: {row.what}: {took}" + (f", {row.rate:.3g} TF/s" if row.rate else ""), flush=True)
+            rows.append(row)
+            if row.note.startswith("NotImplementedError"):
+                missing.add(work.implementation)
+    matmul.append(matmul_rate(args.matmul_size, dtype, args.seconds))
+    Console(width=None if sys.stdout.isatty() else 120).print(printed(rows, matmul[0]))
+    print(f"{device}, {args.heads} heads of {args.head_dim}, {args.dtype}")
+    print(f"a product of {args.matmul_size}^3: {matmul[0]:.3g} TF/s before, {matmul[1]:.3g} after")
+    print("\n".join(f"not timed: {row.work}: {row.what}: {row.note}" for row in rows if not row.times))
+    result = as_json(rows, matmul, args)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    if args.chart:
+        charts.draw(result, args.chart)
+
+
+if __name__ == "__main__":
+    main()
