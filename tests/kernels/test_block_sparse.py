@@ -8,7 +8,6 @@ import pytest
 from lcv_jax.kernels import reference, xla
 from lcv_jax.kernels.attention import attention, block_sparse_attention
 from lcv_jax.kernels.block_order import block_order
-from lcv_jax.kernels.block_select import pool_blocks, select_blocks
 
 
 def settings(config: dict, case: int) -> dict:
@@ -38,27 +37,6 @@ def random_qkv(seed, query_tokens, key_tokens, dtype=jnp.float32, heads=2, width
     return [
         jax.random.normal(key, (batch, length, heads, width), dtype) for key, length in zip(keys, lengths, strict=True)
     ]
-
-
-def mask_of_selection(selection, num_keys):
-    indices, counts = selection
-    chosen = jnp.arange(indices.shape[-1]) < counts[..., None]
-    return jnp.any(jax.nn.one_hot(indices, num_keys, dtype=bool) & chosen[..., None], axis=-2)
-
-
-@pytest.mark.parametrize(
-    ("sparsity", "cdf_threshold", "counts"),
-    [(0.5, None, lambda p: 4), (None, 0.6, lambda p: max(1, (np.cumsum(p) <= 0.6).sum())), (0.75, 0.01, lambda p: 2)],
-)
-def test_selection_is_the_best_blocks(sparsity, cdf_threshold, counts):
-    q, k, _ = random_qkv(0, 12, 64)
-    q_pool, k_pool = pool_blocks(q, 4), pool_blocks(k, 8)
-    mask = mask_of_selection(select_blocks(q_pool, k_pool, sparsity=sparsity, cdf_threshold=cdf_threshold), 8)
-    for b, n, i in np.ndindex(2, 2, 3):
-        score = np.asarray(k[b, :, n]).reshape(8, 8, 8).mean(1) @ np.asarray(q[b, :, n]).reshape(3, 4, 8).mean(1)[i]
-        probability = np.exp(score / np.sqrt(8)) / np.exp(score / np.sqrt(8)).sum()
-        best = np.argsort(-score)[: counts(np.sort(probability)[::-1])]
-        assert set(np.flatnonzero(mask[b, n, i])) == set(best)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
