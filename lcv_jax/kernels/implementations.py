@@ -1,0 +1,169 @@
+"""Who computes attention: the implementations behind the door, the choice among them, and their one gradient.
+
+    name               dense   sparse   runs on
+    xla                yes     yes      anything
+    pallas_triton      yes     yes      GPUs: our kernels, kernels/flash_forward.py and flash_backward.py
+    pallas_interpret   yes     yes      anything, slowly: the same kernels in Pallas' interpreter
+    cudnn              yes     no       NVIDIA GPUs
+    jax_triton         no      yes      GPUs: the forward kernel in Triton's own language; backward is pallas_triton's
+
+Each is a forward function, to the output and the log-sum-exp of the scores, and a backward function from those two. So
+they share one differentiation rule, and whoever merges partial results (a ring) can call `backward` with the merged
+ones. Dense attention is a selection of None, with one query block and one key block of all tokens.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Bool
+from lcv_jax.kernels import cudnn, xla
+from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.platform import target_platform
+
+IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton")
+
+KERNEL_DTYPES = ("bfloat16", "float16", "float32")
+MAX_KERNEL_WIDTH = 256
+
+
+def choose(
+    implementation: str, q_BSNK: Array, k_BMNK: Array, v_BMNK: Array, *, sparse: bool, key_mask_BM: Array | None = None
+) -> str:
+    """The implementation of that name; for "auto" the fastest that takes these arrays.
+
+    Raises:
+        NotImplementedError: there is none of that name, or it cannot take these; with the reason.
+    """
+    given = (q_BSNK, k_BMNK, v_BMNK)
+    if implementation == "auto":
+        fastest = ("pallas_triton",) if sparse else ("cudnn", "pallas_triton")
+        return next((name for name in fastest if _why_not(name, *given, sparse, key_mask_BM) is None), "xla")
+    if implementation not in IMPLEMENTATIONS:
+        raise NotImplementedError(
+            f"attention implementation {implementation!r}: have auto, {', '.join(IMPLEMENTATIONS)}"
+        )
+    if reason := _why_not(implementation, *given, sparse, key_mask_BM):
+        raise NotImplementedError(f"attention implementation {implementation!r}: {reason}")
+    return implementation
+
+
+def _why_not(
+    name: str, q_BSNK: Array, k_BMNK: Array, v_BMNK: Array, sparse: bool, key_mask_BM: Array | None
+) -> str | None:
+    if name == "xla":
+        return None
+    if name == "cudnn":
+        return "it is dense only" if sparse else cudnn.why_not(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+    if name == "jax_triton" and not sparse:
+        return "it is block-sparse only"
+    if name != "pallas_interpret" and target_platform() not in ("gpu", "cuda", "rocm"):
+        return f"it runs on a GPU, this is for {target_platform()}; pallas_interpret tries our kernels anywhere"
+    dtypes = {jnp.dtype(x.dtype).name for x in (q_BSNK, k_BMNK, v_BMNK)}
+    if len(dtypes) > 1 or not dtypes <= set(KERNEL_DTYPES):
+        return f"it takes q, k and v of one dtype of {', '.join(KERNEL_DTYPES)}, got {', '.join(sorted(dtypes))}"
+    if q_BSNK.shape[-1] > MAX_KERNEL_WIDTH:
+        return f"it takes heads at most {MAX_KERNEL_WIDTH} wide, got {q_BSNK.shape[-1]}"
+    if 0 in (*q_BSNK.shape, *k_BMNK.shape):
+        return f"it takes no empty arrays, got queries {q_BSNK.shape} and keys {k_BMNK.shape}"
+    return None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def attend(
+    implementation: str,
+    block_q: int,
+    block_k: int,
+    q_BSNK: Array,
+    k_BMNK: Array,
+    v_BMNK: Array,
+    selection: Selection | None,
+    key_mask_BM: Bool[Array, "B M"] | None,
+) -> tuple[Array, Array]:
+    """Output and float32 log-sum-exp, both differentiable; the selection and the mask are not.
+
+    Args:
+        implementation: what `choose` gave.
+        selection: None is dense, with `block_q` and `block_k` the lengths.
+        key_mask_BM: of dense attention.
+    """
+    return forward(implementation, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, key_mask_BM)
+
+
+def forward(
+    implementation: str,
+    block_q: int,
+    block_k: int,
+    q_BSNK: Array,
+    k_BMNK: Array,
+    v_BMNK: Array,
+    selection: Selection | None,
+    key_mask_BM: Array | None,
+) -> tuple[Array, Array]:
+    """`attend` without a gradient."""
+    if implementation == "xla":
+        if selection is None:
+            return xla.dense_forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+        return xla.sparse_forward(q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k)
+    if implementation == "cudnn":
+        return cudnn.forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+    if implementation == "jax_triton":
+        from lcv_jax.kernels import jax_triton_forward
+
+        return jax_triton_forward.forward(q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k)
+    from lcv_jax.kernels import flash_forward
+
+    interpret = implementation == "pallas_interpret"
+    return flash_forward.forward(
+        q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k, key_mask_BM=key_mask_BM, interpret=interpret
+    )
+
+
+def backward(
+    implementation: str,
+    block_q: int,
+    block_k: int,
+    residuals: tuple[Array, Array, Array, Selection | None, Array | None, Array, Array],
+    d_out_BSNK: Array,
+    d_lse_BNS: Array | None,
+) -> tuple[Array, Array, Array]:
+    """Gradients of queries, keys and values.
+
+    Args:
+        residuals: q, k, v, selection, key mask, output and log-sum-exp.
+        d_lse_BNS: None is zero.
+    """
+    q, k, v, selection, key_mask_BM, out_BSNK, lse_BNS = residuals
+    results = (out_BSNK, lse_BNS, d_out_BSNK, d_lse_BNS)
+    if implementation == "xla":
+        if selection is None:
+            return xla.dense_backward(q, k, v, key_mask_BM, *results)
+        return xla.sparse_backward(q, k, v, selection, *results, block_q, block_k)
+    if implementation == "cudnn" and d_lse_BNS is None:
+        return cudnn.backward(q, k, v, key_mask_BM, *results)
+    # cuDNN's backward takes no gradient of the log-sum-exp; ours starts from the same residuals.
+    from lcv_jax.kernels import flash_backward
+
+    interpret = implementation == "pallas_interpret"
+    return flash_backward.backward(
+        q, k, v, selection, *results, block_q, block_k, key_mask_BM=key_mask_BM, interpret=interpret
+    )
+
+
+def _attend_forward(implementation: str, block_q: int, block_k: int, *primals) -> tuple:
+    # With symbolic zeros asked for, every array comes with whether it is perturbed.
+    given = jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda x: hasattr(x, "perturbed"))
+    out, lse = forward(implementation, block_q, block_k, *given)
+    return (out, lse), (*given, out, lse)
+
+
+def _attend_backward(implementation: str, block_q: int, block_k: int, residuals: tuple, gradients: tuple) -> tuple:
+    # What nothing depends on comes as a symbolic zero, and costs nothing.
+    d_out, d_lse = (None if isinstance(x, jax.custom_derivatives.SymbolicZero) else x for x in gradients)
+    if d_out is None:
+        d_out = jnp.zeros_like(residuals[-2])
+    return *backward(implementation, block_q, block_k, residuals, d_out, d_lse), None, None
+
+
+attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
