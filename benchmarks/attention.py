@@ -9,7 +9,8 @@ Inputs are normal random numbers, made on the device. A time is the median of wa
 are done: 4 x queries x keys x heads x head width forward, 10 of them backward, for the pairs of blocks that are
 attended to. "of matmul" is the share of what one large matrix product reaches in the same run, in the same dtype.
 "speed-up" is over the fastest dense implementation at that number of tokens. A sparse forward pass includes the
-selection, whose own row (pool, score, choose) gives its share. A backward pass starts from the forward pass's results.
+selection (pool, score, choose), which has a row of its own, as has attention alone. A backward pass starts from the
+forward pass's results.
 """
 
 import argparse
@@ -31,13 +32,14 @@ from rich.table import Table
 
 from benchmarks.kernel_cases import BLOCKS, GRIDS
 from benchmarks.timing import Times, times_of
-from lcv_jax.kernels.attention import IMPLEMENTATIONS, attention, ordered_block_sparse_attention
-from lcv_jax.kernels.block_select import pool_blocks, select_blocks
+from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention, selected_attention_with_lse
+from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
+from lcv_jax.kernels.implementations import IMPLEMENTATIONS
 
 DENSE_ONLY, SPARSE_ONLY = ("cudnn",), ("jax_triton",)
 SPARSITIES = (0.9375, 0.875, 0.0)
-PASSES = ("selection", "forward", "backward")
-PRODUCTS = {"selection": 0, "forward": 4, "backward": 10}
+FLOP = {"selection": 0, "attention alone": 4, "forward": 4, "backward": 10}
+"""Of a pair of tokens, a head and a channel, by pass. Attention alone is sparse attention, the selection in hand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Work:
             q, k, v, block_q=block_q, block_k=block_k, sparsity=self.sparsity, implementation=self.implementation
         )
 
-    def select(self, q: jax.Array, k: jax.Array) -> object:
+    def select(self, q: jax.Array, k: jax.Array) -> Selection:
         block_q, block_k = self.blocks or (1, 1)
         return select_blocks(
             pool_blocks(q, block_q),
@@ -78,6 +80,12 @@ class Work:
             sparsity=self.sparsity,
             cdf_threshold=None,
             implementation="xla" if self.implementation == "xla" else "pallas_triton",
+        )
+
+    def attend_selected(self, q: jax.Array, k: jax.Array, v: jax.Array, selection: Selection) -> tuple:
+        block_q, block_k = self.blocks or (1, 1)
+        return selected_attention_with_lse(
+            q, k, v, selection, block_q=block_q, block_k=block_k, implementation=self.implementation
         )
 
 
@@ -145,9 +153,12 @@ def reason(error: Exception) -> str:
 def passes_of(work: Work, x: tuple[jax.Array, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each pass, compiled, as a call; a pass may need the results of the one before it."""
     q, k, v, d_out = x
+    jax.eval_shape(work.attend, q, k, v)  # an implementation that cannot run says so before anything else does
     if work.blocks is not None:
-        select = jax.jit(work.select)
+        select, attend = jax.jit(work.select), jax.jit(work.attend_selected)
         yield "selection", lambda: select(q, k)
+        selection = select(q, k)
+        yield "attention alone", lambda: attend(q, k, v, selection)
     forward = jax.jit(work.attend)
     yield "forward", lambda: forward(q, k, v)
     # The function that jax.vjp returns is a pytree of the forward pass's results.
@@ -163,13 +174,13 @@ def measure(work: Work, x: tuple[jax.Array, ...], clock: Clock, seconds: float) 
     if work.blocks is not None and any(S % block for block in work.blocks):
         yield Row(work, "forward", None, 0.0, "tokens are no multiple of the blocks")
         return
-    what = PASSES[0] if work.blocks is not None else PASSES[1]
+    what = "selection" if work.blocks is not None else "forward"
     try:
-        if note := clock.why_not(work, "forward", PRODUCTS["forward"] * per_product):
+        if note := clock.why_not(work, "forward", FLOP["forward"] * per_product):
             yield Row(work, "forward", None, 0.0, note)
             return
         for what, run in passes_of(work, x):
-            teraflop = PRODUCTS[what] * per_product
+            teraflop = FLOP[what] * per_product
             if note := clock.why_not(work, what, teraflop):
                 yield Row(work, what, None, 0.0, note)
                 return
@@ -213,19 +224,18 @@ def printed(rows: list[Row], matmul: float) -> Table:
 def order(row: Row) -> tuple:
     """What rows are sorted by."""
     work = row.work
-    return work.num_tokens, work.sparsity, work.blocks or (0, 0), PASSES.index(row.what), work.implementation
+    return work.num_tokens, work.sparsity, work.blocks or (0, 0), list(FLOP).index(row.what), work.implementation
 
 
 def speed_up(row: Row, rows: list[Row]) -> float | None:
     """Over the fastest dense implementation of the same pass at the same number of tokens."""
+    what = "backward" if row.what == "backward" else "forward"
     dense = [
         other.times.median
         for other in rows
-        if other.times
-        and other.work.blocks is None
-        and (other.work.num_tokens, other.what) == (row.work.num_tokens, row.what)
+        if (other.work.num_tokens, other.work.blocks, other.what) == (row.work.num_tokens, None, what) and other.times
     ]
-    return min(dense) / row.times.median if row.times and dense else None
+    return min(dense) / row.times.median if row.times and row.teraflop and dense else None
 
 
 def selection_share(row: Row, rows: list[Row]) -> float | None:
@@ -278,7 +288,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--sparsity", nargs="+", type=float, default=list(SPARSITIES))
-    parser.add_argument("--blocks", nargs="+", type=blocks, default=list(BLOCKS), help="QUERIESxKEYS, such as 64x128")
+    parser.add_argument("--blocks", nargs="+", type=pair_of, default=list(BLOCKS), help="QUERIESxKEYS, such as 64x128")
     parser.add_argument("--implementations", nargs="+", default=[n for n in IMPLEMENTATIONS if "interpret" not in n])
     parser.add_argument("--matmul-size", type=int, default=2048 if on_cpu else 8192)
     parser.add_argument("--seconds", type=float, default=4.0 if on_cpu else 0.7, help="to spend on a row, once warm")
@@ -289,7 +299,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def blocks(text: str) -> tuple[int, int]:
+def pair_of(text: str) -> tuple[int, int]:
     """64x128 -> (64, 128)."""
     block_q, block_k = map(int, text.split("x"))
     return block_q, block_k
@@ -316,7 +326,7 @@ def main() -> None:
             took = f"{1000 * row.times.median:.2f} ms" if row.times else row.note
             print(f"{work}: {row.what}: {took}" + (f", {row.rate:.3g} TF/s" if row.rate else ""), flush=True)
             rows.append(row)
-            if row.note.startswith("NotImplementedError"):
+            if row.note.startswith(("NotImplementedError", "ImportError", "ModuleNotFoundError")):
                 missing.add(work.implementation)
     matmul.append(matmul_rate(args.matmul_size, dtype, args.seconds))
     Console(width=None if sys.stdout.isatty() else 120).print(printed(rows, matmul[0]))

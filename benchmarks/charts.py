@@ -33,17 +33,20 @@ def _panel(axes: Axes, title: str, panel: list[Line], colours: dict[str, str]) -
     axes.set_xticks(tokens, [f"{x:,}" for x in tokens])
     axes.set_xticks([], minor=True)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="small")
 
 
 def draw(result: dict, path: Path) -> None:
     """Time against tokens, forward and backward, of what benchmarks/attention.py writes as JSON."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colours = {name: f"C{at}" for at, name in enumerate(sorted({row["implementation"] for row in result["rows"]}))}
     _panel(left, "forward, selection included", lines(result["rows"], "forward"), colours)
     _panel(right, "backward", lines(result["rows"], "backward"), colours)
     left.set_ylabel("milliseconds")
+    names = {
+        label: line for axes in (right, left) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(names.values(), names.keys(), loc="outside right upper", handlelength=4, frameon=False)
     heads = f"{result['heads']} heads of {result['head_dim']}, {result['dtype']}"
     figure.suptitle(f"Attention on {result['device']}: {heads}, {result['date'][:10]}")
     figure.savefig(path, dpi=150)
