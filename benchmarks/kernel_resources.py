@@ -189,7 +189,7 @@ def compile_for(name: str, *options: str) -> tuple[list[Resources], list[str]]:
         problems = []
         for case in map(json.loads, done.stdout.splitlines()):
             found = [] if case["error"] else read_case(Path(folder), case, gpus.described_gpu(name))
-            print(f"{name}: {case['name']} compiled in {case['seconds']:.1f} s, {len(found)} kernels", flush=True)
+            print(f"{name}: {case['name']} took {case['seconds']:.1f} s to compile, {len(found)} kernels", flush=True)
             if not found:
                 problems.append(f"{name}: {case['name']}: {case['error'] or 'no kernel found in what XLA left'}")
             rows += found
@@ -261,6 +261,8 @@ def main() -> None:
     problems: list[str] = []
     rows_by_gpu = {}
     try:
+        if page := args.write or args.check:
+            put_between_markers(page.read_text(), "")  # a page without a place for it is no use finding last
         for name in args.gpus:
             rows_by_gpu[name], failed = compile_for(name, *options)
             problems += failed
