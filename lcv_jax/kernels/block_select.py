@@ -12,11 +12,12 @@ The rule, the same on every implementation because all of them run `best_blocks`
 *   The n-th score is found by bisection over the 32 bits of its order-preserving integer, not by sorting.
 
 Scoring and choosing are apart (`block_scores`, `choose_blocks`), and only the scores of a few heads are held at once.
-Per layer, 32 heads of 128, on an H200 (4.8 TB/s, 67 float32 TF/s, 0.9e12 warp instructions a second), by arithmetic:
+The work per layer of 32 heads of 128, by arithmetic and the compiled kernel's instructions (an H200 reads 4.8 TB/s,
+does 67 float32 TF/s and issues 0.9e12 instructions a second, half of that for integers; nothing here was timed):
 
-    tokens    blocks   pooling reads   score product   scores written, read   bisection
-    84,480     1,320         1.4 GB        14 GFLOP          0.45 GB          0.3e9 warp instructions
-    168,960    2,640         2.8 GB        57 GFLOP          1.8 GB           1.2e9
+    tokens    blocks   pooling reads   score product   scores written and read   top-r, warp instructions
+    84,480     1,320         1.4 GB        14 GFLOP          0.45 GB                 0.3e9
+    168,960    2,640         2.8 GB        57 GFLOP          1.8 GB                  1.1e9
 """
 
 import math
@@ -194,8 +195,9 @@ def _crossing(key: Array, weight: Array | int, limit: Array | int, enough: Array
         crosses = weight_from_raised > limit
         return bit + 1, jnp.where(crosses, raised, threshold), jnp.where(crosses, weight_from_raised, weight_from)
 
-    rows = (*key.shape[:-1], 1)
-    start = jnp.int32(0), jnp.full(rows, LOWEST, jnp.int32), jnp.full(rows, 2**31 - 1, jnp.int32)
+    # The sign is settled outside of the loop, so that what is carried has the rows' shape, and varies as they do in
+    # shard_map.
+    start = step((jnp.int32(0), jnp.int32(LOWEST), jnp.int32(2**31 - 1)))
     return lax.while_loop(unsettled, step, start)[1]
 
 

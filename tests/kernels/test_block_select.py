@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, PartitionSpec
 
 from lcv_jax.kernels import block_select, select_kernel
 from lcv_jax.kernels.block_order import TokenOrder, block_order
@@ -194,6 +195,15 @@ def test_heads_in_groups_give_the_same_lists(monkeypatch):
     assert block_select._heads_at_once(3, 2**40) == 1
     monkeypatch.setattr(block_select, "_heads_at_once", lambda heads, scores: 2)
     assert_same(select_blocks(q, k, sparsity=0.5, cdf_threshold=None), want)
+
+
+def test_selection_under_shard_map():
+    mesh = jax.make_mesh((1,), ("heads",), axis_types=(AxisType.Auto,))
+    q, k = normal(11, 1, 3, 2, 4), normal(12, 1, 8, 2, 4)
+    select = functools.partial(select_blocks, sparsity=0.5, cdf_threshold=0.5)
+    heads = PartitionSpec(None, None, "heads")
+    sharded = jax.shard_map(select, mesh=mesh, in_specs=(heads, heads), out_specs=PartitionSpec(None, "heads"))
+    assert_same(jax.jit(sharded)(q, k), select(q, k))
 
 
 def test_selection_passes_no_gradient():
