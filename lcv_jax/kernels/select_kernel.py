@@ -49,8 +49,8 @@ def choose(
         mass = load(mass_refs[0], 0) if mass_refs else None
         chosen = (best_blocks(key, top, mass, mass_limit) & here).astype(jnp.int32)
         place = jax.lax.cumsum(chosen, axis=1) - chosen
-        # Places of what is not chosen are out of bounds: in interpret mode a masked lane writes back what it read, and
-        # would undo the write of the lane that has its place.
+        # What is not chosen goes out of bounds: in interpret mode a masked lane writes back what it read, and with the
+        # place of a chosen one it would be left to the order of the scatter which of the two stays.
         plt.store(indices_ref.at[row, jnp.where(chosen > 0, place, room)], column, mask=chosen > 0)
         count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
         plt.store(counts_ref.at[:], count, mask=jnp.arange(rows, dtype=jnp.int32) < rows_left)

@@ -24,7 +24,12 @@ from lcv_jax.kernels.block_select import (
     selection_of_mask,
 )
 
-chosen_by = functools.partial(jax.jit, static_argnames=("top", "cdf_threshold", "implementation"))(choose_blocks)
+# Most of the time here is compiling; integers come out the same unoptimised.
+chosen_by = jax.jit(
+    choose_blocks,
+    static_argnames=("top", "cdf_threshold", "implementation"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 
 
 def defined(score, top, cdf_threshold):
@@ -80,7 +85,7 @@ def test_the_kernel_can_choose_everything(num_keys):
 
 
 def filled(rows):
-    """Rows of scores as one array of the shape that most tests share, because compiling takes longer than choosing."""
+    """Rows of scores as an array of the shape that most tests share, so that it is compiled for once."""
     padded = np.full((8, 24), -np.inf, np.float32)
     for row, values in enumerate(rows):
         padded[row, : len(values)] = values
@@ -161,7 +166,7 @@ def test_both_implementations_choose_the_same(rule, values, num_copies):
         assert not row[count:].any()
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=5)
 @given(num_keys=st.integers(2, 300), rows=st.integers(1, 9), share=st.floats(0, 1), seed=st.integers(0, 9))
 def test_any_shape(num_keys, rows, share, seed):
     check_both(np.round(normal(seed, 1, 1, rows, num_keys), 1), max(1, math.floor(share * num_keys)))
