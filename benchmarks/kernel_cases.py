@@ -149,16 +149,18 @@ def main() -> None:
     if args.sweep:
         chosen = [dataclasses.replace(case, tiles=tiles) for case in chosen for tiles in tilings(case.blocks)]
     for case in chosen:
-        start, error = time.perf_counter(), None
+        start, error, temporary = time.perf_counter(), None, 0
         program = case.program()
         program.__name__ = case.name
         try:
             with compiling_for("gpu"):
-                jax.jit(program).trace(*case.arguments(device)).lower().compile()
+                compiled = jax.jit(program).trace(*case.arguments(device)).lower().compile()
+            temporary = compiled.memory_analysis().temp_size_in_bytes
         except Exception:  # whatever it is, the other cases still have something to tell
             error = traceback.format_exc(limit=-3)
         told = {"name": case.name, "num_tokens": case.num_tokens, "blocks": case.blocks, "tiles": case.tiles_of()}
-        print(json.dumps({**told, "seconds": time.perf_counter() - start, "error": error}), flush=True)
+        went = {"seconds": time.perf_counter() - start, "temporary_bytes": temporary, "error": error}
+        print(json.dumps({**told, **went}), flush=True)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,9 @@ def compile_for(name: str, *options: str) -> tuple[list[Resources], list[str]]:
         problems = []
         for case in map(json.loads, done.stdout.splitlines()):
             found = [] if case["error"] else read_case(Path(folder), case, gpus.described_gpu(name))
-            print(f"{name}: {case['name']} took {case['seconds']:.1f} s to compile, {len(found)} kernels", flush=True)
+            seconds, gigabytes = case["seconds"], case["temporary_bytes"] / 1e9
+            made = f"{len(found)} kernels, {gigabytes:.2f} GB of temporary arrays"
+            print(f"{name}: {case['name']} took {seconds:.1f} s to compile: {made}", flush=True)
             if not found:
                 problems.append(f"{name}: {case['name']}: {case['error'] or 'no kernel found in what XLA left'}")
             rows += found
