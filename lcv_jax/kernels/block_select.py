@@ -17,7 +17,7 @@ does 67 float32 TF/s and issues 0.9e12 instructions a second, half of that for i
 
     tokens    blocks   pooling reads   score product   scores written and read   top-r, warp instructions
     84,480     1,320         1.4 GB        14 GFLOP          0.45 GB                 0.3e9
-    168,960    2,640         2.8 GB        57 GFLOP          1.8 GB                  1.1e9
+    168,960    2,640         2.8 GB        57 GFLOP          1.8 GB                  1.2e9
 """
 
 import math
