@@ -36,6 +36,7 @@ from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention,
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
 from lcv_jax.kernels.implementations import IMPLEMENTATIONS
 
+VERSIONS_TOLD = ("jax", "nvidia-cuda-nvcc", "nvidia-cudnn", "triton")
 DENSE_ONLY, SPARSE_ONLY = ("cudnn",), ("jax_triton",)
 SPARSITIES = (0.9375, 0.875, 0.0)
 FLOP = {"selection": 0, "attention alone": 4, "forward": 4, "backward": 10}
@@ -247,12 +248,13 @@ def selection_share(row: Row, rows: list[Row]) -> float | None:
 def as_json(rows: list[Row], matmul: list[float], args: argparse.Namespace) -> dict:
     """Everything that the table says, and where it is from."""
     device = jax.devices()[0]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    installed = {package.name: package.version for package in importlib.metadata.distributions()}
+    versions = {name: version for name, version in sorted(installed.items()) if name.startswith(VERSIONS_TOLD)}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.attention", *sys.argv[1:]]),
         "device": device.device_kind,
-        "platform": device.client.platform_version.splitlines()[0],
+        "platform": " ".join(device.client.platform_version.split()),
         "machine": platform.processor() or platform.machine(),
         "versions": {"python": platform.python_version(), **versions},
         "heads": args.heads,

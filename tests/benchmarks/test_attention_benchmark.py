@@ -85,7 +85,8 @@ def test_a_chart_is_drawn(tmp_path):
         for what in ("forward", "backward")
         for blocks in (None, [64, 64], [64, 128])
     ]
-    assert [(name, sparsity) for name, sparsity, _ in charts.lines(rows, "forward")] == [("xla", None), ("xla", 0.5)]
+    points = [(128, 128 / 9), (256, 256 / 9)]
+    assert charts.lines(rows, "forward") == [("xla", None, points), ("xla", 0.5, points)]
     told = {"rows": rows, "heads": 1, "head_dim": 2, "dtype": "float32", "device": "cpu", "date": "2026-01-01"}
     charts.draw(told, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
