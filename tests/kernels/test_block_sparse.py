@@ -1,4 +1,7 @@
-"""Block-sparse attention against the published numbers and the float32 definition."""
+"""The door to block-sparse attention: published numbers, tokens in plain order, masks and patterns, errors.
+
+What each implementation computes is in test_implementations.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +9,9 @@ import numpy as np
 import pytest
 
 from lcv_jax.kernels import reference, xla
-from lcv_jax.kernels.attention import attention, block_sparse_attention
+from lcv_jax.kernels.attention import attention, block_sparse_attention, ordered_block_sparse_attention
 from lcv_jax.kernels.block_order import block_order
+from lcv_jax.kernels.block_patterns import block_mask, space_and_time
 
 
 def settings(config: dict, case: int) -> dict:
@@ -22,11 +26,13 @@ def settings(config: dict, case: int) -> dict:
     }
 
 
+@pytest.mark.parametrize("implementation", ["xla", "pallas_interpret"])
 @pytest.mark.parametrize("case", [0, 1, 2])
-def test_published_output_and_gradients(golden, case):
+def test_published_output_and_gradients(golden, case, implementation):
     config, tensors = golden("bsa_ops")
     q, k, v, do = (jnp.swapaxes(tensors[f"in.{name}"], 1, 2) for name in ("q", "k", "v", "do"))
-    out, pull = jax.vjp(lambda *x: block_sparse_attention(*x, **settings(config, case)), q, k, v)
+    how = settings(config, case) | {"implementation": implementation}
+    out, pull = jax.vjp(jax.jit(lambda *x: block_sparse_attention(*x, **how)), q, k, v)
     for name, got in zip(("o", "dq", "dk", "dv"), (out, *pull(do)), strict=True):
         np.testing.assert_allclose(np.swapaxes(got, 1, 2), tensors[f"out{case}.{name}"], atol=2e-5, err_msg=name)
 
@@ -55,19 +61,20 @@ def test_custom_mask_with_empty_rows_is_the_definition(dtype):
     assert jnp.isfinite(gradient.astype(jnp.float32)).all()
 
 
-def test_all_blocks_is_dense_attention_and_unselected_nan_stays_out():
-    q, k, v = random_qkv(3, 16, 32)
-    shapes = {"query_shape": (1, 4, 4), "key_shape": (2, 4, 4), "query_block": (1, 2, 2), "key_block": (2, 2, 2)}
-    dense = attention(q, k, v)
-    np.testing.assert_allclose(dense, reference.attention(q, k, v), atol=2e-6)
-    np.testing.assert_allclose(block_sparse_attention(q, k, v, **shapes, sparsity=0.0), dense, atol=2e-6)
-    mask = jnp.ones((2, 2, 4, 4), bool).at[..., 3].set(False)
-    # Key block 3 holds rows and columns 2 and 3 of both frames.
-    corner = np.zeros((2, 4, 4), bool)
-    corner[:, 2:, 2:] = True
-    poison = jnp.where(corner.reshape(1, -1, 1, 1), jnp.nan, 1.0)
-    clean = block_sparse_attention(q, k, v, **shapes, block_mask=mask)
-    np.testing.assert_array_equal(block_sparse_attention(q, k * poison, v * poison, **shapes, block_mask=mask), clean)
+def test_a_pattern_counts_in_plain_order_and_broadcasts():
+    """Block-wise 2D+1D of a rule, of its mask, and of the mask of every token."""
+    q, k, v = random_qkv(3, 32, 48)
+    shapes = {"query_shape": (2, 4, 4), "key_shape": (3, 4, 4), "query_block": (1, 2, 2), "key_block": (1, 2, 2)}
+    by_rule = block_sparse_attention(q, k, v, **shapes, block_mask=space_and_time)
+    mask = block_mask(space_and_time, **shapes)
+    assert mask.shape == (8, 12)
+    np.testing.assert_array_equal(by_rule, block_sparse_attention(q, k, v, **shapes, block_mask=mask))
+    # Queries are the last two of the keys' three frames.
+    frame, row, column = (x.reshape(-1) for x in np.indices((3, 4, 4)))
+    same_frame = frame[16:, None] == frame
+    same_place = (row[16:, None] // 2 == row // 2) & (column[16:, None] // 2 == column // 2)
+    allowed = np.broadcast_to(same_frame | same_place, (2, 2, 32, 48))
+    np.testing.assert_allclose(by_rule, reference.attention(q, k, v, allowed), atol=2e-6)
 
 
 def test_pieces_do_not_change_the_result(monkeypatch):
@@ -104,6 +111,8 @@ def test_memory_is_linear_in_tokens():
         ({"query_shape": (2, 4, 5)}, "holds 40 tokens, got 32"),
         ({"query_block": (2, 3, 2)}, "multiple of the block 2 x 3 x 2"),
         ({"sparsity": None}, "give either block_mask"),
+        ({"sparsity": None, "block_mask": np.ones((4, 5), bool)}, r"broadcast to .* \(2, 2, 4, 4\), got \(4, 5\)"),
+        ({"sparsity": None, "block_mask": np.ones((3, 1, 4, 4), bool)}, r"got \(3, 1, 4, 4\)"),
     ],
 )
 def test_bad_shapes_say_what_was_wanted(change, message):
@@ -113,7 +122,7 @@ def test_bad_shapes_say_what_was_wanted(change, message):
         block_sparse_attention(q, k, v, **{**arguments, "sparsity": 0.5, **change})
 
 
-def test_a_named_implementation_runs_or_says_why():
-    q, k, v = random_qkv(7, 4, 4)
-    with pytest.raises(NotImplementedError, match="cudnn"):
-        attention(q, k, v, implementation="cudnn")
+def test_tokens_that_are_no_multiple_of_a_block():
+    q, k, v = random_qkv(6, 32, 30)
+    with pytest.raises(ValueError, match="30 keys are no multiple of a block of 8"):
+        ordered_block_sparse_attention(q, k, v, block_q=8, block_k=8, sparsity=0.5)

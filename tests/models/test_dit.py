@@ -92,8 +92,10 @@ def test_condition_ignores_noise_and_caption_and_cache_of_one_serves_all(golden)
     close(apply(model, {"params": params}, same[:, 2:], timesteps[:, 2:], text, mask, cache=cache), whole[:, 2:])
 
 
-@pytest.mark.parametrize("case", [None, 0, 1, 2])
-def test_block_sparse(golden, case):
+@pytest.mark.parametrize(
+    ("case", "implementation"), [(None, "auto"), (0, "auto"), (1, "auto"), (2, "auto"), (1, "pallas_interpret")]
+)
+def test_block_sparse(golden, case, implementation):
     cfg, params, tensors, published = load(golden, "dit_bsa")
     latents, text, mask = tensors["in.hidden_states"], tensors["text"], tensors["text_mask"]
     everywhere = per_frame(tensors["in.timestep"], latents.shape[1])
@@ -102,7 +104,7 @@ def test_block_sparse(golden, case):
         close(apply(dense, {"params": params}, latents, everywhere, text, mask), tensors["out.dense"])
         return
     sparse = dataclasses.replace(cfg, bsa_params=BlockSparseConfig.from_json(published["bsa_cases"][case]))
-    model, condition = LongCatVideo(sparse), published["num_cond_latents"]
+    model, condition = LongCatVideo(sparse, implementation=implementation), published["num_cond_latents"]
     close(apply(model, {"params": params}, latents, everywhere, text, mask), tensors[f"out.bsa{case}"])
     arguments = {"params": params}, latents, tensors["in.timestep_cond"], text, mask, condition
     close(apply(model, *arguments), tensors[f"out.bsa{case}_cond"])
