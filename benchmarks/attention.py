@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import platform
 import shlex
@@ -37,7 +38,7 @@ from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
 from lcv_jax.kernels.implementations import IMPLEMENTATIONS
 
 VERSIONS_TOLD = ("jax", "nvidia-cuda-nvcc", "nvidia-cudnn", "triton")
-DENSE_ONLY, SPARSE_ONLY = ("cudnn",), ("jax_triton",)
+DENSE_ONLY, SPARSE_ONLY, COMPARED_LAST = ("cudnn",), ("jax_triton",), ("jax_triton", "xla")
 SPARSITIES = (0.9375, 0.875, 0.0)
 FLOP = {"selection": 0, "attention alone": 4, "forward": 4, "backward": 10}
 """Of a pair of tokens, a head and a channel, by pass. Attention alone is sparse attention, the selection in hand."""
@@ -127,20 +128,20 @@ class Clock:
             self.seconds_per_teraflop[key] = row.times.median / row.teraflop
 
 
-def plan(args: argparse.Namespace) -> Iterator[Work]:
+def plan(args: argparse.Namespace) -> list[Work]:
     """The work, what matters most first: should time run out, it is the rest that is missing."""
-    sparse = [name for name in args.implementations if name not in DENSE_ONLY]
-    for tokens in args.tokens:
-        for name in args.implementations:
-            if name not in SPARSE_ONLY:
-                yield Work(tokens, name)
-        for sparsity in args.sparsity:
-            for name in sparse:
-                yield Work(tokens, name, args.blocks[0], sparsity)
-    for tokens in args.tokens:
-        for blocks in args.blocks[1:]:
-            for name in sparse:
-                yield Work(tokens, name, blocks, max(args.sparsity))
+    ranked = []
+    for tokens, name in itertools.product(args.tokens, args.implementations):
+        last = name in COMPARED_LAST and len(args.implementations) > 1
+        if name not in SPARSE_ONLY:
+            ranked.append((last, 0, Work(tokens, name)))
+        if name in DENSE_ONLY:
+            continue
+        for number, sparsity in enumerate(args.sparsity):
+            ranked.append((last, number, Work(tokens, name, args.blocks[0], sparsity)))
+        for block in args.blocks[1:]:
+            ranked.append((last, len(args.sparsity), Work(tokens, name, block, args.sparsity[0])))
+    return [work for _, _, work in sorted(ranked, key=lambda each: each[:2])]
 
 
 def reason(error: Exception) -> str:
@@ -289,7 +290,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--sparsity", nargs="+", type=float, default=list(SPARSITIES))
+    sparsity = "the first one also for every block size but the first"
+    parser.add_argument("--sparsity", nargs="+", type=float, default=list(SPARSITIES), help=sparsity)
     parser.add_argument("--blocks", nargs="+", type=pair_of, default=list(BLOCKS), help="QUERIESxKEYS, such as 64x128")
     parser.add_argument("--implementations", nargs="+", default=[n for n in IMPLEMENTATIONS if "interpret" not in n])
     parser.add_argument("--matmul-size", type=int, default=2048 if on_cpu else 8192)

@@ -98,3 +98,15 @@ def test_every_tiling_is_timed(monkeypatch):
     found = list(tilings.rows(tilings.kernels(*x, (32, 32)), (32, 32), 1.0, 0.001))
     assert [(name, tiles) for name, tiles, *_ in found] == [(name, "32 x 32") for name in ("forward", "dq", "dkdv")]
     assert all(float(each[4]) > 0 for each in found)
+
+
+def test_what_matters_most_is_measured_first(monkeypatch):
+    options = ["--tokens", "256", "512", "--blocks", "64x64", "64x32", "--sparsity", "0.75", "0.5"]
+    monkeypatch.setattr(sys, "argv", ["attention", *options, "--implementations", "xla", "pallas_triton", "cudnn"])
+    works = attention.plan(attention.arguments())
+    assert len(works) == len(set(works)) == 2 * (4 + 4 + 1)
+    names = [work.implementation for work in works]
+    assert set(names[: names.index("xla")]) == {"pallas_triton", "cudnn"}
+    assert set(names[names.index("xla") :]) == {"xla"}
+    pallas = [(w.blocks, w.sparsity) for w in works if w.implementation == "pallas_triton" and w.num_tokens == 512]
+    assert pallas == [(None, 0.0), ((64, 64), 0.75), ((64, 64), 0.5), ((64, 32), 0.75)]
