@@ -81,7 +81,7 @@ class Work:
             pool_blocks(k, block_k),
             sparsity=self.sparsity,
             cdf_threshold=None,
-            implementation="xla" if self.implementation == "xla" else "pallas_triton",
+            implementation="pallas_triton" if self.implementation == "jax_triton" else self.implementation,
         )
 
     def attend_selected(self, q: jax.Array, k: jax.Array, v: jax.Array, selection: Selection) -> tuple:
