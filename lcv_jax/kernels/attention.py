@@ -85,10 +85,7 @@ def block_sparse_attention(
         if x.shape[1] != math.prod(shape):
             raise ValueError(f"{name}_shape {shape} holds {math.prod(shape)} tokens, got {x.shape[1]}")
     by_query, by_key = block_order(query_shape, query_block), block_order(key_shape, key_block)
-    if callable(block_mask):
-        block_mask = block_patterns.block_mask(
-            block_mask, query_shape=query_shape, key_shape=key_shape, query_block=query_block, key_block=key_block
-        )
+    video = {"query_shape": query_shape, "key_shape": key_shape, "query_block": query_block, "key_block": key_block}
     out = ordered_block_sparse_attention(
         by_query.apply(q_BSNK),
         by_key.apply(k_BMNK),
@@ -97,7 +94,7 @@ def block_sparse_attention(
         block_k=math.prod(key_block),
         sparsity=sparsity,
         cdf_threshold=cdf_threshold,
-        block_mask=block_mask,
+        block_mask=block_patterns.block_mask(block_mask, **video) if callable(block_mask) else block_mask,
         implementation=implementation,
     )
     return by_query.undo(out)
@@ -112,7 +109,7 @@ def ordered_block_sparse_attention(
     block_k: int,
     sparsity: float | None = None,
     cdf_threshold: float | None = None,
-    block_mask: Bool[Array, "*#BN I J"] | None = None,
+    block_mask: Bool[Array | np.ndarray, "*#BN I J"] | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B S N K"]:
     """Block-sparse attention of tokens that are in block order already (kernels/block_order.py): nothing is permuted.

@@ -93,9 +93,14 @@ def select_blocks(
 
 
 def _heads_at_once(num_heads: int, scores: int) -> int:
-    """The largest divisor of the heads whose scores fit what a device holds with ease, on a CPU a core's cache."""
+    """As many heads as have scores that fit what a device holds with ease, on a CPU a core's cache."""
     workspace = 2**20 if target_platform() == "cpu" else 2**27
-    return max(n for n in range(1, num_heads + 1) if num_heads % n == 0 and (n == 1 or n * scores <= workspace))
+    return largest_divisor(num_heads, workspace // scores)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most `most`; 1 if there is none."""
+    return max(part for part in range(1, number + 1) if number % part == 0 and part <= max(1, most))
 
 
 def block_scores(q_BINK: Float[Array, "B I N K"], k_BJNK: Float[Array, "B J N K"]) -> Float[Array, "B N I J"]:

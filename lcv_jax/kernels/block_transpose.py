@@ -3,14 +3,13 @@
 The backward pass adds up dk and dv over these lists, one program a key block: no atomics, and the same sum every time.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Int
-from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.block_select import Selection, largest_divisor
 
 LAST = jnp.iinfo(jnp.int32).max
 
@@ -32,7 +31,9 @@ def transpose_selection(selection: Selection, num_keys: int) -> Transposed:
     """
     B, N, num_queries, R = selection.indices_BNIR.shape
     # A pair is one integer, (head, key block, query block) from high to low, in as few sorts as 32 bits allow.
-    heads = math.gcd(B * N, max(1, LAST // (num_queries * num_keys)))
+    if num_queries * num_keys > LAST:
+        raise ValueError(f"block-sparse gradient: {num_queries} x {num_keys} pairs of blocks; take larger blocks")
+    heads = largest_divisor(B * N, LAST // (num_queries * num_keys))
     indices_GhIR = selection.indices_BNIR.reshape(-1, heads, num_queries, R)
     head_h = jnp.arange(heads, dtype=jnp.int32)
     query_I1 = jnp.arange(num_queries, dtype=jnp.int32)[:, None]
@@ -44,5 +45,6 @@ def transpose_selection(selection: Selection, num_keys: int) -> Transposed:
     starts_Ghj = jax.vmap(lambda pairs_E: jnp.searchsorted(pairs_E, first_hj).astype(jnp.int32))(pairs_GE)
     group_start = jnp.arange(pairs_GE.shape[0], dtype=jnp.int32) * pairs_GE.shape[1]
     return Transposed(
-        jax.lax.rem(pairs_GE, num_queries).reshape(-1), (starts_Ghj + group_start[:, None, None]).reshape(B, N, num_keys + 1)
+        jax.lax.rem(pairs_GE, num_queries).reshape(-1),
+        (starts_Ghj + group_start[:, None, None]).reshape(B, N, num_keys + 1),
     )

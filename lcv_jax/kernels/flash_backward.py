@@ -19,12 +19,12 @@ from jax.experimental.pallas import triton as plt
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
 from lcv_jax.kernels.block_select import Selection
-from lcv_jax.kernels.block_transpose import Transposed, transpose_selection
+from lcv_jax.kernels.block_transpose import transpose_selection
 from lcv_jax.kernels.tiling import Tiling
 
 
 def _dq_kernel(
-    selection, q_ref, k_ref, v_ref, key_mask_ref, do_ref, lse_ref, delta_ref, dq_ref, *, block_q, block_k, width, tiles
+    lists, q_ref, k_ref, v_ref, key_mask_ref, do_ref, lse_ref, delta_ref, dq_ref, *, block_q, block_k, width, tiles
 ):
     query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
     q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
@@ -35,7 +35,7 @@ def _dq_kernel(
 
     def attend(step, dq_XK):
         position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
-        key_block = 0 if selection is None else selection.indices_BNIR[query_block, position]
+        key_block = 0 if lists is None else lists[0][query_block, position]
         k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
         k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
         v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
@@ -47,7 +47,7 @@ def _dq_kernel(
         dlogits_XY = weights_XY * (tiling.product(do_XK, v_YK, transpose=True) - delta_X[:, None])
         return dq_XK + tiling.product(dlogits_XY.astype(k_YK.dtype), k_YK)
 
-    num_blocks = 1 if selection is None else selection.counts_BNI[query_block]
+    num_blocks = 1 if lists is None else lists[1][query_block]
     steps = num_blocks * pl.cdiv(block_k, tiles.tile_k)
     dq_XK = jax.lax.fori_loop(0, steps, attend, jnp.zeros(q_XK.shape, jnp.float32))
     tiling.store_tile(dq_ref, q_rows, dq_XK / math.sqrt(width), q_valid, width)
@@ -75,12 +75,12 @@ def _dkdv_kernel(
     k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
     v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
     to_base_2 = tiling.LOG2_E / math.sqrt(width)
-    first = 0 if lists is None else lists.starts_BNj[key_block]
+    first = 0 if lists is None else lists[1][key_block]
 
     def attend(step, state):
         dk_YK, dv_YK = state
         position, query_start = tiling.block_and_tile(step, block_q, tiles.tile_q)
-        query_block = 0 if lists is None else lists.queries_E[first + position]
+        query_block = 0 if lists is None else lists[0][first + position]
         q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
         q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
         do_XK = tiling.load_tile(do_ref, q_rows, q_valid, width)
@@ -92,7 +92,7 @@ def _dkdv_kernel(
         dlogits_YX = weights_YX * (tiling.product(v_YK, do_XK, transpose=True) - delta_X[None, :])
         return dk_YK + tiling.product(dlogits_YX.astype(q_XK.dtype), q_XK), dv_YK
 
-    num_blocks = 1 if lists is None else lists.starts_BNj[key_block + 1] - first
+    num_blocks = 1 if lists is None else lists[1][key_block + 1] - first
     nothing = jnp.zeros(k_YK.shape, jnp.float32)
     dk_YK, dv_YK = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_q, tiles.tile_q), attend, (nothing, nothing))
     if key_mask_ref is not None:
@@ -116,6 +116,7 @@ def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) ->
         Tiling(own_q, step_k, num_warps=8 if own_q > 64 else 4, num_stages=2),
         Tiling(step_q, own_k, num_warps=8 if own_k > 64 else 4, num_stages=2),
     )
+
 
 def backward(
     q_BSNK: Float[Array, "B S N K"],
@@ -151,35 +152,34 @@ def backward(
         delta_BNS = delta_BNS - d_lse_BNS
     # A row without keys: exp2(x - inf) is a weight of zero, where x + inf would be infinite.
     base_2_BNS = jnp.where(lse_BNS == -jnp.inf, jnp.inf, lse_BNS * tiling.LOG2_E)
-    given = (q_BSNK, k_BMNK, v_BMNK, key_mask_BM, d_out_BSNK, base_2_BNS, delta_BNS)
+    arrays = (q_BSNK, k_BMNK, v_BMNK, key_mask_BM, d_out_BSNK, base_2_BNS, delta_BNS)
 
-    def specs(lists, tiles: Tiling) -> tuple:
+    def call(kernel, name: str, lists, list_specs, num_tiles: int, tiles: Tiling):
         rows_q, rows_k = S + -block_q % tiles.tile_q, M + -block_k % tiles.tile_k
-        q, k, row = tiling.whole(q_BSNK, rows_q), tiling.whole(k_BMNK, rows_k), tiling.whole_rows(rows_q)
-        return lists, q, k, k, None if key_mask_BM is None else tiling.whole_keys(rows_k), q, row, row
-
-    def call(kernel, name, lists, in_specs, outputs, num_tiles, tiles: Tiling):
+        q, k = tiling.tokens_of_a_head(q_BSNK, rows_q), tiling.tokens_of_a_head(k_BMNK, rows_k)
+        row, mask = tiling.numbers_of_a_head(rows_q), None if key_mask_BM is None else tiling.keys_of_a_video(rows_k)
+        outputs = {"dq": ((q, q_BSNK),), "dkdv": ((k, k_BMNK), (k, v_BMNK))}[name]
         return pl.pallas_call(
             functools.partial(kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles),
             name=f"{'dense' if selection is None else 'block_sparse'}_{name}",
             grid=(num_tiles, N, B),
-            in_specs=in_specs,
-            out_specs=tuple(in_specs[position] for position in outputs),
-            out_shape=tuple(jax.ShapeDtypeStruct(given[at - 1].shape, given[at - 1].dtype) for at in outputs),
+            in_specs=(list_specs, q, k, k, mask, q, row, row),
+            out_specs=tuple(spec for spec, _ in outputs),
+            out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for _, x in outputs),
             compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
             interpret=interpret,
-        )(lists, *given)
+        )(lists, *arrays)
 
-    by_query = by_key = transposed = None
+    by_query = by_key = query_specs = key_specs = None
     if selection is not None:
-        transposed = transpose_selection(selection, M // block_k)
-        by_query = tiling.lists_of(selection)
-        by_key = Transposed(
-            pl.BlockSpec(transposed.queries_E.shape, lambda _, n, b: (0,)),
-            tiling.whole_rows(transposed.starts_BNj.shape[-1]),
+        by_query, query_specs = tuple(selection), tiling.lists_of_a_head(selection)
+        by_key = tuple(transpose_selection(selection, M // block_k))
+        key_specs = (
+            pl.BlockSpec(by_key[0].shape, lambda _, n, b: (0,)),
+            tiling.numbers_of_a_head(by_key[1].shape[-1]),
         )
     q_tiles = S // block_q * pl.cdiv(block_q, dq_tiles.tile_q)
     k_tiles = M // block_k * pl.cdiv(block_k, dkdv_tiles.tile_k)
-    (dq,) = call(_dq_kernel, "dq", selection, specs(by_query, dq_tiles), (1,), q_tiles, dq_tiles)
-    dk, dv = call(_dkdv_kernel, "dkdv", transposed, specs(by_key, dkdv_tiles), (2, 3), k_tiles, dkdv_tiles)
+    (dq,) = call(_dq_kernel, "dq", by_query, query_specs, q_tiles, dq_tiles)
+    dk, dv = call(_dkdv_kernel, "dkdv", by_key, key_specs, k_tiles, dkdv_tiles)
     return dq, dk, dv

@@ -26,7 +26,7 @@ from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.tiling import Tiling
 
 
-def _kernel(selection, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block_q, block_k, width, tiles: Tiling):
+def _kernel(lists, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block_q, block_k, width, tiles: Tiling):
     query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
     q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
     q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
@@ -35,7 +35,7 @@ def _kernel(selection, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, b
     def attend(step, state):
         sum_XK, top_X, total_X = state
         position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
-        key_block = 0 if selection is None else selection.indices_BNIR[query_block, position]
+        key_block = 0 if lists is None else lists[0][query_block, position]
         k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
         k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
         v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
@@ -52,7 +52,7 @@ def _kernel(selection, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, b
         sum_XK = sum_XK * keep_X[:, None] + tiling.product(weights_XY.astype(v_YK.dtype), v_YK)
         return sum_XK, new_top_X, total_X * keep_X + jnp.sum(weights_XY, axis=1)
 
-    num_blocks = 1 if selection is None else selection.counts_BNI[query_block]
+    num_blocks = 1 if lists is None else lists[1][query_block]
     nothing = (jnp.zeros(q_XK.shape, jnp.float32), jnp.full(tiles.tile_q, -jnp.inf), jnp.zeros(tiles.tile_q))
     sum_XK, top_X, total_X = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_k, tiles.tile_k), attend, nothing)
     total_X = jnp.where(top_X == -jnp.inf, 1.0, total_X)
@@ -70,6 +70,7 @@ def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> 
     if width > 128:
         return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
     return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
+
 
 def forward(
     q_BSNK: Float[Array, "B S N K"],
@@ -100,17 +101,17 @@ def forward(
         name="dense_forward" if selection is None else "block_sparse_forward",
         grid=(num_tiles, N, B),
         in_specs=(
-            None if selection is None else tiling.lists_of(selection),
-            tiling.whole(q_BSNK, rows_q),
-            tiling.whole(k_BMNK, rows_k),
-            tiling.whole(v_BMNK, rows_k),
-            None if key_mask_BM is None else tiling.whole_keys(rows_k),
+            None if selection is None else tiling.lists_of_a_head(selection),
+            tiling.tokens_of_a_head(q_BSNK, rows_q),
+            tiling.tokens_of_a_head(k_BMNK, rows_k),
+            tiling.tokens_of_a_head(v_BMNK, rows_k),
+            None if key_mask_BM is None else tiling.keys_of_a_video(rows_k),
         ),
-        out_specs=(tiling.whole(q_BSNK, rows_q), tiling.whole_rows(rows_q)),
+        out_specs=(tiling.tokens_of_a_head(q_BSNK, rows_q), tiling.numbers_of_a_head(rows_q)),
         out_shape=(
             jax.ShapeDtypeStruct(q_BSNK.shape, q_BSNK.dtype),
             jax.ShapeDtypeStruct((B, N, S), jnp.float32),
         ),
         compiler_params=plt.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
         interpret=interpret,
-    )(selection, q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+    )(None if selection is None else tuple(selection), q_BSNK, k_BMNK, v_BMNK, key_mask_BM)

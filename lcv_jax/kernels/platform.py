@@ -10,5 +10,5 @@ def target_platform() -> str:
     """One of cpu, gpu, tpu."""
     if compiling_for.value is not None:
         return compiling_for.value
-    device = jax.config.jax_default_device
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return jax.default_backend() if device is None else getattr(device, "platform", device)

@@ -60,7 +60,7 @@ def block_and_tile(index: Array, block: int, tile: int) -> tuple[Array, Array | 
     return jax.lax.div(index, tiles), jax.lax.rem(index, tiles) * tile
 
 
-def whole(x_BSNK: Array, rows: int) -> pl.BlockSpec:
+def tokens_of_a_head(x_BSNK: Array, rows: int) -> pl.BlockSpec:
     """All tokens of one head of one video, for a grid of (tiles, heads, videos); nothing is loaded by it.
 
     Args:
@@ -69,32 +69,29 @@ def whole(x_BSNK: Array, rows: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, rows, None, power_of_two(x_BSNK.shape[-1])), lambda _, n, b: (b, 0, n, 0))
 
 
-def whole_rows(rows: int) -> pl.BlockSpec:
-    """The same of one number a row, B N S."""
+def numbers_of_a_head(rows: int) -> pl.BlockSpec:
+    """The same of one number a token, B N S."""
     return pl.BlockSpec((None, None, rows), lambda _, n, b: (b, n, 0))
 
 
-def whole_keys(rows: int) -> pl.BlockSpec:
+def keys_of_a_video(rows: int) -> pl.BlockSpec:
     """The same of a key mask, B M."""
     return pl.BlockSpec((None, rows), lambda _, n, b: (b, 0))
 
 
-def lists_of(selection: Selection) -> Selection:
-    """The lists of one head of one video."""
-    num_queries, longest = selection.indices_BNIR.shape[2:]
-    return Selection(
-        pl.BlockSpec((None, None, num_queries, longest), lambda _, n, b: (b, n, 0, 0)),
-        pl.BlockSpec((None, None, num_queries), lambda _, n, b: (b, n, 0)),
-    )
+def lists_of_a_head(selection: Selection) -> tuple[pl.BlockSpec, pl.BlockSpec]:
+    """The indices and counts of one head of one video."""
+    indices = pl.BlockSpec((None, None, *selection.indices_BNIR.shape[2:]), lambda _, n, b: (b, n, 0, 0))
+    return indices, numbers_of_a_head(selection.counts_BNI.shape[-1])
 
 
 def rows_of(block_index: Array | int, start: Array | int, block: int, tile: int) -> tuple[pl.Slice, Array | None]:
     """Rows of the tile that starts at `start` in its block, and which of them are in the block; None is all."""
-    rows = pl.ds(block_index * block + start, tile)
+    rows = pl.Slice(block_index * block + start, tile)
     return rows, None if block % tile == 0 else start + jax.lax.iota(jnp.int32, tile) < block
 
 
-def _mask(shape: tuple[int, int], valid: Array | None, width: int) -> Array | None:
+def _mask(shape: tuple[int, ...], valid: Array | None, width: int) -> Array | None:
     mask = None if valid is None else jnp.broadcast_to(valid[:, None], shape)
     if width == shape[1]:
         return mask
@@ -104,7 +101,7 @@ def _mask(shape: tuple[int, int], valid: Array | None, width: int) -> Array | No
 
 def load_tile(ref, rows: pl.Slice, valid: Array | None, width: int) -> Array:
     """A tile of the rows, zero where it leaves its block or the head's width."""
-    mask = _mask((rows.size, ref.shape[1]), valid, width)
+    mask = _mask((int(rows.size), ref.shape[1]), valid, width)
     return plt.load(ref.at[rows, :], mask=mask, other=None if mask is None else 0.0)
 
 

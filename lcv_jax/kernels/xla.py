@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, Float
-from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.block_select import Selection, largest_divisor
 from lcv_jax.kernels.platform import target_platform
 
 MIN_QUERIES = 16
@@ -181,8 +181,7 @@ def _gather(k_blocks: Array, v_blocks: Array, row_R: Array, count: Array) -> tup
 
 def _query_blocks_at_once(num_blocks: int, scores: int) -> int:
     """How many query blocks with `scores` scores each; a CPU is fastest with one."""
-    most = max(1, workspace() // 8 // scores)
-    return max(count for count in range(1, min(most, num_blocks) + 1) if num_blocks % count == 0)
+    return largest_divisor(num_blocks, workspace() // 8 // scores)
 
 
 def sparse_forward(
@@ -240,7 +239,10 @@ def sparse_backward(
     def some(sums: tuple[Array, Array], given: tuple) -> tuple[tuple[Array, Array], Array]:
         dq, dk, dv = jax.vmap(query_block)(*given)
         at = given[1].reshape(-1)
-        return tuple(total.at[at].add(x.reshape(-1, *x.shape[2:])) for total, x in zip(sums, (dk, dv), strict=True)), dq
+        dk_sum, dv_sum = (
+            total.at[at].add(x.reshape(-1, *x.shape[2:])) for total, x in zip(sums, (dk, dv), strict=True)
+        )
+        return (dk_sum, dv_sum), dq
 
     num_blocks = given[0].shape[0]
     at_once = _query_blocks_at_once(num_blocks, block_q * rows.shape[1] * block_k)
