@@ -3,11 +3,15 @@
 The algorithm, the grid and the numerics are those of kernels/flash_forward.py; kernels/jax_triton_forward.py calls it.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
 
+# Triton compiles the source of the very function: jaxtyping, under pytest, may put none of its own around it.
 @triton.jit
+@no_type_check
 def block_sparse_forward(
     q_ptr,
     k_ptr,
