@@ -1,5 +1,5 @@
 # `make demo` sets up and generates; `make test` sets up and runs the tests. All lands in .venv, outputs/ and .cache/.
-# `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (1.5 GB).
+# `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,11 +23,12 @@ test-slow: .venv/installed
 
 .venv-gpu-compile/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu-compile
-	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile]"
+	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,dev]"
 	touch $@
 
 test-compile: .venv-gpu-compile/installed
 	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --check docs/kernels.md
+	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
