@@ -118,12 +118,11 @@ def ordered_block_sparse_attention(
         block_q: consecutive tokens of a query block; block_k: of a key block.
         sparsity, cdf_threshold, block_mask: as in `block_sparse_attention`.
     """
-    if (block_mask is None) == (sparsity is None and cdf_threshold is None):
-        raise ValueError("block-sparse attention: give either block_mask, or sparsity and/or cdf_threshold")
-    _check_blocks(q_BSNK, k_BMNK, block_q, block_k)
+    check_one_way_to_select(sparsity, cdf_threshold, block_mask)
+    check_blocks(q_BSNK, k_BMNK, block_q, block_k)
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
     if block_mask is not None:
-        selection = _selection_of_mask(block_mask, q_BSNK, k_BMNK, block_q, block_k)
+        selection = selection_of_block_mask(block_mask, q_BSNK, k_BMNK, block_q, block_k)
     else:
         selection = select_blocks(
             pool_blocks(q_BSNK, block_q),
@@ -151,20 +150,40 @@ def selected_attention_with_lse(
         selection: lists of key blocks in any order, of any lengths; a block must not come twice in one.
         block_q, block_k: as in `ordered_block_sparse_attention`.
     """
-    _check_blocks(q_BSNK, k_BMNK, block_q, block_k)
+    check_blocks(q_BSNK, k_BMNK, block_q, block_k)
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
     return attend(named, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, None)
 
 
-def _check_blocks(q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int) -> None:
+def check_one_way_to_select(sparsity: float | None, cdf_threshold: float | None, block_mask: object) -> None:
+    """Refuses no way to select blocks, and two.
+
+    Raises:
+        ValueError: with what to give.
+    """
+    if (block_mask is None) == (sparsity is None and cdf_threshold is None):
+        raise ValueError("block-sparse attention: give either block_mask, or sparsity and/or cdf_threshold")
+
+
+def check_blocks(q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int) -> None:
+    """Refuses tokens that are no whole number of blocks.
+
+    Raises:
+        ValueError: with the two numbers.
+    """
     for name, x, block in (("queries", q_BSNK, block_q), ("keys", k_BMNK, block_k)):
         if block < 1 or x.shape[1] % block:
             raise ValueError(f"block-sparse attention: {x.shape[1]} {name} are no multiple of a block of {block}")
 
 
-def _selection_of_mask(
+def selection_of_block_mask(
     mask: Bool[Array, "*#BN I J"], q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int
 ) -> Selection:
+    """The selection of a caller's block mask, which must fit the tokens.
+
+    Raises:
+        ValueError: it does not; with the shape wanted.
+    """
     B, S, N, _ = q_BSNK.shape
     wanted = (B, N, S // block_q, k_BMNK.shape[1] // block_k)
     fits = mask.ndim >= 2 and all(

@@ -65,10 +65,11 @@ def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> 
     if jnp.dtype(dtype).itemsize == 4:
         return Tiling(tiling.own_tile(block_q, 32), tiling.step_tile(block_k, 32), num_warps=8, num_stages=2)
     tile_q = tiling.own_tile(block_q)
-    if tile_q <= 64:
-        return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=4 if width <= 128 else 8, num_stages=2)
     if width > 128:
         return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
+    if tile_q <= 64:
+        # Registers for four programs a multiprocessor: what one waits for, the others hide.
+        return Tiling(tile_q, tiling.step_tile(block_k, 64 if width <= 64 else 32), num_warps=4, num_stages=3)
     return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
 
 
