@@ -177,7 +177,7 @@ def check_blocks(q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int) -> No
 
 
 def selection_of_block_mask(
-    mask: Bool[Array, "*#BN I J"], q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int
+    mask: Bool[Array | np.ndarray, "*#BN I J"], q_BSNK: Array, k_BMNK: Array, block_q: int, block_k: int
 ) -> Selection:
     """The selection of a caller's block mask, which must fit the tokens.
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from lcv_jax.array_types import Array, Bool
 from lcv_jax.kernels import cudnn, xla
 from lcv_jax.kernels.block_select import Selection
-from lcv_jax.kernels.platform import target_platform
+from lcv_jax.kernels.platform import compiling_for, target_platform
 
 IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton")
 
@@ -111,7 +111,11 @@ def forward(
     if implementation == "jax_triton":
         from lcv_jax.kernels import jax_triton_forward
 
-        return jax_triton_forward.forward(q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k)
+        # A GPU that is not here cannot be asked; it is taken to be Hopper.
+        capability = None if compiling_for.value is None else 90
+        return jax_triton_forward.forward(
+            q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k, compute_capability=capability
+        )
     from lcv_jax.kernels import flash_forward
 
     interpret = implementation == "pallas_interpret"
