@@ -227,7 +227,7 @@ def _positions(mask: Array, room: int) -> Array:
     return jnp.where(position < num, position, 0)
 
 
-def selection_of_mask(mask: Bool[Array, "*a I J"], *, batch: int = 1, heads: int = 1) -> Selection:
+def selection_of_mask(mask: Bool[Array | np.ndarray, "*a I J"], *, batch: int = 1, heads: int = 1) -> Selection:
     """The selection of a caller's own block mask; a query block may have no key block at all.
 
     Args:

@@ -109,6 +109,7 @@ def forward(
     if implementation == "cudnn":
         return cudnn.forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
     if implementation == "jax_triton":
+        assert selection is not None  # `choose` sees to it
         from lcv_jax.kernels import jax_triton_forward
 
         # A GPU that is not here cannot be asked; it is taken to be Hopper.
