@@ -191,5 +191,4 @@ def selection_of_block_mask(
     )
     if mask.shape[-2:] != wanted[2:] or not fits:
         raise ValueError(f"block_mask must broadcast to videos, heads, query and key blocks {wanted}, got {mask.shape}")
-    return selection_of_mask(  # type: ignore[arg-type]
- mask if isinstance(mask, (np.ndarray, jax.Array)) else np.asarray(mask), batch=B, heads=N)
+    return selection_of_mask(mask if isinstance(mask, (np.ndarray, jax.Array)) else np.asarray(mask), batch=B, heads=N)
