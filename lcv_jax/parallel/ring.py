@@ -106,12 +106,15 @@ def _ring_backward(
     dq_BSNK, d_keys_2BMNK = (jnp.zeros(x.shape, jnp.float32) for x in (q_BSNK, keys_2BMNK))
     for step in range(ring.size):
         arriving_2BMNK = _next_keys(ring, step, keys_2BMNK)
-        if step:
-            # Of the keys now at hand: what the devices that they have passed add up to.
-            d_keys_2BMNK = ring.send_on(d_keys_2BMNK)
         here = _at_hand(ring, step, selection, key_mask_BM, k_BMNK.shape[1], block_k)
         given = (q_BSNK, *keys_2BMNK, *here, out_BSNK, lse_BNS)
         dq_share, *shares = backward(implementation, block_q, block_k, given, d_out_BSNK, None)
+        if step:
+            # Of the keys now at hand: what the devices that they have passed add up to. With one collective in flight,
+            # the keys hide behind the kernel of dq, and this behind that of dk and dv.
+            first = (arriving_2BMNK, dq_share, d_keys_2BMNK)
+            arriving_2BMNK, dq_share, d_keys_2BMNK = jax.lax.optimization_barrier(first)
+            d_keys_2BMNK = ring.send_on(d_keys_2BMNK)
         sums = dq_BSNK + dq_share.astype(jnp.float32), d_keys_2BMNK + jnp.stack(shares).astype(jnp.float32)
         keys_2BMNK, (dq_BSNK, d_keys_2BMNK) = _one_step_ahead(arriving_2BMNK, sums)
     dk_BMNK, dv_BMNK = ring.send_on(d_keys_2BMNK)
