@@ -1,6 +1,10 @@
 """The compiled programs of a pipeline: the one sampling loop behind every task, and what stands before and after it.
 
 Each compiles once a shape. Networks are static arguments, parameters are shared and never copied.
+
+Where `jax.set_mesh` set a mesh they run on all of its devices: the transformer splits tokens and the batch
+(models/dit.py), the autoencoder the rows of frames; the partitioner exchanges what convolutions see of their
+neighbours' rows. What they return is whole on every device, so that every host can read it.
 """
 
 import functools
@@ -11,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
 from lcv_jax.data.resample import upsample
@@ -19,6 +24,9 @@ from lcv_jax.diffusion.sampler import sample
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
+
+ROWS = (None, None, ("data", "fsdp", "seq"))
+"""One video at a time, B T H W C: its rows over all devices."""
 
 
 @functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
@@ -77,10 +85,10 @@ def denoise(
         return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
 
     x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
-    if condition_bTHWC is None:
-        return x_BTHWC
-    clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
-    return jnp.concatenate([clean, x_BTHWC], axis=1)
+    if condition_bTHWC is not None:
+        clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
+        x_BTHWC = jnp.concatenate([clean, x_BTHWC], axis=1)
+    return _place(x_BTHWC)
 
 
 _reporting = threading.Lock()
@@ -113,23 +121,29 @@ def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
 def encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
     """Embeddings of token ids, G L D."""
     apply: Any = encoder.apply
-    return apply({"params": params}, ids_BL, mask_BL)
+    return _place(apply({"params": params}, ids_BL, mask_BL))
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "method"))
 def encode_frames(vae: WanVAE, params: Params, video_BTHWC: Array, key: PRNGKeyArray | None, method: str) -> Array:
     """Normalised latents of a video in [0, 1]; without a key their mode."""
     apply: Any = vae.apply
-    mean, logvar = apply({"params": params}, 2 * video_BTHWC - 1, method=method)
-    return normalise_latents(sample_posterior(mean, logvar, key), vae.cfg)
+    mean, logvar = apply({"params": params}, 2 * _place(video_BTHWC, *ROWS) - 1, method=method)
+    return _place(normalise_latents(sample_posterior(mean, logvar, key), vae.cfg))
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "method"))
 def decode_latents(vae: WanVAE, params: Params, latents_BTHWC: Array, method: str) -> Array:
     """The video in [0, 1] of normalised latents."""
     apply: Any = vae.apply
-    video = apply({"params": params}, denormalise_latents(latents_BTHWC, vae.cfg), method=method)
-    return jnp.clip(video / 2 + 0.5, 0, 1)  # blended tiles may leave the range
+    video = apply({"params": params}, denormalise_latents(_place(latents_BTHWC, *ROWS), vae.cfg), method=method)
+    return _place(jnp.clip(video / 2 + 0.5, 0, 1))  # blended tiles may leave the range
+
+
+def _place(x: Array, *axes: Any) -> Array:
+    """Splits the axes of an array over those of the mesh that is set, if one is; no axes: whole on every device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
 
 
 upsample_clip = jax.jit(upsample, static_argnums=(1, 2, 3))

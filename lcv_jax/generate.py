@@ -33,11 +33,17 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
 from lcv_jax.options import SamplingOptions
+from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.tasks import (
     FPS,
     TASKS,
+    InteractiveVideo,
     Listeners,
+    LongVideo,
     Result,
     Task,
     check_against,
@@ -65,6 +71,46 @@ class Weights:
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Which devices work together; they are those of all processes. Products of data, fsdp and seq are their number."""
+
+    data: int = 1
+    """Devices, or groups of them, that share prompts and the two halves of guidance. -1: all that the others leave."""
+    fsdp: int = 1
+    """Likewise, and with `--parameters split` each keeps its part of the transformer and the text encoder."""
+    seq: int = 1
+    """Devices that share the tokens of a video."""
+    parameters: Literal["whole", "split"] = "whole"
+    """On every device, or in parts over fsdp and seq, fetched layer by layer."""
+    context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
+    """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
+    ring_size: int | None = None
+    """Devices of a ring, for ulysses_ring; the others exchange heads."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where there are several that SLURM, Open MPI or Kubernetes did not start."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+
+    def join(self) -> None:
+        """Joins the other processes, if there are any; before anything asks for devices."""
+        initialize(self.coordinator, self.num_processes, self.process_id)
+
+    def settings(self) -> dict[str, Any]:
+        """What a pipeline is to know of them.
+
+        Raises:
+            ValueError: the devices do not fit, or a way to split that makes no sense.
+        """
+        context = ContextParallel(strategy=self.context, ring_size=self.ring_size)
+        if (self.data, self.fsdp, self.seq) == (1, 1, 1) and jax.process_count() == 1:
+            return {}
+        rules = full_sharding(("fsdp", "seq")) if self.parameters == "split" else REPLICATED
+        return {"mesh": make_mesh(self.data, self.fsdp, self.seq), "context": context, "rules": rules}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +184,9 @@ class Batch:
 
 def _command(name: str, kind: Any) -> Any:
     """A sub-command with the flags of a task, of the weights and of the files."""
-    fields: list[Any] = [("weights", Weights), ("task", kind)]
+    fields: list[Any] = [("weights", Weights), ("task", kind), ("devices", Devices)]
     if kind is not Batch:
-        fields = [("task", kind), ("files", Files), ("sampling", Sampling), ("weights", Weights)]
+        fields = [("task", kind), ("files", Files), ("sampling", Sampling), ("weights", Weights), ("devices", Devices)]
     command = dataclasses.make_dataclass(kind.__name__, fields, kw_only=True, namespace={"__doc__": kind.__doc__})
     return Annotated[command, tyro.conf.subcommand(name=name)]
 
@@ -157,13 +203,23 @@ def main(arguments: list[str] | None = None) -> None:
         description="Text, an image or a clip to a video file. Every task has its own --help.",
         config=config,
     )
+    with leaving_at_once():
+        _run(chosen)
+
+
+def _run(chosen: Any) -> None:
     try:
         with _warnings_in_one_line():
+            chosen.devices.join()
+            if jax.process_count() > 1:
+                check_same_config(
+                    dataclasses.replace(chosen, devices=dataclasses.replace(chosen.devices, process_id=None))
+                )
             if isinstance(chosen.task, Batch):
-                run_batch(chosen.task, chosen.weights)
+                run_batch(chosen.task, chosen.weights, chosen.devices)
             else:
                 task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
-                run_task(task, chosen.files, chosen.weights)
+                run_task(task, chosen.files, chosen.weights, chosen.devices)
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -189,33 +245,39 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def _load(weights: Weights) -> Pipeline:
+def _load(weights: Weights, devices: Devices) -> Pipeline:
     """The pipeline; what it compiles is kept for the next run, but for the loop that reports its steps."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     dtype = None if weights.dtype == "stored" else weights.dtype
     return load_pipeline(
-        weights.checkpoint, dtype=dtype, fold_adapters=weights.fold_adapters, vae_tiles=weights.vae_tiles
+        weights.checkpoint,
+        dtype=dtype,
+        fold_adapters=weights.fold_adapters,
+        vae_tiles=weights.vae_tiles,
+        **devices.settings(),
     )
 
 
-def run_task(task: Task, files: Files, weights: Weights) -> None:
+def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> None:
     """Makes the videos of a task, when all has been checked that can be without its weights."""
     _check_files(task, files)
     task.check()
-    pipeline = _load(weights)
+    _check_processes(task)
+    pipeline = _load(weights, devices)
     check_against(task, pipeline)
     _make(task, pipeline, files)
 
 
-def run_batch(batch: Batch, weights: Weights) -> None:
+def run_batch(batch: Batch, weights: Weights, devices: Devices) -> None:
     """Makes all videos of a file that are not there yet. All entries are checked before the first is made.
 
     Raises:
         ValueError: a file that is no list of tasks; the entry is named.
     """
     planned = _read_batch(batch)
-    pipeline = _load(weights)
+    _check_processes(batch)
+    pipeline = _load(weights, devices)
     for number, (task, _) in enumerate(planned):
         with _naming(batch, number):
             check_against(task, pipeline)
@@ -225,6 +287,12 @@ def run_batch(batch: Batch, weights: Weights) -> None:
         else:
             print(f"{files.output}: {number + 1} of {len(planned)}")
             _make(task, pipeline, files)
+
+
+def _check_processes(task: Task | Batch) -> None:
+    """Work that goes on where it was interrupted looks at files, which several processes may see differently."""
+    if jax.process_count() > 1 and isinstance(task, (Batch, LongVideo, InteractiveVideo)):
+        raise ValueError("several processes make single clips: give each batch or long video a process of its own")
 
 
 def _read_batch(batch: Batch) -> list[tuple[Task, Files]]:
@@ -291,6 +359,10 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
     started, made_by = time.monotonic(), _made_by(task, pipeline, files)
     with progress_bar() as listeners:
         for result in task.run(pipeline, files.output.with_suffix(".segments"), listeners):
+            if jax.process_index() > 0:
+                for _ in result.pieces:  # made by all processes together, written by the first
+                    pass
+                continue
             output = files.named(result.name)
             video = _write(result, files)
             sidecar = {

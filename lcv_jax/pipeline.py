@@ -7,6 +7,7 @@ All tasks are `denoise` (denoise.py) with another condition: none, the latent of
 frames, or those of refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
@@ -41,6 +43,8 @@ from lcv_jax.options import (
     check_size,
     whole_frames,
 )
+from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
@@ -76,6 +80,12 @@ class Pipeline:
     """Fold adapters into a copy of the weights; otherwise add them as the model runs: slower, but no copy."""
     vae_tiles: bool = False
     """Encode and decode in overlapping tiles: less memory, nearly the same result."""
+    mesh: Mesh | None = None
+    """Devices that work together, of parallel/mesh.py; None: the default device."""
+    context: ContextParallel = ContextParallel()  # noqa: RUF009
+    """How attention is split over the mesh."""
+    rules: Rules = REPLICATED
+    """Where parameters lie on the mesh, a table of parallel/sharding.py."""
 
     def __post_init__(self) -> None:
         self.provenance = store.read_provenance(self.folder)
@@ -280,8 +290,18 @@ class Pipeline:
     def params(self, network: str) -> Params:
         """The parameters of "dit", "vae" or "text_encoder", loaded at the first call."""
         if network not in self._params:
-            self._params[network] = store.load_component(self.folder, network, self.dtype)[1]
+            sharding = self._sharding(network)
+            self._params[network] = store.load_component(self.folder, network, self.dtype, sharding)[1]
         return self._params[network]
+
+    def _sharding(self, network: str) -> Any:
+        if self.mesh is None:
+            return None
+        # The autoencoder is small, and convolutions want their kernels whole.
+        return loading_rule(self.mesh, REPLICATED if network == "vae" else self.rules)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     @functools.cached_property
     def tokenizer(self) -> CaptionTokenizer:
@@ -291,14 +311,17 @@ class Pipeline:
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
         """Embeddings B L D of prompts and where they have tokens, B L."""
         ids_BL, mask_BL = self.tokenizer.tokenize(prompts, max_sequence_length)
-        return encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL), jnp.asarray(mask_BL, bool)
+        with self._on_mesh():
+            text_BLD = encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL)
+        return text_BLD, jnp.asarray(mask_BL, bool)
 
     def _encode(self, frames_THWC: np.ndarray | Array, options: SamplingOptions) -> Array:
         """Normalised latents of a clip, as a batch of one."""
         key = jax.random.fold_in(jax.random.key(options.first_seed), POSTERIOR_STREAM)
         method = "tiled_encode" if self.vae_tiles else "encode"
         drawn = key if options.posterior == "sample" else None
-        return encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
+        with self._on_mesh():
+            return encode_frames(self.vae, self.params("vae"), _as_float(frames_THWC)[None], drawn, method)
 
     def _finish(self, latents_BTHWC: Array, output: Output) -> np.ndarray:
         if output == "latents":
@@ -306,7 +329,8 @@ class Pipeline:
         method = "tiled_decode" if self.vae_tiles else "decode"
         params = self.params("vae")
         # One at a time: a batch would need its memory at once.
-        videos = [decode_latents(self.vae, params, one[None], method) for one in latents_BTHWC]
+        with self._on_mesh():
+            videos = [decode_latents(self.vae, params, one[None], method) for one in latents_BTHWC]
         return np.concatenate([np.asarray(video) for video in videos])
 
     def _sample(
@@ -353,7 +377,7 @@ class Pipeline:
         if start is not None:
             noisy = mix(start, noisy, schedule[0])
         listener = None if on_step is None else lambda done: on_step(done, len(schedule))
-        with reporting(listener):
+        with reporting(listener), self._on_mesh():
             return denoise(
                 model,
                 variables,
@@ -373,7 +397,8 @@ class Pipeline:
         return self.dit_config.bsa_params or BlockSparseConfig()
 
     def _model(self, sparse: bool) -> LongCatVideo:
-        return LongCatVideo(dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=self._blocks))
+        cfg = dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=self._blocks)
+        return LongCatVideo(cfg, context=self.context)
 
     def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""
@@ -396,7 +421,10 @@ class Pipeline:
             return {"params": self.params("dit")}
         if self._active is None or self._active[0] != wanted:
             self._active = None  # free the last before making the next
-            adapters = [(store.load_adapter(self.folder, name, self.dit_config), scale) for name, scale in wanted]
+            adapters = [
+                (store.load_adapter(self.folder, name, self.dit_config, sharding=self._sharding("dit")), scale)
+                for name, scale in wanted
+            ]
             if self.fold_adapters:
                 variables = {"params": fold(self.params("dit"), adapters)}
             else:

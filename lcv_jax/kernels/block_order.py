@@ -20,8 +20,9 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
-from lcv_jax.array_types import Array, Shaped
+from lcv_jax.array_types import Array, Int, Shaped
 
 Shape3D = tuple[int, int, int]
 
@@ -51,6 +52,13 @@ class TokenOrder:
         split = [extent for level in self.levels for extent in level]
         walk = [level * 3 + dim for dim in range(3) for level in range(depth)]
         return _permute_axis(x, axis, split, walk)
+
+    def frames(self) -> Int[np.ndarray, " S"]:
+        """The frame of every token."""
+        frames = np.zeros(1, np.int32)
+        for t, h, w in self.levels:
+            frames = np.repeat((frames[:, None] * t + np.arange(t, dtype=np.int32)).reshape(-1), h * w)
+        return frames
 
     def frame_view(self, x_BSD: Shaped[Array, "B S D"]) -> Shaped[Array, "..."]:
         """Tokens with the axes of time apart, to be broadcast against `per_frame`; undo with a reshape."""

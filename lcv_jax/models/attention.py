@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float
 from lcv_jax.config import BlockSparseConfig, DiTConfig
-from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
 from lcv_jax.models.layers import Linear, RMSNorm
 from lcv_jax.models.rope import RopeTable, rotate
+from lcv_jax.parallel.context import ContextParallel
 
 LayerCache = dict[str, Array]
 """Keys (before RoPE) and values of some tokens, B M N K each: {"k": ..., "v": ...}."""
@@ -30,13 +30,15 @@ class AttentionPlan:
     """Condition tokens among those of this call."""
     sparse: BlockSparseConfig | None = flax.struct.field(pytree_node=False)
     """None is dense attention."""
+    context: ContextParallel = flax.struct.field(pytree_node=False)
+    """How attention is split over a mesh, if one is set."""
     implementation: str = flax.struct.field(pytree_node=False, default="auto")
 
     def attend(self, q: Array, k: Array, v: Array) -> Array:
         """Attention of one shape, dense or sparse."""
         if self.sparse is None:
-            return attention(q, k, v, implementation=self.implementation)
-        return ordered_block_sparse_attention(
+            return self.context.attention(q, k, v, implementation=self.implementation)
+        return self.context.ordered_block_sparse_attention(
             q,
             k,
             v,
@@ -89,11 +91,14 @@ class CrossAttention(nn.Module):
     cfg: DiTConfig
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
-    implementation: str = "auto"
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], text_BLD: Float[Array, "B L D"], text_mask_BL: Bool[Array, "B L"] | None
+        self,
+        x_BSD: Float[Array, "B S D"],
+        text_BLD: Float[Array, "B L D"],
+        text_mask_BL: Bool[Array, "B L"] | None,
+        plan: AttentionPlan,
     ) -> Float[Array, "B S D"]:
         B, S, D = x_BSD.shape
         L = text_BLD.shape[1]
@@ -103,5 +108,5 @@ class CrossAttention(nn.Module):
         k, v = jnp.moveaxis(kv.reshape(B, L, 2, N, K), 2, 0)
         q = RMSNorm(param_dtype=self.param_dtype, name="q_norm")(q)
         k = RMSNorm(param_dtype=self.param_dtype, name="k_norm")(k)
-        out = attention(q, k, v, key_mask_BM=text_mask_BL, implementation=self.implementation)
+        out = plan.context.cross_attention(q, k, v, key_mask_BM=text_mask_BL, implementation=plan.implementation)
         return Linear(D, dtype=self.dtype, param_dtype=self.param_dtype, name="proj")(out.reshape(B, S, D))

@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 
@@ -23,6 +24,8 @@ from lcv_jax.kernels.block_order import Shape3D, TokenOrder, block_order, plain_
 from lcv_jax.models.attention import AttentionPlan, CrossAttention, LayerCache, SelfAttention
 from lcv_jax.models.layers import LayerNorm, Linear, layer_norm
 from lcv_jax.models.rope import rope_table
+from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.parallel.sharding import constrain_tokens
 
 Cache = dict[str, Float[Array, "P Bcache M N K"]]
 """Keys, before RoPE, and values of the condition tokens in every layer: {"k": ..., "v": ...}."""
@@ -46,16 +49,29 @@ def modulate(
     x_BSD: Float[Array, "B S D"], shift_BTD: Float[Array, "B T D"], scale_BTD: Float[Array, "B T D"], order: TokenOrder
 ) -> Float[Array, "B S D"]:
     """Layer norm without affine, then scale and shift per latent frame; float32."""
-    framed = order.frame_view(layer_norm(x_BSD))
-    return (framed * (1 + order.per_frame(scale_BTD)) + order.per_frame(shift_BTD)).reshape(x_BSD.shape)
+    framed, shift, scale = by_frame(order, layer_norm(x_BSD), shift_BTD, scale_BTD)
+    return (framed * (1 + scale) + shift).reshape(x_BSD.shape)
 
 
 def gated(
     x_BSD: Float[Array, "B S D"], gate_BTD: Float[Array, "B T D"], branch_BSD: Float[Array, "B S D"], order: TokenOrder
 ) -> Float[Array, "B S D"]:
     """X + gate * branch with one gate a latent frame, added up in float32."""
-    branch = (order.frame_view(branch_BSD).astype(jnp.float32) * order.per_frame(gate_BTD)).reshape(x_BSD.shape)
-    return (x_BSD.astype(jnp.float32) + branch).astype(x_BSD.dtype)
+    branch, gate = by_frame(order, branch_BSD.astype(jnp.float32), gate_BTD)
+    return (x_BSD.astype(jnp.float32) + (branch * gate).reshape(x_BSD.shape)).astype(x_BSD.dtype)
+
+
+def by_frame(order: TokenOrder, x_BSD: Float[Array, "B S D"], *vectors_BTD: Float[Array, "B T D"]) -> tuple[Array, ...]:
+    """Tokens and per-frame vectors in shapes that broadcast against each other.
+
+    Split over devices, a run of tokens is no whole number of frames, and axes of time would be gathered: every token
+    looks its frame up then. Broadcasting is the faster by far on one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.shape.get("seq", 1) > 1:
+        frames_S = order.frames()
+        return x_BSD, *(jnp.take(vector_BTD, frames_S, axis=1) for vector_BTD in vectors_BTD)
+    return order.frame_view(x_BSD), *(order.per_frame(vector_BTD) for vector_BTD in vectors_BTD)
 
 
 class SwiGLU(nn.Module):
@@ -85,6 +101,7 @@ class Block(nn.Module):
     def __call__(
         self, x_BSD: Float[Array, "B S D"], cache: LayerCache | None, given: BlockInputs
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
+        x_BSD = constrain_tokens(x_BSD)
         D, order, num_condition = x_BSD.shape[-1], given.order, given.plan.num_condition
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulation = Linear(6 * D, dtype=jnp.float32, param_dtype=self.param_dtype, name="adaLN_modulation_1")
@@ -98,8 +115,8 @@ class Block(nn.Module):
 
         if given.text_BLD is not None:
             normed = LayerNorm(param_dtype=self.param_dtype, name="pre_crs_attn_norm")(x_BSD[:, num_condition:])
-            cross = CrossAttention(self.cfg, **types, implementation=given.plan.implementation, name="cross_attn")
-            noisy_BSD = x_BSD[:, num_condition:] + cross(normed, given.text_BLD, given.text_mask_BL)
+            cross = CrossAttention(self.cfg, **types, name="cross_attn")
+            noisy_BSD = x_BSD[:, num_condition:] + cross(normed, given.text_BLD, given.text_mask_BL, given.plan)
             x_BSD = jnp.concatenate([x_BSD[:, :num_condition], noisy_BSD], axis=1)
 
         h_BSD = modulate(x_BSD, shift_ffn, scale_ffn, order).astype(x_BSD.dtype)
@@ -178,12 +195,14 @@ class LongCatVideo(nn.Module):
         dtype: of the computation outside the float32 islands; None is the parameters' own.
         param_dtype: of the parameters that `init` makes.
         implementation: of attention, see kernels/attention.py.
+        context: how attention is split over the devices of a mesh, where `jax.set_mesh` set one.
     """
 
     cfg: DiTConfig
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
+    context: ContextParallel = ContextParallel()
 
     def setup(self) -> None:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -286,6 +305,7 @@ class LongCatVideo(nn.Module):
             num_condition=num_cond_latents * H * W,
             sparse=sparse,
             implementation=self.implementation,
+            context=self.context,
         )
         return {"order": order, "plan": plan}
 
