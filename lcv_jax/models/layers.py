@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, DTypeLike, Float, Shaped
+from lcv_jax.parallel.sharding import gather_kernel
 
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
@@ -32,7 +33,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         init = nn.initializers.xavier_uniform()
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        kernel = gather_kernel(self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype))
         dtype = self.dtype or kernel.dtype
         x, precision = x.astype(dtype), matmul_precision(dtype)
         y = jnp.matmul(x, kernel.astype(dtype), precision=precision)
