@@ -16,5 +16,7 @@ generate refine --video "$out/text.mp4" --size 128 192 --max-sequence-length 64 
 generate long-video --prompt "a cat surfs a wave" --num-segments 3 --num-cond-frames 5 --size 96 160 "${small[@]}" \
   --refine --refine-size 128 192 --output "$out/long.mp4"
 generate interactive-video --prompt "a cat surfs" "it falls" --num-cond-frames 5 --size 96 160 "${small[@]}" --output "$out/interactive.mp4"
+XLA_FLAGS=--xla_force_host_platform_device_count=4 generate text-to-video --prompt "a cat surfs a wave" --height 96 --width 160 \
+  "${small[@]}" --data 2 --seq 2 --output "$out/mesh.mp4"
 python -m lcv_jax.generate batch "$out/weights" examples/prompts.json --folder "$out/batch"
 echo "done: open $out/*.png (the weights are random, so the videos are noise)"
