@@ -1,4 +1,4 @@
-"""Shared fixtures: the golden numbers, read once a session."""
+"""Eight CPU devices for all tests, and shared fixtures: the golden numbers, read once a session."""
 
 import functools
 import json
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+# Tests of meshes have eight devices; whoever uses no mesh runs on the first of them, as fast as if it were alone.
+jax.config.update("jax_num_cpu_devices", 8)
 # Many tests compile the same small programs; a second run of the suite finds them compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -242,8 +242,8 @@ class _Layout:
                 out = attend(q[:, :num_queries], k[:, :num_keys], v[:, :num_keys], about_keys)
                 return _padded(out, self.num_devices)
 
-            # A ring hides its own hops, and two at once would stand in each other's way. Lists are by head, so the heads
-            # of a device must be those that follow one another.
+            # A ring hides its own hops, and those of two rings would stand in each other's way. Lists are by head, so a
+            # device's heads must be those that follow one another.
             pieces = 1 if self.ring.size > 1 or isinstance(about_keys, Selection) else None
             return ulysses(attend_all, self.exchange, pieces=pieces)(q, k, v)
 

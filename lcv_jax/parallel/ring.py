@@ -45,8 +45,10 @@ def ring_attention(
         NotImplementedError: the implementation is not there or cannot take these arrays.
     """
     ring = whole_axis(axis)
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
-    return ring_attend(ring, named, q_BSNK.shape[1], k_BMNK.shape[1], q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
+    M = k_BMNK.shape[1]
+    own_mask_BM = None if key_mask_BM is None else key_mask_BM[:, :M]  # one device's, as implementations get it
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=own_mask_BM)
+    return ring_attend(ring, named, q_BSNK.shape[1], M, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
