@@ -106,6 +106,8 @@ def test_block_sparse(golden, case, implementation):
     sparse = dataclasses.replace(cfg, bsa_params=BlockSparseConfig.from_json(published["bsa_cases"][case]))
     model, condition = LongCatVideo(sparse, implementation=implementation), published["num_cond_latents"]
     close(apply(model, {"params": params}, latents, everywhere, text, mask), tensors[f"out.bsa{case}"])
+    if implementation != "auto":
+        return  # the rest is the same kernels again
     arguments = {"params": params}, latents, tensors["in.timestep_cond"], text, mask, condition
     close(apply(model, *arguments), tensors[f"out.bsa{case}_cond"])
     cache = encode_condition(model, params, latents[:, :condition])
