@@ -45,12 +45,9 @@ def test_axes_in_order_and_left_to_the_partitioner():
 
 
 def test_a_batch_is_split_as_far_as_it_divides():
-    mesh = AbstractMesh((2, 3, 4), AXES)
-    assert {batch: batch_axes(mesh, batch) for batch in (1, 2, 3, 4, 6)} == {
-        1: (),
-        2: ("data",),
-        3: ("fsdp",),
-        4: ("data",),
-        6: ("data", "fsdp"),
-    }
+    mesh = AbstractMesh((2, 4, 3), AXES)
+    both = ("data", "fsdp")
+    wanted = {1: (), 2: ("data",), 3: (), 4: ("data",), 6: ("data",), 8: both, 16: both}
+    assert {batch: batch_axes(mesh, batch) for batch in wanted} == wanted
+    assert batch_axes(AbstractMesh((2, 3, 4), AXES), 3) == ("fsdp",)
     assert batch_axes(AbstractMesh((2,), ("x",)), 2) == ()

@@ -238,26 +238,34 @@ def check_forward_and_gradients():
 def check_layers_are_gathered_one_by_one():
     """With gather_kernel a scan fetches a layer at a time, and activations stay where their samples are."""
     mesh = make_mesh(fsdp=8)
-    depth, batch, tokens, width = 5, 8, 16, 32
+    depth, batch, tokens, width = 5, 8, 2, 64  # activations are small, and stay nevertheless
     kernels = np.random.default_rng(0).standard_normal((depth, width, width)).astype(np.float32) / width**0.5
     x_BSD = np.random.default_rng(1).standard_normal((batch, tokens, width)).astype(np.float32)
 
-    def loss(kernels, x_BSD, gather, constrain):
+    def loss(kernels, x_BSD, gather):
         def layer(x_BSD, kernel):
-            return constrain(jnp.tanh(x_BSD @ gather(kernel))), None
+            return jnp.tanh(x_BSD @ gather(kernel)), None
 
         return jnp.sum(jax.lax.scan(layer, x_BSD, kernels)[0] ** 2)
 
-    def plain(x):
-        return x
-
-    wanted = jax.jit(jax.grad(lambda k, x: loss(k, x, plain, plain)))(kernels, x_BSD)
+    wanted = jax.jit(jax.grad(lambda k, x: loss(k, x, lambda kernel: kernel)))(kernels, x_BSD)
     cut = NamedSharding(mesh, Cut(("fsdp",), 1).spec(kernels.shape, mesh))
     placed = jax.device_put(kernels, cut), jax.device_put(x_BSD, batch_sharding(mesh, batch))
     with jax.set_mesh(mesh):
-        step = jax.jit(jax.grad(lambda k, x: loss(k, x, gather_kernel, constrain_tokens)), out_shardings=cut)
+        step = jax.jit(jax.grad(lambda k, x: loss(k, x, gather_kernel)), out_shardings=cut)
         text = step.lower(*placed).compile().as_text()
         assert_close(step(*placed), wanted)
+        whole = jax.device_put(kernels[0], NamedSharding(mesh, P()))
+        gradient = jax.jit(jax.grad(lambda k, x: jnp.sum((x @ gather_kernel(k)) ** 2)))(whole, placed[1])
+        assert gradient.sharding.is_equivalent_to(NamedSharding(mesh, P("fsdp")), 2), gradient.sharding
+        # What is the same on all devices, such as a timestep's embedding, would be multiplied in parts and summed up.
+        kernel, x_BSD = (
+            jax.device_put(kernels[0], NamedSharding(mesh, P("fsdp"))),
+            jax.device_put(x_BSD, NamedSharding(mesh, P())),
+        )
+        product = jax.jit(lambda k, x: x @ gather_kernel(k)).lower(kernel, x_BSD).compile().as_text()
+        assert "all-gather" in product
+        assert "all-reduce" not in product
     gathered = {shape.removeprefix("1,") for shape in re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)}
     assert gathered == {f"{width},{width}"}, gathered
 
