@@ -212,6 +212,15 @@ def test_two_processes_take_the_step_that_one_takes(processes, tmp_path):
         assert "the same step" in said
 
 
+def test_two_processes_make_the_video_that_one_makes(processes, tiny_checkpoint, tmp_path):
+    np.savez(tmp_path / "reference.npz", latents=make_latents(tiny_checkpoint))
+    _, *both = processes("generate", str(tmp_path / "reference.npz"), str(tiny_checkpoint))
+    for process in both:
+        said, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, said[-4000:]
+        assert "the same video" in said
+
+
 def test_a_process_that_is_killed_takes_the_other_along(processes):
     _, first, second = processes("wait")
     for process in (first, second):
@@ -281,6 +290,28 @@ def step(model, params, *inputs):
     return jax.tree.map(lambda param, grad: param - 0.1 * grad, params, jax.grad(loss)(params))
 
 
+def make_latents(weights, **split):
+    """A clip of two latent frames, with guidance."""
+    from lcv_jax.pipeline import load_pipeline
+
+    pipeline = load_pipeline(weights, dtype="float32", **split)
+    small = {"height": 64, "width": 96, "num_frames": 5, "num_steps": 2, "max_sequence_length": 16}
+    return pipeline.text_to_video("a cat", **small, output="latents")
+
+
+def generate(reference, weights):
+    """Guidance in halves over the processes, tokens over the devices of each, parameters in parts over those."""
+    from lcv_jax.parallel.context import ContextParallel
+    from lcv_jax.parallel.mesh import make_mesh
+    from lcv_jax.parallel.sharding import full_sharding
+
+    split = {"mesh": make_mesh(data=2, seq=4), "rules": full_sharding(("fsdp", "seq"))}
+    latents = make_latents(weights, **split, context=ContextParallel(strategy="ring"))
+    with np.load(reference) as wanted:
+        assert_close(latents, wanted["latents"])
+    print(f"process {jax.process_index()}: the same video")
+
+
 def train(reference):
     """A gradient step over both processes' devices, the parameters loaded in parts, against the same on one device."""
     import tempfile
@@ -340,13 +371,15 @@ def train(reference):
     print(f"process {jax.process_index()}: the same step, {jnp.size(kernel)} numbers read in halves")
 
 
-def main(program, port, process_id, reference=None):
+def main(program, port, process_id, *more):
     coordinator = f"127.0.0.1:{port}"
     with leaving_at_once():
         try:
             initialize(coordinator, 2, process_id, timeout_s=3 if program == "join" else 60, heartbeat_s=10)
             if program == "train":
-                train(reference)
+                train(*more)
+            elif program == "generate":
+                generate(*more)
             elif program == "configs":
                 config = {"sampling": Sampling(50 - 20 * process_id), "seed": 0}
                 check_same_config(config if process_id else config | {"only_first": 1})
