@@ -8,8 +8,8 @@ The strategies, on an axis of n devices:
 
     ulysses        Devices exchange heads for tokens; n divides the heads. The least is sent: (n - 1) / n^2 of q, k, v
                    and the output past each device. The default.
-    ring           Keys and values go round, hidden behind attention; any n, any number of heads. Gathers nothing, so a
-                   device never holds more keys than twice its own.
+    ring           Keys and values go round, hidden behind attention; any n, any number of heads. A device holds those
+                   of two devices at a time, never all.
     ulysses_ring   Rings of `ring_size`, and heads exchanged between n / ring_size neighbours: machines on the ring, the
                    GPUs of a machine exchanging heads.
 

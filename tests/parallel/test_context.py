@@ -213,7 +213,7 @@ def test_ulysses_wraps_any_attention(pieces):
         """What depends on a token's place and on other tokens, and is not what attention would give."""
         return q * jnp.arange(q.shape[1], dtype=q.dtype)[:, None, None] + k[:, -1:] * v[:, :1]
 
-    q, k, v, _ = tokens(32, 64)
+    q, k, v, _ = tokens(32, 64, heads=32)
     wrapped = ulysses(attend, "seq", pieces=pieces)
     with jax.set_mesh(make_mesh(seq=8)):
         out = jax.shard_map(wrapped, in_specs=P(None, "seq"), out_specs=P(None, "seq"), check_vma=False)(q, k, v)
