@@ -5,7 +5,7 @@
     jax.jit(jnp.dot).trace(x, x).lower().compile().memory_analysis()
 
 A description is a text file beside this one, `NAME.txtpb`: XLA's GpuTargetConfigProto in protobuf text format, with the
-data sheet's numbers. To describe another GPU, add a file.
+data sheet's numbers; what XLA has no field for is in speeds.py. To describe another GPU, add a file, and a line there.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ from importlib import resources
 
 import jax
 from jax.experimental import topologies
+
+from lcv_jax.gpus.speeds import SPEEDS, Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,22 @@ class GPU:
     def memory_bytes(self) -> int:
         """All of its memory; what a program can have is a few percent less."""
         return self._number("device_memory_size")
+
+    @property
+    def memory_bandwidth(self) -> int:
+        """Bytes a second between the GPU and its memory."""
+        return self._number("memory_bandwidth")
+
+    @property
+    def speed(self) -> Speed:
+        """How fast it multiplies matrices and talks to its neighbours.
+
+        Raises:
+            ValueError: nobody wrote that down.
+        """
+        if self.name not in SPEEDS:
+            raise ValueError(f"no speeds of a GPU {self.name!r}: add a line to lcv_jax/gpus/speeds.py")
+        return SPEEDS[self.name]
 
     @property
     def num_cores(self) -> int:

@@ -1,0 +1,37 @@
+"""What XLA's descriptions have no field for: how fast the GPUs are, as their makers publish it.
+
+Peaks, which nothing reaches: for floors of time, not for guesses of it.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Published speeds of a GPU."""
+
+    bf16_flops: float
+    """Multiplications and additions a second, bfloat16 with float32 sums, dense (data sheets like to print the double,
+    for sparse matrices)."""
+    link: str
+    """What connects it to the other GPUs of its machine."""
+    link_bandwidth: float
+    """Bytes a second that it sends while it receives as many (data sheets like to print the sum)."""
+    source: str
+
+
+SPEEDS = {
+    "a100": Speed(
+        bf16_flops=312e12, link="NVLink 3", link_bandwidth=300e9, source="NVIDIA A100 data sheet (SXM4 80 GB)"
+    ),
+    "h100": Speed(bf16_flops=989.4e12, link="NVLink 4", link_bandwidth=450e9, source="NVIDIA H100 data sheet (SXM5)"),
+    "h200": Speed(bf16_flops=989.4e12, link="NVLink 4", link_bandwidth=450e9, source="NVIDIA H200 data sheet (SXM)"),
+    "b200": Speed(bf16_flops=2250e12, link="NVLink 5", link_bandwidth=900e9, source="NVIDIA HGX B200 data sheet"),
+    "l40s": Speed(bf16_flops=362.05e12, link="PCIe 4 x16", link_bandwidth=32e9, source="NVIDIA L40S data sheet"),
+    "rtx4090": Speed(
+        bf16_flops=165.2e12, link="PCIe 4 x16", link_bandwidth=32e9, source="NVIDIA Ada architecture white paper"
+    ),
+    "rtx5090": Speed(
+        bf16_flops=209.5e12, link="PCIe 5 x16", link_bandwidth=64e9, source="NVIDIA RTX Blackwell white paper"
+    ),
+}
