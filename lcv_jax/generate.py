@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(chosen: Any) -> None:
     try:
-        with _warnings_in_one_line():
+        with warnings_in_one_line():
             chosen.devices.join()
             if jax.process_count() > 1:
                 check_same_config(
@@ -229,7 +229,7 @@ def _run(chosen: Any) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
+def warnings_in_one_line() -> Iterator[None]:
     """Each warning once: what is checked before a model loads is checked again by the pipeline."""
     shown = set()
 

@@ -14,11 +14,11 @@ def test_a_description_has_the_numbers_of_its_data_sheet(name, gigabytes):
 
 
 def test_names_are_those_of_the_files():
-    assert gpus.names() == ("h100", "h200")
+    assert gpus.names() == ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090")
 
 
 def test_an_unknown_gpu_is_refused_by_name():
-    with pytest.raises(ValueError, match="no description of a GPU 'h300': have h100, h200"):
+    with pytest.raises(ValueError, match="no description of a GPU 'h300': have a100, b200, h100, h200"):
         gpus.described_devices("h300")
 
 
@@ -29,6 +29,33 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(gpus.topologies, "get_topology_desc", absent)
     with pytest.raises(OSError, match=r"lcv_jax\[gpu-compile\].*JAX_PLATFORMS=cpu"):
         gpus.described_devices("h200", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "cores", "terabytes_a_second", "teraflops", "gigabytes_a_second"),
+    [
+        ("a100", 80, 108, 2.039, 312, 300),
+        ("b200", 180, 148, 7.7, 2250, 900),
+        ("h100", 80, 132, 3.35, 989, 450),
+        ("h200", 141, 132, 4.8, 989, 450),
+        ("l40s", 48, 142, 0.864, 362, 32),
+        ("rtx4090", 24, 128, 1.008, 165, 32),
+        ("rtx5090", 32, 170, 1.792, 209, 64),
+    ],
+)
+def test_all_are_as_published(name, gigabytes, cores, terabytes_a_second, teraflops, gigabytes_a_second):
+    gpu = gpus.described_gpu(name)
+    assert gigabytes * 1e9 <= gpu.memory_bytes <= 1.08 * gigabytes * 1e9
+    assert gpu.num_cores == cores
+    assert gpu.memory_bandwidth == pytest.approx(terabytes_a_second * 1e12)
+    assert gpu.speed.bf16_flops // 1e12 == teraflops
+    assert gpu.speed.link_bandwidth == gigabytes_a_second * 1e9
+    assert "NVIDIA" in gpu.speed.source
+
+
+def test_missing_speeds_are_named():
+    with pytest.raises(ValueError, match=r"no speeds of a GPU 'toy': add a line to lcv_jax/gpus/speeds.py"):
+        gpus.GPU("toy", "core_count: 1").speed  # noqa: B018
 
 
 def test_a_missing_number_is_named():

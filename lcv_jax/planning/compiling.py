@@ -1,0 +1,162 @@
+"""A program compiled for GPUs that are only described, and what can be read from it."""
+
+import contextlib
+import dataclasses
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from lcv_jax.array_types import PyTree
+from lcv_jax.kernels.platform import compiling_for
+from lcv_jax.parallel.mesh import batch_axes
+from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
+from lcv_jax.planning.buffers import Buffer, largest_buffers, read_assignment
+from lcv_jax.planning.flops import counted_flops
+from lcv_jax.planning.hlo import Collective, collectives
+from lcv_jax.planning.requests import Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where arrays lie: on one device, or on a mesh."""
+
+    devices: Sequence[jax.Device]
+    mesh: Mesh | None = None
+    rules: Rules = REPLICATED
+    """Of the transformer's and the text encoder's parameters."""
+
+    def place(self, tree: PyTree, component: str | None = None) -> PyTree:
+        """Shapes with the sharding that they have on the machine; without a component they lie whole everywhere."""
+
+        def place(path: tuple[Any, ...], leaf: Any) -> Any:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding(component, path, leaf.shape))
+
+        return jax.tree_util.tree_map_with_path(place, tree)
+
+    def _sharding(self, component: str | None, path: tuple[Any, ...], shape: tuple[int, ...]) -> Sharding:
+        if self.mesh is None:
+            return SingleDeviceSharding(self.devices[0])
+        if component is None:
+            return NamedSharding(self.mesh, PartitionSpec())
+        rule = loading_rule(self.mesh, REPLICATED if component == "vae" else self.rules)
+        return rule(tuple(str(key.key) for key in path), shape)
+
+    def bytes_each(self, tree: PyTree, component: str | None = None) -> int:
+        """Of a tree of shapes, on one device."""
+        placed = jax.tree.leaves(self.place(tree, component))
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in placed if _is_shape(x))
+
+    def shares(self, program: Program) -> int:
+        """Into how many parts a program's work is split."""
+        if self.mesh is None:
+            return 1
+        if program.sampling:
+            axes = (*batch_axes(self.mesh, program.sampling.batch), "seq")
+            return math.prod(self.mesh.shape[axis] for axis in axes)
+        return self.mesh.size if program.rows_split else 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A compiled program: its memory on one device, and its work."""
+
+    name: str
+    times: int
+    resident_bytes: dict[str, int]
+    """Parameters in memory while it runs, by component."""
+    argument_bytes: int
+    """Arguments of the program as XLA counts them; parameters that it does not use are not among them."""
+    input_bytes: int
+    """Arguments beside parameters."""
+    output_bytes: int
+    temporary_bytes: int
+    cache_bytes: int
+    """Of the temporary ones, the condition's keys and values."""
+    largest: list[Buffer]
+    """Of the temporary ones."""
+    collectives: list[Collective]
+    flops: float
+    """Of one run, all devices together."""
+    flops_by_part: dict[str, float]
+    shares: int
+    """Into how many parts the work is split."""
+    moved_bytes: int
+    """Between a device and its memory in one run, at the least: parameters, caches, inputs, outputs."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """In memory while it runs, on one device."""
+        return sum(self.resident_bytes.values()) + self.input_bytes + self.output_bytes + self.temporary_bytes
+
+    @property
+    def sent_bytes(self) -> int:
+        """By one device in one run."""
+        return sum(collective.sent_bytes for collective in self.collectives)
+
+
+def compile_stage(program: Program, machine: Machine) -> Stage:
+    """Compiles a program for the machine, which takes seconds (the transformer) to minutes (the autoencoder).
+
+    Raises:
+        ValueError: it cannot be split so.
+        jax.errors.JaxRuntimeError: the compiler refuses it.
+    """
+    arguments = [_placed(argument, machine, program) for argument in program.arguments]
+    on_mesh = contextlib.nullcontext() if machine.mesh is None else jax.set_mesh(machine.mesh)
+    with compiling_for("gpu"), on_mesh, tempfile.TemporaryDirectory() as folder:
+        traced = program.function.trace(*arguments, **program.options)
+        compiled = traced.lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        assignment = read_assignment(Path(folder))
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    if memory is None or text is None:
+        raise ValueError("the compiler says nothing about memory: it needs the plugin of JAX 0.10.2 or later")
+    inputs = sum(machine.bytes_each(argument) for argument in program.arguments if not isinstance(argument, dict))
+    resident = {name: machine.bytes_each(tree, name) for name, tree in program.resident.items()}
+    whole = {name: _bytes(program.resident[name]) for name in program.own}
+    known = program.sampling
+    rounds = known.steps if known else 1
+    cache_bytes = known.cache_bytes // _tokens_split(machine) if known else 0
+    return Stage(
+        name=program.name,
+        times=program.times,
+        resident_bytes=resident,
+        argument_bytes=memory.argument_size_in_bytes,
+        input_bytes=inputs,
+        output_bytes=memory.output_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        cache_bytes=cache_bytes,
+        largest=largest_buffers(assignment, text),
+        collectives=collectives(text),
+        flops=known.flops.total if known else counted_flops(traced.jaxpr),
+        flops_by_part=dataclasses.asdict(known.flops) if known else {},
+        shares=machine.shares(program),
+        moved_bytes=rounds * (sum(whole.values()) + cache_bytes) + inputs + memory.output_size_in_bytes,
+    )
+
+
+def _placed(argument: Any, machine: Machine, program: Program) -> Any:
+    """An argument with shardings; trees are parameters, or a transformer's parameters beside adapters."""
+    if not isinstance(argument, dict):
+        return machine.place(argument)
+    if program.sampling:
+        return {name: machine.place(tree, "dit") for name, tree in argument.items()}
+    return machine.place(argument, program.own[0])
+
+
+def _tokens_split(machine: Machine) -> int:
+    return 1 if machine.mesh is None else machine.mesh.shape["seq"]
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
