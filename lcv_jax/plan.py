@@ -46,10 +46,13 @@ class Networks:
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
+    fold: tuple[str, ...] = ()
+    """Adapters that the conversion folds into the weights (its own --fold), such as refinement_lora."""
 
     def load(self) -> requests.Networks:
         """Their configs."""
-        return requests.Networks() if self.weights is None else requests.networks_of(self.weights)
+        read = requests.Networks() if self.weights is None else requests.networks_of(self.weights)
+        return dataclasses.replace(read, folded=(*read.folded, *self.fold))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,8 @@ class Devices:
             return Machine(devices=devices)
         shape = self.shape()
         rules = full_sharding(("fsdp", "seq")) if self.parameters == "split" else REPLICATED
-        return Machine(devices=devices, mesh=make_mesh(shape.data, shape.fsdp, shape.seq, devices), rules=rules)
+        mesh = make_mesh(shape.data, shape.fsdp, shape.seq, devices)
+        return Machine(devices=devices, mesh=mesh, rules=rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,8 +219,6 @@ def _run(chosen: Any) -> None:
     output: Output = chosen.output
     options = chosen.sampling.checked()
     counts = output.sweep or (chosen.devices.num_gpus,)
-    # A program that comes from a cache leaves no buffer assignment.
-    jax.config.update("jax_enable_compilation_cache", False)
     progress, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 140)
     plans = []
     for count in counts:

@@ -43,6 +43,14 @@ class GPU:
         return self._number("memory_bandwidth")
 
     @property
+    def compute_capability(self) -> str:
+        """What its programs are compiled for, such as 9.0."""
+        found = re.search(r"cuda_compute_capability \{ major: (\d+)(?: minor: (\d+))?", self.description)
+        if found is None:
+            raise ValueError(f"the description of GPU {self.name!r} has no cuda_compute_capability")
+        return f"{found.group(1)}.{found.group(2) or 0}"
+
+    @property
     def speed(self) -> Speed:
         """How fast it multiplies matrices and talks to its neighbours.
 

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lcv_jax.array_types import PyTree
@@ -26,6 +27,8 @@ class Machine:
     """Where arrays lie: on one device, or on a mesh."""
 
     devices: Sequence[jax.Device]
+    platform: str = "gpu"
+    """As kernels/platform.py's `compiling_for` takes it."""
     mesh: Mesh | None = None
     rules: Rules = REPLICATED
     """Of the transformer's and the text encoder's parameters."""
@@ -110,7 +113,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
     """
     arguments = [_placed(argument, machine, program) for argument in program.arguments]
     on_mesh = contextlib.nullcontext() if machine.mesh is None else jax.set_mesh(machine.mesh)
-    with compiling_for("gpu"), on_mesh, tempfile.TemporaryDirectory() as folder:
+    with compiling_for(machine.platform), on_mesh, _nothing_cached(), tempfile.TemporaryDirectory() as folder:
         traced = program.function.trace(*arguments, **program.options)
         compiled = traced.lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         assignment = read_assignment(Path(folder))
@@ -139,6 +142,22 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         shares=machine.shares(program),
         moved_bytes=rounds * (sum(whole.values()) + cache_bytes) + inputs + memory.output_size_in_bytes,
     )
+
+
+@contextlib.contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """Programs for devices that are not here can be put into JAX's cache but not taken out."""
+    kept = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    try:
+        _use_cache(False)
+        yield
+    finally:
+        _use_cache(kept)
+
+
+def _use_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # it looks at the setting once
 
 
 def _placed(argument: Any, machine: Machine, program: Program) -> Any:

@@ -120,10 +120,10 @@ class Plan:
         if setup.dtype == "float32":
             found.append((peak.peak_bytes // 2, "--dtype bfloat16"))
         if FOLDED in peak.resident_bytes:
-            own = "convert the checkpoint with the adapter folded in (--fold), or --no-fold-adapters"
+            own = "convert the checkpoint with --fold ADAPTER, or --no-fold-adapters"
             found.append((peak.resident_bytes[FOLDED], own))
         if peak.name in ("encode", "decode") and not setup.vae_tiles:
-            found.append((peak.temporary_bytes // 2, "--vae-tiles (about this much, by tiles of 256 x 256 pixels)"))
+            found.append((peak.temporary_bytes // 2, "--vae-tiles"))
         if peak.cache_bytes and setup.use_cache:
             found.append((peak.cache_bytes, "--no-use-cache (the same video, slower)"))
         if peak.name == "denoise":
@@ -132,7 +132,7 @@ class Plan:
                 rest = working * (setup.num_prompts - 1) // setup.num_prompts
                 found.append((rest, "one prompt at a time"))
             elif setup.guided:
-                found.append((working // 2, "--distilled or --guidance-scale 1 (another video, in half the time)"))
+                found.append((working // 2, "--guidance-scale 1 (another video, in half the time)"))
             more = f"--num-gpus {2 * self.num_gpus}, with tokens split over twice as many"
             found.append((peak.temporary_bytes // 2, more))
         if setup.parameters == "whole":
@@ -143,7 +143,12 @@ class Plan:
             found.append(
                 (sum(peak.resident_bytes.values()) // 2, f"--num-gpus {2 * self.num_gpus}, with smaller parts")
             )
-        lines = [f"{text}: saves {gigabytes(saved)}" for saved, text in sorted(found, reverse=True) if saved > 0]
+        missing = peak.peak_bytes - self.usable_bytes
+        lines = [
+            f"{text}: saves about {gigabytes(saved)}" + (", enough alone" if saved >= missing else "")
+            for saved, text in sorted(found, reverse=True)
+            if saved > 0
+        ]
         return [*lines, "fewer or smaller frames"]
 
     def to_json(self) -> dict[str, Any]:

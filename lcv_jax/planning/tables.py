@@ -160,6 +160,8 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     ideal = [plans[0].seconds * plans[0].num_gpus / plan.num_gpus for plan in plans]
     right.plot(labels, ideal, linestyle=":", color="grey", label="the first, divided")
     right.set(xlabel="GPUs", ylabel="seconds at the least", title="Time", yscale="log")
+    right.set_yticks([plan.seconds for plan in plans], [duration(plan.seconds) for plan in plans])
+    right.set_yticks([], minor=True)
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(visible=True, axis="y", alpha=0.3)

@@ -53,6 +53,13 @@ def test_all_are_as_published(name, gigabytes, cores, terabytes_a_second, terafl
     assert "NVIDIA" in gpu.speed.source
 
 
+def test_compute_capabilities():
+    found = {name: gpus.described_gpu(name).compute_capability for name in gpus.names()}
+    assert found == {
+        "a100": "8.0", "b200": "10.0", "h100": "9.0", "h200": "9.0", "l40s": "8.9", "rtx4090": "8.9", "rtx5090": "12.0"
+    }  # fmt: skip
+
+
 def test_missing_speeds_are_named():
     with pytest.raises(ValueError, match=r"no speeds of a GPU 'toy': add a line to lcv_jax/gpus/speeds.py"):
         gpus.GPU("toy", "core_count: 1").speed  # noqa: B018
