@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, Float
-from lcv_jax.kernels.platform import compiling_for, target_platform
+from lcv_jax.kernels.platform import compiling_for, compute_capability, target_platform
 
 AMPERE, HOPPER = 8, 9
 """Major compute capabilities: the first GPUs that have such kernels, and those that have some for heads wider than 128
@@ -107,29 +107,26 @@ def why_not(
 
 
 def _platform_lacks() -> str | None:
-    """What keeps cuDNN off the GPU that is compiled for; one that is not here is taken to be a Hopper GPU."""
+    """What keeps cuDNN off the GPU that is compiled for."""
     platform = target_platform()
-    if platform not in ("gpu", "cuda") or not (_far_away() or "cuda" in _device().client.platform_version):
+    if platform not in ("gpu", "cuda") or not (_far_away() or "cuda" in _client_version()):
         return f"it runs on NVIDIA GPUs, this is compiled for {platform}"
-    if not _far_away() and _major_capability() < AMPERE:
-        return f"it needs a GPU of compute capability {AMPERE}.0 or later, got {_device().compute_capability}"
+    major, minor = compute_capability()
+    if major < AMPERE:
+        return f"it needs a GPU of compute capability {AMPERE}.0 or later, got {major}.{minor}"
     return None
 
 
 def _max_width() -> int:
-    return 256 if _far_away() or _major_capability() == HOPPER else 128
+    return 256 if compute_capability()[0] == HOPPER else 128
 
 
 def _far_away() -> bool:
     return compiling_for.value is not None
 
 
-def _device() -> Any:
-    return jax.local_devices(backend="gpu")[0]
-
-
-def _major_capability() -> int:
-    return int(_device().compute_capability.split(".")[0])
+def _client_version() -> str:
+    return jax.local_devices(backend="gpu")[0].client.platform_version
 
 
 def _refuse(reason: str | None) -> None:

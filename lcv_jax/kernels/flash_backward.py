@@ -20,6 +20,7 @@ from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.block_transpose import transpose_selection
+from lcv_jax.kernels.platform import has_large_shared_memory
 from lcv_jax.kernels.tiling import Tiling
 
 
@@ -103,15 +104,21 @@ def _dkdv_kernel(
 
 
 def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> tuple[Tiling, Tiling]:
-    """For dq and for dk and dv: what compiles without spilling; docs/kernels.md has the figures."""
-    if jnp.dtype(dtype).itemsize == 4:
+    """For dq and for dk and dv: what compiles without spilling on an H100 or H200, or fits a smaller GPU."""
+    narrow = jnp.dtype(dtype).itemsize == 2
+    if width > 128 and not has_large_shared_memory():
+        side = 32 if narrow else 16
+        tiles = Tiling(tiling.own_tile(block_q, side), tiling.step_tile(block_k, side), num_warps=4, num_stages=1)
+        return tiles, tiles
+    if not narrow:
         tiles = Tiling(tiling.own_tile(block_q, 32), tiling.own_tile(block_k, 32), num_warps=8, num_stages=2)
         return tiles, tiles
     step_q, step_k = tiling.step_tile(block_q, 64), tiling.step_tile(block_k, 64)
     if width > 128:
         own_q, own_k, step_q = tiling.own_tile(block_q, 64), tiling.own_tile(block_k, 64), min(step_q, 32)
         return Tiling(own_q, step_k, num_warps=8, num_stages=2), Tiling(step_q, own_k, num_warps=8, num_stages=2)
-    own_q, own_k = tiling.own_tile(block_q), tiling.own_tile(block_k)
+    most = 128 if has_large_shared_memory() else 64
+    own_q, own_k = tiling.own_tile(block_q, most), tiling.own_tile(block_k, most)
     return (
         Tiling(own_q, step_k, num_warps=8 if own_q > 64 else 4, num_stages=2),
         Tiling(step_q, own_k, num_warps=8 if own_k > 64 else 4, num_stages=2),

@@ -23,6 +23,7 @@ from jax.experimental.pallas import triton as plt
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
 from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.platform import has_large_shared_memory
 from lcv_jax.kernels.tiling import Tiling
 
 
@@ -61,16 +62,21 @@ def _kernel(lists, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block
 
 
 def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> Tiling:
-    """What compiles without spilling and fills an H100 or H200; docs/kernels.md has the figures."""
+    """What compiles without spilling and fills an H100 or H200 (docs/kernels.md), or fits a smaller GPU."""
+    if jnp.dtype(dtype).itemsize == 4 and width > 128 and not has_large_shared_memory():
+        return Tiling(tiling.own_tile(block_q, 16), tiling.step_tile(block_k, 16), num_warps=4, num_stages=1)
     if jnp.dtype(dtype).itemsize == 4:
         return Tiling(tiling.own_tile(block_q, 32), tiling.step_tile(block_k, 32), num_warps=8, num_stages=2)
-    tile_q = tiling.own_tile(block_q)
+    tile_q = tiling.own_tile(block_q, 128 if width <= 128 or has_large_shared_memory() else 64)
     if width > 128:
-        return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
+        step = 64 if has_large_shared_memory() else 32
+        return Tiling(tile_q, tiling.step_tile(block_k, step), num_warps=8, num_stages=2)
     if tile_q <= 64:
         # Registers for four programs a multiprocessor: what one waits for, the others hide.
         return Tiling(tile_q, tiling.step_tile(block_k, 64 if width <= 64 else 32), num_warps=4, num_stages=3)
-    return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
+    if has_large_shared_memory():
+        return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
+    return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
 
 
 def forward(

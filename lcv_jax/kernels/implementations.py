@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from lcv_jax.array_types import Array, Bool
 from lcv_jax.kernels import cudnn, xla
 from lcv_jax.kernels.block_select import Selection
-from lcv_jax.kernels.platform import compiling_for, target_platform
+from lcv_jax.kernels.platform import compute_capability, target_platform
 
 IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton")
 
@@ -112,10 +112,9 @@ def forward(
         assert selection is not None  # `choose` sees to it
         from lcv_jax.kernels import jax_triton_forward
 
-        # A GPU that is not here cannot be asked; it is taken to be Hopper.
-        capability = None if compiling_for.value is None else 90
+        major, minor = compute_capability()
         return jax_triton_forward.forward(
-            q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k, compute_capability=capability
+            q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k, compute_capability=10 * major + minor
         )
     from lcv_jax.kernels import flash_forward
 

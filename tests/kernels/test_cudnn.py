@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcv_jax.kernels import cudnn, reference
+from lcv_jax.kernels import cudnn, platform, reference
 from lcv_jax.kernels.attention import attention
 from lcv_jax.kernels.platform import compiling_for
 
@@ -148,7 +148,8 @@ class Gpu:
     ],
 )
 def test_gpus_here_are_asked_what_they_can(monkeypatch, gpu, width, reason):
-    monkeypatch.setattr(cudnn, "target_platform", lambda: "gpu")
+    for module in (cudnn, platform):
+        monkeypatch.setattr(module, "target_platform", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda backend: [gpu])
     got = why_not(*arrays(8, 8, width=width))
     assert got is None if reason is None else re.search(reason, got)
