@@ -103,12 +103,13 @@ class Devices:
             OSError: XLA's compiler for GPUs is not there.
         """
         devices = gpus.described_devices(self.gpu, self.num_gpus)
+        platform = f"gpu:{gpus.described_gpu(self.gpu).compute_capability}"
         if self.num_gpus == 1:
-            return Machine(devices=devices)
+            return Machine(devices=devices, platform=platform)
         shape = self.shape()
         rules = full_sharding(("fsdp", "seq")) if self.parameters == "split" else REPLICATED
         mesh = make_mesh(shape.data, shape.fsdp, shape.seq, devices)
-        return Machine(devices=devices, mesh=mesh, rules=rules)
+        return Machine(devices=devices, platform=platform, mesh=mesh, rules=rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import re
+import shlex
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -538,6 +541,19 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert said.err.startswith("error: ")
     assert message in said.err
     assert said.err.count("\n") == 1
+
+
+def test_the_commands_of_the_page_are_understood(monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    commands = re.findall(r"`?python -m lcv_jax\.plan ([^`\n]+)", page)
+    understood = []
+    monkeypatch.setattr(plan, "_run", understood.append)
+    for command in commands:
+        assert run(shlex.split(command), capsys)[0] == 0, command
+    assert len(understood) == len(commands) > 10
+    for chosen in understood:
+        chosen.devices.check()
+        assert programs_of(chosen.request, chosen.sampling.checked(), chosen.networks.load())
 
 
 def test_a_missing_compiler_is_named(monkeypatch, capsys):
