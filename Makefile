@@ -23,7 +23,7 @@ test-slow: .venv/installed
 
 .venv-gpu-compile/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu-compile
-	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,dev]"
+	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,video,dev]"
 	touch $@
 
 test-compile: .venv-gpu-compile/installed
