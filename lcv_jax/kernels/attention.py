@@ -18,7 +18,7 @@ from lcv_jax.kernels import block_patterns
 from lcv_jax.kernels.block_order import Shape3D, block_order
 from lcv_jax.kernels.block_patterns import BlockPattern
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks, selection_of_mask
-from lcv_jax.kernels.implementations import attend, choose
+from lcv_jax.kernels.implementations import attend, choose, selects_by
 
 
 def attention(
@@ -129,7 +129,7 @@ def ordered_block_sparse_attention(
             pool_blocks(k_BMNK, block_k),
             sparsity=sparsity,
             cdf_threshold=cdf_threshold,
-            implementation="pallas_triton" if named == "jax_triton" else named,
+            implementation=selects_by(named),
         )
     return attend(named, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, None)[0]
 

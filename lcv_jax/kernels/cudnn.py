@@ -1,6 +1,6 @@
 """Dense attention of cuDNN: forward and backward, in memory linear in the number of tokens.
 
-The two are called apart, so that whoever differentiates (kernels/attention.py, a ring) decides which output and
+The two are called apart, so that whoever differentiates (kernels/implementations.py, a ring) decides which output and
 log-sum-exp the backward gets: those of a merged softmax give exact gradients of the keys at hand. JAX has no public
 function for that. `jax.nn.dot_product_attention` returns the log-sum-exp in the inputs' dtype, and the function below
 it asks this machine's GPU questions while it is traced, which a machine that compiles for a described GPU cannot

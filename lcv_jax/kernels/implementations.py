@@ -49,6 +49,11 @@ def choose(
     return implementation
 
 
+def selects_by(implementation: str) -> str:
+    """The implementation of block selection that goes with one of attention."""
+    return "pallas_triton" if implementation == "jax_triton" else implementation
+
+
 def _why_not(
     name: str, q_BSNK: Array, k_BMNK: Array, v_BMNK: Array, sparse: bool, key_mask_BM: Array | None
 ) -> str | None:

@@ -7,7 +7,7 @@ round the ring of parallel/ring.py, and of every list the part is computed that 
 
 from lcv_jax.array_types import Array, Float
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
-from lcv_jax.kernels.implementations import choose
+from lcv_jax.kernels.implementations import choose, selects_by
 from lcv_jax.parallel.ranks import Ranks, whole_axis
 from lcv_jax.parallel.ring import ring_attend
 
@@ -42,7 +42,7 @@ def ring_block_sparse_attention(
         pooled_BJNK[:, :num_key_blocks],
         sparsity=sparsity,
         cdf_threshold=cdf_threshold,
-        implementation="pallas_triton" if named == "jax_triton" else named,
+        implementation=selects_by(named),
     )
     return ring_selected_attention(
         q_BSNK, k_BMNK, v_BMNK, selection, axis=axis, block_q=block_q, block_k=block_k, implementation=named
