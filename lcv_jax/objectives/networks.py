@@ -1,0 +1,55 @@
+"""What an objective is given and what it returns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from lcv_jax.array_types import Array, Float, PRNGKeyArray
+
+Velocity = Callable[[Array, Array, Array, Array, int], Array]
+"""(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data."""
+
+Batch = Mapping[str, Array]
+"""latents_BTHWC, text_BLD, text_mask_BL, and what else the objective names."""
+
+
+class Networks(NamedTuple):
+    """The transformer in its roles."""
+
+    student: Velocity
+    """What learns."""
+    teacher: Velocity | None = None
+    """Frozen: the weights without the adapter that learns, or with that of the stage before."""
+    average: Velocity | None = None
+    """The student with its parameters' moving average, without gradient."""
+
+
+class AutoencoderNetworks(NamedTuple):
+    """The two halves of the video autoencoder, both learning."""
+
+    encode: Callable[[Array], tuple[Array, Array]]
+    """A video in [-1, 1] -> mean and log-variance of its latents, not normalised."""
+    decode: Callable[[Array], Array]
+    """Latents, not normalised -> the video in [-1, 1], not clipped: what is clipped has no gradient."""
+
+
+class Losses(NamedTuple):
+    """What training minimises and what it shows."""
+
+    loss: Float[Array, ""]
+    error_B: Float[Array, " B"]
+    """Mean squared error of each sample, unweighted."""
+    t_B: Float[Array, " B"]
+    """The network's time of each sample, in [0, 1]."""
+    metrics: dict[str, Array] = {}
+    """Further scalars to show."""
+
+
+class Objective(Protocol):
+    """A frozen dataclass that can be a static argument of jit."""
+
+    needs: ClassVar[frozenset[str]]
+    """Of "teacher", "average", "negative_text": what the trainer provides for it beside student and batch."""
+
+    def __call__(self, networks: Any, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
+        """The losses of a batch whose first `num_cond_latents` latent frames are given."""
+        ...
