@@ -19,9 +19,9 @@ from lcv_jax.diffusion.flow import mix
 class TimeShift:
     """The shift of times towards the noise, growing with the square root of the number of noisy tokens.
 
-    More tokens show more of a clip through the same noise, so it takes more noise to hide as much (Esser et al. 2024,
-    section 5.3.2; report section 4.1). The defaults go through the released sampler's 12 at 480p x 93 frames, and reach
-    1, no shift, at an image of 256 x 256: the size at which Esser et al. begin.
+    More tokens show more of a clip through the same noise, so it takes more noise to hide as much (Esser et al. 2024;
+    report section 4.1). The defaults go through the released sampler's 12 at 480p x 93 frames, and so reach 1, no
+    shift, at the 256 tokens of an image of 256 x 256.
     """
 
     base: float = 12.0
@@ -113,8 +113,19 @@ def draw_noisy_clip(
     B, T = clean_BTHWC.shape[:2]
     noise_BTHWC = jax.random.normal(noise_key, clean_BTHWC.shape)
     levels_BT = condition.draw(level_key, B, num_cond_latents)
-    noisy_BT = jnp.broadcast_to(t_B[:, None], (B, T - num_cond_latents))
-    mixed_BT = jnp.concatenate([levels_BT, noisy_BT], axis=1)
-    x_BTHWC = mix(clean_BTHWC, noise_BTHWC, mixed_BT[:, :, None, None, None])
     told_BT = levels_BT if condition.timestep == "level" else jnp.zeros_like(levels_BT)
-    return NoisyClip(x_BTHWC, 1000 * jnp.concatenate([told_BT, noisy_BT], axis=1), noise_BTHWC)
+    x_BTHWC = mix_frames(clean_BTHWC, noise_BTHWC, frame_times(levels_BT, t_B, T))
+    return NoisyClip(x_BTHWC, 1000 * frame_times(told_BT, t_B, T), noise_BTHWC)
+
+
+def frame_times(condition_BT: Float[Array, "B cond"], t_B: Float[Array, " B"], num_frames: int) -> Float[Array, "B T"]:
+    """One time a latent frame: those of the condition frames, then t for all others."""
+    B, num_condition = condition_BT.shape
+    return jnp.concatenate([condition_BT, jnp.broadcast_to(t_B[:, None], (B, num_frames - num_condition))], axis=1)
+
+
+def mix_frames(
+    start_BTHWC: Float[Array, "B T H W C"], end_BTHWC: Float[Array, "B T H W C"], share_BT: Float[Array, "B T"]
+) -> Float[Array, "B T H W C"]:
+    """`mix` with one time a frame."""
+    return mix(start_BTHWC, end_BTHWC, share_BT[:, :, None, None, None])

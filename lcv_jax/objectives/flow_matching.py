@@ -11,7 +11,7 @@ from lcv_jax.array_types import Array, Float, PRNGKeyArray
 from lcv_jax.diffusion.flow import shift_time
 from lcv_jax.objectives.distances import squared_error
 from lcv_jax.objectives.drawing import ConditionNoise, TimeShift, draw_noisy_clip, draw_uniform
-from lcv_jax.objectives.networks import Batch, Losses, Networks
+from lcv_jax.objectives.networks import Batch, Losses, Networks, noisy_velocity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,13 @@ class FlowMatching:
         u_B = draw_uniform(time_key, clean_BTHWC.shape[0], stratified=self.stratified)
         t_B = shift_time(u_B, self.shift.at(clean_BTHWC[:, num_cond_latents:].shape))
         clip = draw_noisy_clip(clip_key, clean_BTHWC, t_B, num_cond_latents, self.condition)
-        velocity_BTHWC = networks.student(
-            clip.x_BTHWC, clip.timesteps_BT, batch["text_BLD"], batch["text_mask_BL"], num_cond_latents
+        velocity_BTHWC = noisy_velocity(
+            networks.student,
+            clip.x_BTHWC,
+            clip.timesteps_BT,
+            batch["text_BLD"],
+            batch["text_mask_BL"],
+            num_cond_latents,
         )
-        target_BTHWC = clean_BTHWC - clip.noise_BTHWC
-        error_B = squared_error(
-            velocity_BTHWC[:, num_cond_latents:].astype(jnp.float32), target_BTHWC[:, num_cond_latents:]
-        )
+        error_B = squared_error(velocity_BTHWC, (clean_BTHWC - clip.noise_BTHWC)[:, num_cond_latents:])
         return Losses(jnp.mean(self.weight(u_B) * error_B), error_B, t_B)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from lcv_jax.array_types import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float, PRNGKeyArray, Shaped
 
 Velocity = Callable[[Array, Array, Array, Array, int], Array]
 """(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data."""
@@ -21,6 +23,19 @@ class Networks(NamedTuple):
     """Frozen: the weights without the adapter that learns, or with that of the stage before."""
     average: Velocity | None = None
     """The student with its parameters' moving average, without gradient."""
+
+
+def noisy_velocity(
+    network: Velocity,
+    x_BTHWC: Float[Array, "B all H W C"],
+    timesteps_BT: Float[Array, "B all"],
+    text_BLD: Float[Array, "B L D"],
+    text_mask_BL: Shaped[Array, "B L"],
+    num_cond_latents: int,
+) -> Float[Array, "B T H W C"]:
+    """The velocity of the noisy frames alone, float32: what objectives compare. Condition frames have none."""
+    velocity_BTHWC = network(x_BTHWC, timesteps_BT, text_BLD, text_mask_BL, num_cond_latents)
+    return velocity_BTHWC[:, num_cond_latents:].astype(jnp.float32)
 
 
 class AutoencoderNetworks(NamedTuple):

@@ -1,0 +1,97 @@
+"""Training of the video autoencoder (Wan, arXiv 2503.20314), without the perceptual and adversarial terms it has there.
+
+Those two need networks of their own, trained on images: there are none here. In their place stand differences between
+neighbours in space and time, over several scales: a blurred edge or a flickering frame costs more than its pixels do.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.models.vae import sample_posterior
+from lcv_jax.objectives.distances import charbonnier, mean_per_sample, squared_error
+from lcv_jax.objectives.networks import AutoencoderNetworks, Batch, Losses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """Absolute error of pixels and of their differences, and a small divergence of the latents from a unit normal.
+
+    Reads video_BTHWC, uint8. The decoder's output should not be clipped.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    kl_weight: float = 1e-4
+    """Of the divergence, a mean over latents where the others are means over pixels. It keeps latents from growing
+    until their noise is nothing."""
+    difference_weight: float = 1.0
+    """Of differences between neighbouring pixels, rows and frames, beside the pixels themselves."""
+    num_scales: int = 3
+    """Sizes at which frames are compared: whole, half, a quarter, ..."""
+    charbonnier_width: float = 1e-3
+    """Errors below this, of pixels in [-1, 1], count squared; those above count linearly."""
+
+    def __post_init__(self) -> None:
+        for name in ("kl_weight", "difference_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if self.num_scales < 1:
+            raise ValueError(f"num_scales must be at least 1, got {self.num_scales}")
+        if not 0 < self.charbonnier_width < math.inf:
+            raise ValueError(f"charbonnier_width must be above 0, got {self.charbonnier_width}")
+
+    def __call__(
+        self, networks: AutoencoderNetworks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int = 0
+    ) -> Losses:
+        video_BTHWC = batch["video_BTHWC"].astype(jnp.float32) / 127.5 - 1
+        mean, logvar = (moments.astype(jnp.float32) for moments in networks.encode(video_BTHWC))
+        decoded_BTHWC = networks.decode(sample_posterior(mean, logvar, key)).astype(jnp.float32)
+        kl = jnp.mean(kl_divergence(mean, logvar))
+        pixels_B, differences_B = self.reconstruction(decoded_BTHWC, video_BTHWC)
+        pixels, differences = jnp.mean(pixels_B), jnp.mean(differences_B)
+        error_B = squared_error(decoded_BTHWC, video_BTHWC)
+        psnr = jnp.mean(10 * jnp.log10(4 / jnp.maximum(error_B, 1e-10)))
+        return Losses(
+            loss=pixels + self.difference_weight * differences + self.kl_weight * kl,
+            error_B=error_B,
+            t_B=jnp.zeros_like(error_B),
+            metrics={"pixels": pixels, "differences": differences, "kl": kl, "psnr": psnr},
+        )
+
+    def reconstruction(
+        self, decoded_BTHWC: Float[Array, "B T H W C"], video_BTHWC: Float[Array, "B T H W C"]
+    ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        """Errors of pixels and of differences between neighbours, each a mean over the scales."""
+        error_BTHWC = decoded_BTHWC - video_BTHWC  # pooling and differences are linear: of the error is enough
+        pixels, differences = [], []
+        for scale in range(self.num_scales):
+            if scale:
+                error_BTHWC = halve(error_BTHWC)
+            pixels.append(mean_per_sample(charbonnier(error_BTHWC, self.charbonnier_width)))
+            differences += [
+                mean_per_sample(charbonnier(jnp.diff(error_BTHWC, axis=axis), self.charbonnier_width))
+                for axis in (1, 2, 3)
+                if error_BTHWC.shape[axis] > 1
+            ]
+            if min(error_BTHWC.shape[2:4]) < 2:
+                break
+        nothing = jnp.zeros_like(pixels[0])
+        return sum(pixels, nothing) / len(pixels), sum(differences, nothing) / max(len(differences), 1)
+
+
+def halve(x_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B T h w C"]:
+    """Means of 2 x 2 pixels; an odd row or column at the end is left out."""
+    H, W = (size // 2 * 2 for size in x_BTHWC.shape[2:4])
+    corners = [x_BTHWC[:, :, i:H:2, j:W:2] for i, j in itertools.product((0, 1), repeat=2)]
+    return sum(corners[1:], corners[0]) / 4
+
+
+def kl_divergence(mean: Float[Array, "*shape"], logvar: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """From a normal distribution to the unit one, of each latent."""
+    return 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
