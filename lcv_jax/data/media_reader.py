@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,46 @@ def read_video(
         return np.stack(images), wanted or video.rate
 
 
-class _OpenVideo:
-    """A file's video stream: an iterator over (frame, start, end), in seconds since the first frame."""
+def stream_video(path: str | Path, fps: Fraction | float | int, start: float = 0) -> Iterator[np.ndarray]:
+    """The frames H W 3 of a video one by one, at a rate, from a moment on; see `read_video`.
 
-    def __init__(self, path: str | Path):
-        self.path, self._av = path, media_package("av")
+    Raises:
+        OSError: as `read_video`, and where the file ends before it should.
+        ValueError: it holds no video.
+    """
+    with _OpenVideo(path, strict=True) as video:
+        if start > 0:
+            video.seek(Fraction(start))
+        for frame in _at_rate(video, Fraction(fps).limit_denominator(100_000), Fraction(start)):
+            yield video.to_rgb(frame)
+
+
+def probe_video(path: str | Path) -> tuple[int, int, float]:
+    """Height and width of a video's frames as they are meant to be seen, and the seconds that it says it lasts.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no video, or no frame.
+    """
+    with _OpenVideo(path) as video:
+        for frame, _, _ in video:
+            height, width, _ = video.to_rgb(frame).shape
+            return height, width, float(video.stated_seconds())
+    raise ValueError(f"{path}: holds no frame")
+
+
+class _OpenVideo:
+    """A file's video stream: an iterator over (frame, start, end), in seconds since the first frame.
+
+    Args:
+        path: the file.
+        strict: raise an error, instead of warning, where a file ends before it should.
+    """
+
+    def __init__(self, path: str | Path, strict: bool = False):
+        self.path, self._av, self._strict = path, media_package("av"), strict
         self._count = 0
+        self._origin: Fraction | None = None
 
     def __enter__(self) -> "_OpenVideo":
         try:
@@ -127,8 +162,16 @@ class _OpenVideo:
         """Frames a second: the average one where the rate varies."""
         return self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
 
+    def seek(self, seconds: Fraction) -> None:
+        """Goes to a key frame before a moment, where the file allows it: what lies before need not be decoded."""
+        if self._stream.start_time is not None:
+            moment = self._stream.start_time + int(seconds / self._stream.time_base)
+            with suppress(self._av.FFmpegError):
+                self._container.seek(moment, stream=self._stream)
+                self._origin = self._stream.start_time * self._stream.time_base
+
     def __iter__(self) -> Iterator[tuple[Any, Fraction, Fraction]]:
-        period, origin, end = 1 / self.rate, None, Fraction(0)
+        period, origin, end = 1 / self.rate, self._origin, Fraction(0)
         try:
             for frame in self._container.decode(self._stream):
                 start = end if frame.pts is None else frame.pts * frame.time_base
@@ -139,20 +182,25 @@ class _OpenVideo:
         except self._av.FFmpegError as error:
             raise OSError(f"{self.path}: breaks off after {self._count} frames ({_reason(error)})") from error
         if origin is not None:
-            self._warn_if_cut_off(end - origin)
+            self._tell_if_cut_off(end - origin)
 
-    def _warn_if_cut_off(self, seconds: Fraction) -> None:
-        """FFmpeg takes a file that was not copied to its end for one that ends early."""
+    def stated_seconds(self) -> Fraction:
+        """How long the video lasts by what the file says; 0 where it does not."""
         if self._stream.duration:
-            stated = self._stream.duration * self._stream.time_base
-        else:
-            stated = Fraction(self._container.duration or 0, self._av.time_base)
+            return self._stream.duration * self._stream.time_base
+        return Fraction(self._container.duration or 0, self._av.time_base)
+
+    def _tell_if_cut_off(self, seconds: Fraction) -> None:
+        """FFmpeg takes a file that was not copied to its end for one that ends early."""
+        stated = self.stated_seconds()
         if stated - seconds > max(3 / self.rate, stated / 20):
-            warnings.warn(
+            message = (
                 f"{self.path}: should last {float(stated):.2f} s, but its frames end after {float(seconds):.2f} s; "
-                "is the file complete?",
-                stacklevel=4,
+                "is the file complete?"
             )
+            if self._strict:
+                raise OSError(message)
+            warnings.warn(message, stacklevel=4)
 
     def to_rgb(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
         """The frame with square pixels, turned upright."""
@@ -178,15 +226,15 @@ class _OpenVideo:
         return np.ascontiguousarray(np.rot90(image_HWC, round(frame.rotation / 90) % 4))
 
 
-def _at_rate(video: _OpenVideo, fps: Fraction) -> Iterator[Any]:
-    """For every moment k / fps of the video the frame that starts nearest to it."""
+def _at_rate(video: _OpenVideo, fps: Fraction, since: Fraction = Fraction(0)) -> Iterator[Any]:
+    """For every moment since + k / fps of the video the frame that starts nearest to it."""
     before, before_start, end, count = None, Fraction(0), Fraction(0), 0
     for frame, start, end in video:  # noqa: B007
-        while before is not None and 2 * count / fps <= before_start + start:
+        while before is not None and 2 * (since + count / fps) <= before_start + start:
             yield before
             count += 1
         before, before_start = frame, start
-    while before is not None and (count == 0 or count < end * fps - _CLOCK_SLACK):
+    while before is not None and (since == count == 0 or count < (end - since) * fps - _CLOCK_SLACK):
         yield before
         count += 1
 

@@ -1,0 +1,151 @@
+"""Clips of a manifest: which bucket each goes to, and its frames in that bucket's size."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from lcv_jax.array_types import UInt8
+from lcv_jax.data.config import Size, as_text
+from lcv_jax.data.frames import resize_and_crop
+from lcv_jax.data.manifest import Entry
+from lcv_jax.data.media_reader import probe_video, read_image, stream_video
+
+Groups = Sequence[Sequence[Size]]
+# Durations are rounded to the container's clock.
+_SLACK = 0.1
+
+
+class TooShortError(ValueError):
+    """A clip has fewer frames than any bucket wants."""
+
+    def __init__(self, num_frames: int, shortest: int):
+        super().__init__(f"too short: {num_frames} frames, the shortest bucket has {shortest}")
+        self.num_frames = num_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What decides about a clip's bucket."""
+
+    height: int
+    width: int
+    num_frames: int
+    """At the wanted rate, between start and end."""
+
+
+def measure(entry: Entry, fps: float) -> Measure:
+    """Size and number of frames of a clip, from the manifest where it says them, otherwise from the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no video, or nothing from `start` on.
+    """
+    if entry.is_image:
+        if entry.height is not None and entry.width is not None:
+            return Measure(entry.height, entry.width, 1)
+        height, width, _ = read_image(entry.path).shape
+        return Measure(height, width, 1)
+    if None not in (entry.height, entry.width, entry.num_frames, entry.fps):
+        height, width, seconds = entry.height, entry.width, entry.num_frames / entry.fps  # type: ignore[operator]
+    else:
+        height, width, seconds = probe_video(entry.path)
+    end = seconds if entry.end is None else min(entry.end, seconds)
+    count = math.ceil((end - entry.start) * fps - _SLACK)
+    if seconds == 0:  # the file does not say: reading will tell
+        count = math.ceil(((entry.end or math.inf) - entry.start) * fps - _SLACK) if entry.end else 2**31
+    elif count < 1:
+        raise ValueError(f"{entry.path}: lasts {seconds:.2f} s, nothing lies from start = {entry.start} on")
+    return Measure(height, width, count)  # type: ignore[arg-type]
+
+
+def choose_bucket(groups: Groups, clip: Measure) -> Size:
+    """The bucket of a clip: of the nearest shape, and of the most frames that the clip can fill.
+
+    Of several groups (resolutions), and of several sizes of one shape, it is the largest that the clip covers without
+    being enlarged, or the smallest. Shapes are compared as published: height / width, rounded to two decimals.
+
+    Raises:
+        TooShortError: the clip fills no bucket.
+    """
+    fitting = [[size for size in group if size[0] <= clip.num_frames] for group in groups]
+    fitting = [group for group in fitting if group]
+    if not fitting:
+        raise TooShortError(clip.num_frames, min(size[0] for group in groups for size in group))
+    ratio = clip.height / clip.width
+    best = []
+    for group in fitting:
+        distances = {size: round(abs(round(size[1] / size[2], 2) - ratio), 6) for size in group}
+        near = [size for size in group if distances[size] == min(distances.values())]
+        best.append(_largest_covered([(height, width) for _, height, width in near], clip))
+    height, width = _largest_covered(best, clip)
+    return max(size for group in fitting for size in group if size[1:] == (height, width))
+
+
+def _largest_covered(sizes: Sequence[tuple[int, int]], clip: Measure) -> tuple[int, int]:
+    covered = [size for size in sizes if size[0] <= clip.height and size[1] <= clip.width]
+    area = lambda size: size[0] * size[1]  # noqa: E731
+    return max(covered, key=area) if covered else min(sizes, key=area)
+
+
+def image_groups(groups: Groups) -> list[list[Size]]:
+    """Buckets of single frames: the shapes of all buckets."""
+    return [list(dict.fromkeys((1, height, width) for _, height, width in group)) for group in groups]
+
+
+def read_frames(entry: Entry, size: Size, fps: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """The first frames of a clip, in a bucket's size: resampled in time, resized and cropped.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no video.
+        TooShortError: it has fewer frames than it said.
+    """
+    T, height, width = size
+    if entry.is_image:
+        return resize_and_crop(read_image(entry.path)[None], height, width)
+    limit = T
+    if entry.end is not None:
+        limit = min(T, math.ceil((entry.end - entry.start) * fps - _SLACK))
+    stream = stream_video(entry.path, Fraction(fps).limit_denominator(100_000), entry.start)
+    # One by one: what is in memory is the clip in its bucket's size, not in its file's.
+    frames = [resize_and_crop(frame_HWC[None], height, width) for frame_HWC in itertools.islice(stream, limit)]
+    if len(frames) < T:
+        raise TooShortError(len(frames), T)
+    return np.concatenate(frames)
+
+
+def read_into_bucket(entry: Entry, groups: Groups, fps: float) -> tuple[Size, UInt8[np.ndarray, "T H W 3"]]:
+    """A clip's bucket and its frames, also where the file has fewer than it says.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no video, or fills no bucket.
+    """
+    clip = measure(entry, fps)
+    if entry.is_image:
+        groups = image_groups(groups)
+    while True:
+        size = choose_bucket(groups, clip)
+        try:
+            return size, read_frames(entry, size, fps)
+        except TooShortError as error:
+            clip = dataclasses.replace(clip, num_frames=error.num_frames)
+
+
+def too_short_for_all(groups: Groups, longest: tuple[str, int], fps: float) -> str:
+    """What to say when no clip fills a bucket.
+
+    Args:
+        groups: the buckets.
+        longest: the id of the longest clip, and its frames.
+        fps: that frames are counted at.
+    """
+    shortest = min((size for group in groups for size in group), key=lambda size: size[0])
+    return (
+        f"all clips are too short: the longest, {longest[0]}, has {longest[1]} frames at {fps:g} frames a second, "
+        f"the shortest bucket is {as_text(shortest)}; give sizes of fewer frames, or a higher fps"
+    )

@@ -1,0 +1,196 @@
+"""Encoded clips as files: records, shards that are whole or not there, and the folder that encode.py writes.
+
+    config.json               what was encoded, and how; a run that wants something else is refused
+    shards/PART-SIZE-NNNN.array_record, .json     records, and what they are: ids, weights, tasks
+    captions.bin              embeddings of the empty and the negative prompt
+    quarantine-PART.json      clips left out, with reasons
+    index.json                all of the above, once every part is done
+
+A shard counts when its .json is there, which is written after it; all names appear by renaming what is complete.
+"""
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
+import numpy as np
+
+from lcv_jax.data.config import Size, as_text
+
+INDEX = "index.json"
+FORMAT, VERSION = "lcv_jax encoded clips", 1
+# Latents are as good as random: compressing them only takes time. A group is what one read fetches.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+def pack_record(arrays: Mapping[str, np.ndarray], **facts: Any) -> bytes:
+    """Arrays and facts (JSON) as bytes: the header's length, the header, the arrays one after another."""
+    header = {**facts, "arrays": {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}}
+    text = json.dumps(header).encode()
+    return b"".join([struct.pack("<I", len(text)), text, *(np.ascontiguousarray(a).tobytes() for a in arrays.values())])
+
+
+def unpack_record(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays, as views of the bytes, and the facts."""
+    end = 4 + struct.unpack_from("<I", record)[0]
+    facts = json.loads(record[4:end])
+    arrays = {}
+    for name, (dtype, shape) in facts.pop("arrays").items():
+        count = int(np.prod(shape))
+        arrays[name] = np.frombuffer(record, np.dtype(dtype), count, end).reshape(shape)
+        end += count * arrays[name].itemsize
+    return arrays, facts
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there with all of its content or, if this process or the machine dies, not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+class ShardWriter:
+    """One shard: `add` records, then `finish`. Until then it is a hidden file that nobody reads.
+
+    Args:
+        path: its name, ending in .array_record.
+        facts: of all of its records, for the file beside it.
+    """
+
+    def __init__(self, path: Path, **facts: Any):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self.path, self.facts = path, facts
+        self.rows: list[dict[str, Any]] = []
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
+
+    def add(self, record: bytes, **row: Any) -> None:
+        """Appends a record; `row` is what the file beside the shard tells about it."""
+        self._writer.write(record)
+        self.rows.append(row)
+
+    def finish(self) -> None:
+        """Closes the shard and gives it its name."""
+        self._writer.close()
+        with open(self._partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, self.path)
+        write_json(self.path.with_suffix(".json"), {**self.facts, "records": self.rows})
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedBucket:
+    """The records of one size."""
+
+    size: Size
+    latent_shape: tuple[int, int, int, int]
+    tasks: tuple[str, ...]
+    shards: tuple[tuple[str, int], ...]
+    """Files, relative to the folder, each with its number of records."""
+
+    @property
+    def num_records(self) -> int:
+        return sum(count for _, count in self.shards)
+
+
+class EncodedFolder:
+    """A folder that encode.py has finished.
+
+    Raises:
+        ValueError: no such folder, or one that is not finished.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.index = _read_index(folder)
+        self.hash: str = self.index["hash"]
+        self.longest_text: int = self.index["longest_text"]
+        self.negative_prompt: str = self.index["negative_prompt"]
+        self.buckets = [
+            EncodedBucket(
+                size=tuple(bucket["size"]),
+                latent_shape=tuple(bucket["latent_shape"]),
+                tasks=tuple(bucket["tasks"]),
+                shards=tuple((shard["file"], shard["num_records"]) for shard in bucket["shards"]),
+            )
+            for bucket in self.index["buckets"]
+        ]
+
+    def rows(self, bucket: EncodedBucket) -> list[dict[str, Any]]:
+        """What is known of a bucket's records: id, and the numbers of the manifest's other columns."""
+        files = [(self.folder / name).with_suffix(".json") for name, _ in bucket.shards]
+        return [row for file in files for row in json.loads(file.read_text())["records"]]
+
+    def weights(self, bucket: EncodedBucket, column: str) -> np.ndarray:
+        """A column of weights.
+
+        Raises:
+            ValueError: the manifest has no such column, or it is no weight.
+        """
+        rows = self.rows(bucket)
+        missing = [row["id"] for row in rows if column not in row["numbers"]]
+        if missing:
+            have = sorted({name for row in rows for name in row["numbers"]})
+            raise ValueError(
+                f"{self.folder}: weight_column {column!r} is not given for {len(missing)} clips of "
+                f"{as_text(bucket.size)}, the first is {missing[0]}; numbers of the manifest: {', '.join(have) or '-'}"
+            )
+        return checked_weights([row["numbers"][column] for row in rows], column, str(self.folder))
+
+    def source(self, bucket: EncodedBucket) -> Any:
+        """Random access to the bytes of a bucket's records."""
+        import grain
+
+        # Counts in the names save opening every shard.
+        return grain.sources.ArrayRecordDataSource(
+            [f"{self.folder / name}[0:{count}]" for name, count in bucket.shards]
+        )
+
+    def caption(self, caption: str) -> np.ndarray:
+        """The embedding L D of the empty or the negative prompt, as long as its tokens."""
+        arrays, _ = unpack_record((self.folder / "captions.bin").read_bytes())
+        return arrays["empty" if caption == "" else "negative"]
+
+
+def checked_weights(values: list[float], column: str, where: str) -> np.ndarray:
+    """Weights as numbers.
+
+    Raises:
+        ValueError: one is negative or not finite, or all are 0.
+    """
+    weights = np.asarray(values, np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError(f"{where}: weight_column {column!r} must be finite, at least 0, and above for some clip")
+    return weights
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; wanted one of python -m lcv_jax.data.encode")
+        if (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is not encoded to its end: run the same lcv_jax.data.encode again, it goes on")
+        raise ValueError(f"{folder} holds no encoded clips: it has no {INDEX}; wanted one of lcv_jax.data.encode")
+    try:
+        index = json.loads(path.read_text())
+        found = index["format"], index["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{folder}: got {found[0]} {found[1]}, wanted {FORMAT} {VERSION}; encode again")
+    return index

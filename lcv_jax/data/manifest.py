@@ -1,0 +1,214 @@
+"""Manifests: which clips there are, and what is said about them. JSONL, CSV or Parquet, one clip or image a line.
+
+Columns: `path` (relative to the manifest's folder), `caption` or `captions` (a list, of which each sample draws one),
+and, if wanted, `id` (otherwise the path), `start` and `end` in seconds, and what saves opening every file: `width`,
+`height`, `num_frames` and `fps`. Other columns with numbers are kept, so that one can serve as weights; whatever else
+there is belongs to other tools and is ignored.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+_SHOWN_PROBLEMS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One clip or image of a manifest."""
+
+    id: str
+    path: Path
+    captions: tuple[str, ...] = ()
+    start: float = 0.0
+    """Seconds."""
+    end: float | None = None
+    """Seconds; None: to the end of the file."""
+    height: int | None = None
+    """Of the frames as they are seen. The four below are None where the manifest does not say."""
+    width: int | None = None
+    num_frames: int | None = None
+    """Of the file, at its own rate."""
+    fps: float | None = None
+    """The file's own."""
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """All other columns that hold a number."""
+
+    @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_manifest(path: Path, *, captions: bool = True) -> list[Entry]:
+    """The entries of a manifest.
+
+    Args:
+        path: its suffix says its kind: .jsonl, .csv or .parquet.
+        captions: whether every line needs one.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it cannot be read, or has lines that are wrong (they are named), or none.
+        ImportError: Parquet needs pyarrow, which is not installed.
+    """
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: a manifest is .jsonl, .csv or .parquet, got {path.suffix or 'no suffix'!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such manifest")
+    entries: list[Entry] = []
+    problems: list[str] = []
+    places: dict[str, str] = {}
+    for place, row in readers[path.suffix.lower()](path):
+        try:
+            entry = _entry(row, path.parent, captions)
+            if entry.id in places:
+                raise ValueError(f"the id {entry.id!r} is that of {places[entry.id]} too; ids must differ")
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+            continue
+        places[entry.id] = place
+        entries.append(entry)
+    if problems:
+        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise ValueError(f"{path}: {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}")
+    if not entries:
+        raise ValueError(f"{path}: holds no clips")
+    return entries
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}: line {number}: wanted an object of columns, got {line.strip()[:40]}")
+            yield f"line {number}", {name: value for name, value in row.items() if value is not None}
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """An empty cell is one that is not given; what can be a number is one, but for texts."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                place = f"line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path}: {place}: wanted {len(reader.fieldnames or ())} cells, as in the first line"
+                    )
+                yield place, {name: _number_if_one(name, cell) for name, cell in row.items() if cell.strip()}
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from None
+
+
+def _number_if_one(column: str, cell: str) -> Any:
+    if column in ("id", "path", "caption"):
+        return cell
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError('manifests in Parquet need the package pyarrow: pip install "lcv_jax[train]"') from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", {name: value for name, value in row.items() if value is not None}
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _entry(row: dict[str, Any], folder: Path, captions_needed: bool) -> Entry:
+    name = _text(row, "path")
+    if name is None:
+        raise ValueError("path is missing")
+    captions = _captions(row)
+    if captions_needed and not captions:
+        raise ValueError("caption is missing")
+    identity = row.get("id", name)
+    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+        raise ValueError(f"id must be a text or a whole number, got {identity!r}")
+    start, end = _number(row, "start", least=0.0), _number(row, "end", above=0.0)
+    if end is not None and end <= (start or 0):
+        raise ValueError(f"end must lie after start, got start = {start or 0} and end = {end}")
+    known = {"id", "path", "caption", "captions", "start", "end", "width", "height", "num_frames", "fps"}
+    return Entry(
+        id=str(identity),
+        path=folder / name,
+        captions=captions,
+        start=start or 0.0,
+        end=end,
+        height=_whole(row, "height"),
+        width=_whole(row, "width"),
+        num_frames=_whole(row, "num_frames"),
+        fps=_number(row, "fps", above=0.0),
+        numbers={key: float(value) for key, value in row.items() if key not in known and _is_number(value)},
+    )
+
+
+def _captions(row: dict[str, Any]) -> tuple[str, ...]:
+    if "caption" in row and "captions" in row:
+        raise ValueError("give caption or captions, not both")
+    if "captions" in row:
+        captions = row["captions"]
+        if not isinstance(captions, list) or not captions or not all(isinstance(each, str) for each in captions):
+            raise ValueError(f"captions must be a list of texts, got {captions!r}")
+    else:
+        caption = _text(row, "caption")
+        captions = [] if caption is None else [caption]
+    if any(not caption.strip() for caption in captions):
+        raise ValueError("a caption is empty")
+    return tuple(captions)
+
+
+def _text(row: dict[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{column} must be a text, got {value!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(row: dict[str, Any], column: str, *, least: float = -math.inf, above: float = -math.inf) -> float | None:
+    value = row.get(column)
+    if value is None:
+        return None
+    if not _is_number(value) or not math.isfinite(value):
+        raise ValueError(f"{column} must be a number, got {value!r}")
+    if value < least or value <= above:
+        raise ValueError(
+            f"{column} must be {f'above {above:g}' if above > least else f'at least {least:g}'}, got {value}"
+        )
+    return float(value)
+
+
+def _whole(row: dict[str, Any], column: str) -> int | None:
+    value = _number(row, column, above=0.0)
+    if value is not None and value != int(value):
+        raise ValueError(f"{column} must be a whole number, got {value}")
+    return None if value is None else int(value)
