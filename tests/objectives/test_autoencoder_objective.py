@@ -1,0 +1,127 @@
+"""Reconstruction, differences and divergence, restated in float64; a linear autoencoder learns a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.objectives.networks import AutoencoderNetworks
+
+VIDEO = np.random.default_rng(0).integers(0, 256, size=(3, 5, 9, 12, 3), dtype=np.uint8)
+
+
+def charbonnier(d, width):
+    return np.sqrt(d**2 + width**2) - width
+
+
+def test_restated():
+    rng = np.random.default_rng(1)
+    mean, logvar = rng.normal(size=(3, 2, 4, 4, 2)), rng.normal(size=(3, 2, 4, 4, 2))
+    decoded = rng.normal(size=VIDEO.shape)
+    seen = []
+
+    def encode(video):
+        seen.append(np.asarray(video, np.float64))
+        return jnp.asarray(mean, jnp.float32), jnp.asarray(logvar, jnp.float32)
+
+    def decode(latents):
+        seen.append(np.asarray(latents, np.float64))
+        return jnp.asarray(decoded, jnp.float32)
+
+    objective = Autoencoder(kl_weight=0.01, difference_weight=0.5, num_scales=2, charbonnier_width=0.1)
+    losses = objective(AutoencoderNetworks(encode, decode), {"video_BTHWC": VIDEO}, jax.random.key(0))
+
+    video = VIDEO / 127.5 - 1
+    np.testing.assert_allclose(seen[0], video, atol=1e-6)
+    drawn = (seen[1] - mean) / np.exp(logvar / 2)
+    assert abs(drawn.mean()) < 0.3
+    assert abs(drawn.std() - 1) < 0.2
+
+    pixels, differences = [], []
+    for scale in (1, 2):
+        H, W = 9 // scale, 12 // scale
+        small = [
+            clip[:, :, : H * scale, : W * scale].reshape(3, 5, H, scale, W, scale, 3).mean(axis=(3, 5))
+            for clip in (decoded, video)
+        ]
+        pixels.append(charbonnier(small[0] - small[1], 0.1).mean())
+        for axis in (1, 2, 3):
+            differences.append(charbonnier(np.diff(small[0], axis=axis) - np.diff(small[1], axis=axis), 0.1).mean())
+    # KL of N(mean, exp(logvar)) from N(0, 1).
+    kl = np.mean((np.exp(logvar) + mean**2 - 1 - logvar) / 2)
+    want = np.mean(pixels) + 0.5 * np.mean(differences) + 0.01 * kl
+    np.testing.assert_allclose(losses.loss, want, rtol=1e-5)
+    np.testing.assert_allclose(losses.metrics["kl"], kl, rtol=1e-5)
+    np.testing.assert_allclose(losses.error_B, np.mean((decoded - video) ** 2, axis=(1, 2, 3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(losses.metrics["psnr"], np.mean(10 * np.log10(4 / losses.error_B)), rtol=1e-5)
+
+
+def test_a_perfect_autoencoder_has_no_loss():
+    """Exact, with latents that are a unit normal whatever the video."""
+    video = jnp.asarray(VIDEO, jnp.float32) / 127.5 - 1
+    networks = AutoencoderNetworks(lambda _: (jnp.zeros((3, 1, 2, 2, 4)),) * 2, lambda _: video)
+    losses = Autoencoder(num_scales=6)(networks, {"video_BTHWC": VIDEO}, jax.random.key(0))
+    assert float(losses.loss) < 1e-6
+    image = AutoencoderNetworks(networks.encode, lambda _: video[:, :1])
+    assert float(Autoencoder()(image, {"video_BTHWC": VIDEO[:, :1]}, jax.random.key(0)).loss) < 1e-6
+
+
+def test_a_blurred_edge_costs_more_than_its_pixels():
+    """Two errors of one size, the one smooth, the other jumping between neighbours."""
+    video = np.zeros((1, 4, 8, 8, 3), np.float32)
+    smooth, jumping = np.full_like(video, 0.1), np.full_like(video, 0.1)
+    jumping[:, :, :, ::2] *= -1
+    _, none = Autoencoder().reconstruction(smooth, video)
+    _, much = Autoencoder().reconstruction(jumping, video)
+    assert float(none[0]) < 1e-6
+    assert float(much[0]) > 0.01
+
+
+def test_overfits_a_batch():
+    """Patches of 4 x 4 pixels to 48 latents and back, by two matrices."""
+    video = np.random.default_rng(2).integers(0, 256, size=(2, 2, 2, 2, 3), dtype=np.uint8).repeat(4, 2).repeat(4, 3)
+    objective = Autoencoder()
+    rng = np.random.default_rng(3)
+    params = {"in": rng.normal(size=(48, 16)) * 0.05, "out": rng.normal(size=(8, 48)) * 0.05}
+    params = {name: value.astype(np.float32) for name, value in params.items()}
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 600))
+
+    def loss(params, key):
+        def encode(video):
+            patches = video.reshape(2, 2, 2, 4, 2, 4, 3).swapaxes(3, 4).reshape(2, 2, 2, 2, 48)
+            mean, logvar = jnp.split(patches @ params["in"], 2, axis=-1)
+            return mean, logvar - 4
+
+        def decode(latents):
+            patches = (latents @ params["out"]).reshape(2, 2, 2, 2, 4, 4, 3)
+            return patches.swapaxes(3, 4).reshape(2, 2, 8, 8, 3)
+
+        losses = objective(AutoencoderNetworks(encode, decode), {"video_BTHWC": video}, key)
+        return losses.loss, losses.metrics["psnr"]
+
+    def step(carry, key):
+        params, moments = carry
+        measured, gradient = jax.value_and_grad(loss, has_aux=True)(params, key)
+        updates, moments = optimizer.update(gradient, moments)
+        return (optax.apply_updates(params, updates), moments), measured
+
+    keys = jax.random.split(jax.random.key(0), 600)
+    _, (losses, psnr) = jax.jit(lambda: jax.lax.scan(step, (params, optimizer.init(params)), keys))()
+    assert losses[-20:].mean() < losses[0] / 10, (losses[0], losses[-20:].mean())
+    assert psnr[-20:].mean() > 25
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("kl_weight", -1.0, "kl_weight must be at least 0"),
+        ("difference_weight", -1.0, "difference_weight must be at least 0"),
+        ("num_scales", 0, "num_scales must be at least 1"),
+        ("charbonnier_width", 0.0, "charbonnier_width must be above 0"),
+    ],
+)
+def test_bad_settings(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        Autoencoder(**{field: value})
