@@ -17,7 +17,7 @@ import operator
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +37,7 @@ from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.pipeline import Pipeline, load_pipeline
+from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
 from lcv_jax.tasks import (
     FPS,
     TASKS,
@@ -46,6 +46,7 @@ from lcv_jax.tasks import (
     LongVideo,
     Result,
     Task,
+    captions_of,
     check_against,
     from_json,
     inputs_of,
@@ -71,6 +72,9 @@ class Weights:
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
+    keep_text_encoder: Literal["device", "host", "disk"] = "device"
+    """Where the text encoder stays between encodings: on the devices, in host memory (copied to the devices for each), or
+    on disk alone (read again for each). The released one takes 11.4 GB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,6 +259,7 @@ def _load(weights: Weights, devices: Devices) -> Pipeline:
         dtype=dtype,
         fold_adapters=weights.fold_adapters,
         vae_tiles=weights.vae_tiles,
+        keep_text_encoder=weights.keep_text_encoder,
         **devices.settings(),
     )
 
@@ -266,6 +271,7 @@ def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> No
     _check_processes(task)
     pipeline = _load(weights, devices)
     check_against(task, pipeline)
+    _encode_ahead([task], pipeline)
     _make(task, pipeline, files)
 
 
@@ -281,12 +287,24 @@ def run_batch(batch: Batch, weights: Weights, devices: Devices) -> None:
     for number, (task, _) in enumerate(planned):
         with _naming(batch, number):
             check_against(task, pipeline)
+    _encode_ahead((task for task, files in planned if not _is_done(task, pipeline, files)), pipeline)
     for number, (task, files) in enumerate(planned):
         if _is_done(task, pipeline, files):
             print(f"{files.output}: done already")
         else:
             print(f"{files.output}: {number + 1} of {len(planned)}")
             _make(task, pipeline, files)
+
+
+def _encode_ahead(tasks: Iterable[Task], pipeline: Pipeline) -> None:
+    """All prompts at once, where the text encoder would have to come for those of each video or segment again."""
+    if pipeline.keep_text_encoder == "device":
+        return
+    captions: dict[int, list[str]] = {}
+    for task in tasks:
+        captions.setdefault(task.options.max_sequence_length, []).extend(captions_of(task))
+    for length, prompts in captions.items():
+        pipeline.encode_text(list(dict.fromkeys(prompts))[:CAPTIONS_KEPT], length)
 
 
 def _check_processes(task: Task | Batch) -> None:

@@ -7,6 +7,7 @@ All tasks are `denoise` (denoise.py) with another condition: none, the latent of
 frames, or those of refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -44,7 +45,7 @@ from lcv_jax.options import (
     whole_frames,
 )
 from lcv_jax.parallel.context import ContextParallel
-from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
+from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
@@ -54,6 +55,10 @@ OnStep = Callable[[int, int], None]
 
 POSTERIOR_STREAM = 1
 """Folded into a seed's key for draws of the autoencoder's posterior; the sampler's noise uses the key itself."""
+
+
+CAPTIONS_KEPT = 256
+"""Embeddings of prompts that are remembered in host memory, the last ones used; of 512 tokens each takes 4 MB."""
 
 
 def load_pipeline(folder: str | Path, **settings: Any) -> "Pipeline":
@@ -78,6 +83,9 @@ class Pipeline:
     """What to cast parameters to while loading, "float32" or "bfloat16"; None: as stored."""
     fold_adapters: bool = True
     """Fold adapters into a copy of the weights; otherwise add them as the model runs: slower, but no copy."""
+    keep_text_encoder: Literal["device", "host", "disk"] = "device"
+    """Where the text encoder's parameters stay between encodings: on the devices; in host memory, copied to the devices
+    for an encoding and freed there after it; or nowhere but on disk, and read again."""
     vae_tiles: bool = False
     """Encode and decode in overlapping tiles: less memory, nearly the same result."""
     mesh: Mesh | None = None
@@ -93,7 +101,12 @@ class Pipeline:
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
+        check_choice("keep_text_encoder", self.keep_text_encoder, ("device", "host", "disk"))
         self._params: dict[str, Params] = {}
+        self._text_encoder_on_host: Params | None = None
+        self._captions: collections.OrderedDict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = (
+            collections.OrderedDict()
+        )
         self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
 
     def text_to_video(
@@ -125,7 +138,7 @@ class Pipeline:
         chosen = SamplingOptions(**options)
         check_choice("output", output, ("video", "latents"))
         check_size(height, width, self._granularity(bool(chosen.sparse)))
-        shape = self._latent_shape(whole_frames(num_frames), height, width)
+        shape = self.latent_shape(whole_frames(num_frames), height, width)
         latents = self._sample(prompt, chosen, shape, chosen.schedule(self.shift), noise=noise, on_step=on_step)
         return self._finish(latents, output)
 
@@ -209,7 +222,7 @@ class Pipeline:
         latents = self._sample(
             prompt,
             chosen,
-            self._latent_shape(num_frames, height, width),
+            self.latent_shape(num_frames, height, width),
             chosen.schedule(self.shift, continuation=True),
             condition=condition,
             noise=noise,
@@ -288,11 +301,22 @@ class Pipeline:
         return result if output == "latents" else result[:, front : front + num_frames]
 
     def params(self, network: str) -> Params:
-        """The parameters of "dit", "vae" or "text_encoder", loaded at the first call."""
+        """The parameters of "dit", "vae" or "text_encoder" on the devices, loaded at the first call."""
         if network not in self._params:
             sharding = self._sharding(network)
-            self._params[network] = store.load_component(self.folder, network, self.dtype, sharding)[1]
+            if network == "text_encoder" and self.keep_text_encoder == "host":
+                if self._text_encoder_on_host is None:
+                    resting = host_rule(self.mesh)
+                    self._text_encoder_on_host = store.load_component(self.folder, network, self.dtype, resting)[1]
+                self._params[network] = onto_devices(self._text_encoder_on_host, sharding)
+            else:
+                self._params[network] = store.load_component(self.folder, network, self.dtype, sharding)[1]
         return self._params[network]
+
+    def _release_text_encoder(self) -> None:
+        """Frees its memory on the devices, unless that is where it stays."""
+        if self.keep_text_encoder != "device":
+            self._params.pop("text_encoder", None)
 
     def _sharding(self, network: str) -> Any:
         if self.mesh is None:
@@ -309,11 +333,31 @@ class Pipeline:
         return load_tokenizer(store.tokenizer_folder(self.folder))
 
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
-        """Embeddings B L D of prompts and where they have tokens, B L."""
-        ids_BL, mask_BL = self.tokenizer.tokenize(prompts, max_sequence_length)
+        """Embeddings B L D of prompts and where they have tokens, B L.
+
+        Prompts are encoded one by one, so that what becomes of one depends on no other, and not again while they are
+        among the last `CAPTIONS_KEPT`. Give all at once where the text encoder does not stay on the device.
+        """
+        found = {}
+        try:
+            for prompt in prompts:
+                if prompt not in found:
+                    kept = self._captions.pop((prompt, max_sequence_length), None)
+                    found[prompt] = kept or self._encode_prompt(prompt, max_sequence_length)
+        finally:
+            self._release_text_encoder()
+        self._captions.update({(prompt, max_sequence_length): caption for prompt, caption in found.items()})
+        while len(self._captions) > CAPTIONS_KEPT:
+            self._captions.popitem(last=False)
+        text_BLD, mask_BL = (np.stack(parts) for parts in zip(*(found[prompt] for prompt in prompts), strict=True))
+        return jnp.asarray(text_BLD), jnp.asarray(mask_BL)
+
+    def _encode_prompt(self, prompt: str, max_sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """A prompt's embedding L D and where it has tokens, in host memory."""
+        ids_BL, mask_BL = self.tokenizer.tokenize([prompt], max_sequence_length)
         with self._on_mesh():
             text_BLD = encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL)
-        return text_BLD, jnp.asarray(mask_BL, bool)
+        return np.asarray(text_BLD[0]), np.asarray(mask_BL[0], bool)
 
     def _encode(self, frames_THWC: np.ndarray | Array, options: SamplingOptions) -> Array:
         """Normalised latents of a clip, as a batch of one."""
@@ -367,11 +411,8 @@ class Pipeline:
         elif noise.shape != (batch, *shape):
             raise ValueError(f"noise must be B T H W C = {(batch, *shape)}, got {noise.shape}")
         guided = options.scale > 1
-        text, mask = self.encode_text(prompts, options.max_sequence_length)
-        if guided:
-            negative, negative_mask = self.encode_text([options.negative_prompt], options.max_sequence_length)
-            text = jnp.concatenate([jnp.repeat(negative, batch, axis=0), text])
-            mask = jnp.concatenate([jnp.repeat(negative_mask, batch, axis=0), mask])
+        asked = [options.negative_prompt] * batch + prompts if guided else prompts
+        text, mask = self.encode_text(asked, options.max_sequence_length)
         variables = self._variables(options, own_adapters)
         noisy = jnp.asarray(noise, jnp.float32)
         if start is not None:
@@ -432,7 +473,8 @@ class Pipeline:
             self._active = wanted, variables
         return self._active[1]
 
-    def _latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """T H W C of a video's latents."""
         space, time = self.vae.cfg.spatial_factor, self.vae.cfg.temporal_factor
         return 1 + (num_frames - 1) // time, height // space, width // space, self.vae.cfg.z_dim
 

@@ -46,6 +46,8 @@ class Networks:
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
+    keep_text_encoder: Literal["device", "host", "disk"] = "device"
+    """Where it stays between encodings; from the host's memory it is copied, from disk read again for the next one."""
     fold: tuple[str, ...] = ()
     """Adapters that the conversion folds into the weights (its own --fold), such as refinement_lora."""
 
@@ -150,7 +152,7 @@ def make_plan(
     devices.check()
     if isinstance(request, requests.Refine):
         check_refinement(options)
-    settings = {name: getattr(networks, name) for name in ("dtype", "fold_adapters", "vae_tiles")}
+    settings = {name: getattr(networks, name) for name in ("dtype", "fold_adapters", "vae_tiles", "keep_text_encoder")}
     programs = requests.programs_of(request, options, networks.load(), context=devices.attention(), **settings)
     names = list(dict.fromkeys(program.name for program in programs))
     if unknown := [name for name in only if name not in names]:

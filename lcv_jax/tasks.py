@@ -382,14 +382,21 @@ def _check_sampling(task: Any, prompts: Sequence[str], size: tuple[int, int] | N
 
 def check_against(task: Task, pipeline: Pipeline) -> None:
     """What a checkpoint's small files tell: raises for adapters that do not fit, warns of prompts that do not."""
-    prompts = [task.prompt] if isinstance(task.prompt, str) else [*task.prompt]
-    pipeline.tokenizer.tokenize([*prompts, task.options.negative_prompt], task.options.max_sequence_length)
+    pipeline.tokenizer.tokenize(captions_of(task), task.options.max_sequence_length)
     if isinstance(task, Refine):
         pipeline.check_adapters(task.options, refining=True)
         return
     pipeline.check_adapters(task.options)
     if isinstance(task, _Segmented) and task.refine:
         pipeline.check_adapters(SamplingOptions(), refining=True)
+
+
+def captions_of(task: Task) -> list[str]:
+    """What a task's text encoder is given."""
+    prompts = [task.prompt] if isinstance(task.prompt, str) else [*task.prompt]
+    guided = task.options.scale > 1 and not isinstance(task, Refine)
+    of_refinement = [""] if isinstance(task, _Segmented) and task.refine else []
+    return [*prompts, *([task.options.negative_prompt] if guided else []), *of_refinement]
 
 
 def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:

@@ -275,10 +275,10 @@ class Batch:
 
         monkeypatch.setattr(Pipeline, "text_to_video", text_to_video)
 
-    def __call__(self, *entries):
+    def __call__(self, *entries, flags=()):
         self.made.clear()
         self.path.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
-        return self.cli("batch", "CHECKPOINT", self.path, "--folder", "out")
+        return self.cli("batch", "CHECKPOINT", self.path, "--folder", "out", *flags)
 
 
 @pytest.fixture
@@ -341,6 +341,22 @@ def test_a_batch_is_checked_before_its_first_video(batch, no_weights, media, ent
     status, _, err = batch(*json.loads(json.dumps(entries).replace("MEDIA", str(media))))
     assert (status, batch.made) == (2, [])
     assert_one_line(err, message)
+
+
+def test_prompts_of_a_batch_are_encoded_at_once_where_the_text_encoder_does_not_stay(batch, monkeypatch):
+    asked = []
+
+    def encode_text(pipeline, prompts, length):
+        asked.append((pipeline.keep_text_encoder, prompts, length))
+
+    monkeypatch.setattr(Pipeline, "encode_text", encode_text)
+    monkeypatch.setattr(generate, "_make", lambda *_: None)
+    long = {"task": "long-video", "prompt": "a cat", "num_segments": 2, "refine": True, "output": "long.mp4"}
+    entries = {**TINY, "prompt": "a dog"}, {**TINY, "prompt": ["a cat", "a fish"], "guidance_scale": 1.0}, long
+    assert batch(*entries)[0] == 0
+    assert asked == []
+    assert batch(*entries, flags=["--keep-text-encoder", "disk"])[0] == 0
+    assert asked == [("disk", ["a dog", "", "a cat", "a fish"], 512)]
 
 
 def assert_one_line(err, message):

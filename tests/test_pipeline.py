@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lcv_jax.checkpoint import store
 from lcv_jax.denoise import denoise
 from lcv_jax.options import SamplingOptions, check_choice
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import load_pipeline, refinement_padding
 
 
@@ -55,6 +58,77 @@ def test_caption_embeddings(pipeline, published, golden):
 
 
 SMALL = {"height": 64, "width": 96, "num_frames": 9}
+
+
+def test_a_prompt_s_embedding_depends_on_no_other_and_is_made_once(pipeline, monkeypatch):
+    alone = [np.asarray(pipeline.encode_text([prompt], 16)[0][0]) for prompt in ("one", "two")]
+    pipeline._captions.clear()
+    encoded, encode = [], pipeline._encode_prompt
+    monkeypatch.setattr(pipeline, "_encode_prompt", lambda *prompt: encoded.append(prompt) or encode(*prompt))
+    text, mask = pipeline.encode_text(["two", "one", "two"], 16)
+    np.testing.assert_array_equal(text, np.stack([alone[1], alone[0], alone[1]]))
+    assert mask.shape == (3, 16)
+    assert mask.dtype == bool
+    pipeline.encode_text(["one"], 16)
+    pipeline.encode_text(["one"], 32)
+    assert encoded == [("two", 16), ("one", 16), ("one", 32)]
+    monkeypatch.setattr("lcv_jax.pipeline.CAPTIONS_KEPT", 2)
+    assert pipeline.encode_text(["three", "four", "five"], 16)[0].shape[0] == 3
+    assert [prompt for prompt, _ in pipeline._captions] == ["four", "five"]
+
+
+def text_encoder_bytes_on_devices(pipeline):
+    """Of what has the shapes of its table of embeddings and of a layer that only it has, however they are cut."""
+    cfg = pipeline.text_encoder.cfg
+    shapes = (cfg.vocab_size, cfg.d_model), (cfg.num_layers, cfg.d_model, cfg.d_ff)
+    return sum(on_each_device(array) for array in jax.live_arrays() if array.shape in shapes and not at_rest(array))
+
+
+def at_rest(array):
+    return array.sharding.memory_kind == "pinned_host"
+
+
+def on_each_device(array):
+    """Bytes of all copies. Looking at the shards themselves would make arrays of them, which live on."""
+    part = array.sharding.shard_shape(array.shape)
+    return np.prod(part) * array.dtype.itemsize * len(array.sharding.addressable_devices)
+
+
+@pytest.mark.parametrize("split", [None, "whole", "parts"])
+@pytest.mark.parametrize("keep", ["host", "disk"])
+def test_the_text_encoder_leaves_the_devices(tiny_checkpoint, keep, split, monkeypatch):
+    settings = {}
+    if split:
+        rules = full_sharding(("fsdp", "seq")) if split == "parts" else REPLICATED
+        settings = {"mesh": make_mesh(fsdp=2, seq=2, devices=jax.devices()[:4]), "rules": rules}
+    staying = load_pipeline(tiny_checkpoint, **settings)
+    before, loaded = text_encoder_bytes_on_devices(staying), []
+    wanted = staying.encode_text(["a cat", ""], 16)[0]
+    held = text_encoder_bytes_on_devices(staying) - before
+    assert held > 4 * staying.text_encoder.cfg.d_model * staying.text_encoder.cfg.vocab_size
+    leaving = load_pipeline(tiny_checkpoint, **settings, keep_text_encoder=keep)
+    load, encode = store.load_component, leaving._encode_prompt
+    monkeypatch.setattr(store, "load_component", lambda *given: loaded.append(given[1]) or load(*given))
+    monkeypatch.setattr(
+        leaving,
+        "_encode_prompt",
+        lambda *prompt: (encode(*prompt), loaded.append(text_encoder_bytes_on_devices(leaving) - before - held))[0],
+    )
+    np.testing.assert_array_equal(leaving.encode_text(["a cat", ""], 16)[0], wanted)
+    assert loaded == ["text_encoder", held, held]  # read once for both, and there for as long
+    assert text_encoder_bytes_on_devices(leaving) == before + held
+    np.testing.assert_array_equal(leaving.encode_text([""], 16)[0], wanted[1:])
+    assert loaded == ["text_encoder", held, held]
+    leaving.encode_text(["a dog"], 16)
+    assert loaded == ["text_encoder", held, held, *(["text_encoder"] if keep == "disk" else []), held]
+    assert text_encoder_bytes_on_devices(leaving) == before + held
+    resting = jax.tree.leaves(leaving._text_encoder_on_host)
+    assert bool(resting) == (keep == "host")
+    assert all(map(at_rest, resting))
+    assert sum(map(on_each_device, resting)) <= 1.1 * sum(leaf.nbytes for leaf in resting)  # not a copy for each device
+    video = {"height": 32, "width": 48, "num_frames": 5, "num_steps": 1, "max_sequence_length": 16}
+    latents = [p.text_to_video("a cat", **video, output="latents") for p in (staying, leaving)]
+    np.testing.assert_array_equal(*latents)
 
 
 def test_text_to_video(pipeline, published, golden):

@@ -257,6 +257,13 @@ def test_what_lies_in_memory_depends_on_the_adapters():
     assert "folded copy" not in programs[-1].resident
 
 
+@pytest.mark.parametrize("keep", ["host", "disk"])
+def test_a_text_encoder_that_does_not_stay_is_in_memory_while_it_encodes(keep):
+    programs = programs_of(Refine(), SamplingOptions(), keep_text_encoder=keep)
+    having = {program.name: "text_encoder" in program.resident for program in programs}
+    assert having == {"upsample": False, "encode": False, "encode text": True, "denoise": False, "decode": False}
+
+
 def test_split_parameters_are_counted_in_parts():
     folded = programs_of(Refine(), SamplingOptions())[-1].resident
     eight = np.array(jax.devices("cpu")[:1] * 8).reshape(1, 1, 8)
@@ -422,6 +429,10 @@ def test_advice_names_options_and_what_they_save():
     resident = {"dit": int(27e9), "folded copy": int(26e9)}
     advice = plan_of(stage(resident_bytes=resident), gpu="l40s").advice()
     assert any("--no-fold-adapters: saves about 26.0 GB" in line for line in advice)
+    assert "--keep-text-encoder host (or disk): saves about 11.0 GB, enough alone" in plan_of(stage(), gpu="l40s").advice()
+    encoding = stage("encode text", resident_bytes={"text_encoder": int(99e9)})
+    for made in (plan_of(encoding, gpu="l40s"), plan_of(stage(), gpu="l40s", keep_text_encoder="disk")):
+        assert not any("--keep-text-encoder" in line for line in made.advice())
     advice = plan_of(stage("decode"), gpu="rtx4090", dtype="float32", parameters="split", num_gpus=4).advice()
     assert any("--dtype bfloat16" in line for line in advice)
     assert any("--vae-tiles" in line for line in advice)

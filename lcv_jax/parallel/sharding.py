@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lcv_jax.array_types import Array, Float, PyTree
 from lcv_jax.parallel.mesh import batch_axes
@@ -129,6 +129,37 @@ def loading_rule(
         return NamedSharding(mesh, find_spec("/".join((under, *path)), shape, mesh, rules))
 
     return place
+
+
+def host_rule(mesh: Mesh | None) -> Callable[[tuple[str, ...], tuple[int, ...]], Sharding]:
+    """Where parameters rest in the hosts' memory, as checkpoint/store.py takes it: one copy of them over all hosts.
+
+    Args:
+        mesh: whose devices fetch them from there with `onto_devices`; None: the default device.
+    """
+    if mesh is None:
+        resting = SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+        return lambda path, shape: resting
+    in_parts = loading_rule(mesh, full_sharding(mesh.axis_names))
+    return lambda path, shape: in_parts(path, shape).with_memory_kind("pinned_host")
+
+
+def onto_devices(resting: PyTree, rule: Callable[[tuple[str, ...], tuple[int, ...]], Sharding] | None = None) -> PyTree:
+    """Copies of parameters that rest where `host_rule` says.
+
+    Args:
+        resting: nested dicts of arrays.
+        rule: where the copies lie, of `loading_rule`; None: on the device that they belong to.
+    """
+
+    def fetch(path: tuple[Any, ...], leaf: Array) -> Array:
+        # Each device its part over its own bus, and only then what the others have.
+        part = jax.device_put(leaf, leaf.sharding.with_memory_kind("device"))
+        if rule is None:
+            return part
+        return jax.device_put(part, rule(tuple(str(key.key) for key in path), leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(fetch, resting)
 
 
 def batch_sharding(mesh: Mesh, batch: int) -> NamedSharding:

@@ -37,6 +37,7 @@ class Setup:
     dtype: str = "bfloat16"
     fold_adapters: bool = True
     vae_tiles: bool = False
+    keep_text_encoder: str = "device"
     use_cache: bool = True
     guided: bool = False
     num_prompts: int = 1
@@ -122,6 +123,8 @@ class Plan:
         if FOLDED in peak.resident_bytes:
             own = "convert the checkpoint with --fold ADAPTER, or --no-fold-adapters"
             found.append((peak.resident_bytes[FOLDED], own))
+        if "text_encoder" in peak.resident_bytes and peak.name != "encode text" and setup.keep_text_encoder == "device":
+            found.append((peak.resident_bytes["text_encoder"], "--keep-text-encoder host (or disk)"))
         if peak.name in ("encode", "decode") and not setup.vae_tiles:
             found.append((peak.temporary_bytes // 2, "--vae-tiles"))
         if peak.cache_bytes and setup.use_cache:

@@ -113,7 +113,7 @@ class TextToVideo:
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
         size: dict[str, Any] = {"height": self.height, "width": self.width, "num_frames": self.num_frames}
-        pipeline.text_to_video([""] * self.num_prompts, **size, **options)
+        pipeline.text_to_video(_prompts(self.num_prompts), **size, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class ImageToVideo:
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
         given: dict[str, Any] = {"size": self.size, "resolution": self.resolution, "num_frames": self.num_frames}
-        pipeline.image_to_video(_frames(1, self.image_size)[0], [""] * self.num_prompts, **given, **options)
+        pipeline.image_to_video(_frames(1, self.image_size)[0], _prompts(self.num_prompts), **given, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class ContinueVideo:
         given: dict[str, Any] = {"size": self.size, "resolution": self.resolution, "num_frames": self.num_frames}
         given["num_cond_frames"] = self.num_cond_frames
         clip = _frames(max(1, self.num_cond_frames), self.video_size)
-        pipeline.continue_video(clip, [""] * self.num_prompts, **given, **options)
+        pipeline.continue_video(clip, _prompts(self.num_prompts), **given, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,6 +199,11 @@ REQUESTS: dict[str, type] = {
 }
 
 
+def _prompts(count: int) -> list[str]:
+    """Different ones, as equal ones are encoded once."""
+    return [str(number) for number in range(count)]
+
+
 def _frames(count: int, size: tuple[int, int]) -> np.ndarray:
     """A clip that takes no memory."""
     if count < 1 or min(size) < 1:
@@ -216,7 +221,7 @@ def programs_of(
         options: how it is sampled.
         networks: None: the 13.6B model's.
         settings: fields of `Pipeline`: dtype ("float32" or "bfloat16", which is the default), fold_adapters, vae_tiles,
-            context.
+            keep_text_encoder, context.
 
     Raises:
         ValueError: what generation would refuse too.
@@ -274,11 +279,12 @@ class RecordingPipeline(Pipeline):
 
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
         """What the text encoder gives, of the shape that tokenizing gives."""
-        batch, cfg = len(prompts), self.text_encoder.cfg
-        tokens = jnp.zeros((batch, max_sequence_length), jnp.int32)
-        params = self.params("text_encoder")
-        self._record("encode text", programs.encode_text, (self.text_encoder, params, tokens, tokens), "text_encoder")
-        return jnp.zeros((*tokens.shape, cfg.d_model), self.dtype), jnp.zeros(tokens.shape, bool)
+        tokens = jnp.zeros((1, max_sequence_length), jnp.int32)
+        arguments = self.text_encoder, self.params("text_encoder"), tokens, tokens
+        self._record("encode text", programs.encode_text, arguments, "text_encoder", times=len(set(prompts)))
+        self._release_text_encoder()
+        shape = len(prompts), max_sequence_length
+        return jnp.zeros((*shape, self.text_encoder.cfg.d_model), self.dtype), jnp.zeros(shape, bool)
 
     def _finish(self, latents_BTHWC: Array, output: str) -> np.ndarray:
         method = "tiled_decode" if self.vae_tiles else "decode"
@@ -341,13 +347,7 @@ class RecordingPipeline(Pipeline):
             sampling=sampling,
             rows_split=rows_split,
         )
-        if self.programs and _same(self.programs[-1], program):  # the negative prompts
-            program = dataclasses.replace(program, times=self.programs.pop().times + times)
         self.programs.append(program)
-
-
-def _same(one: Program, other: Program) -> bool:
-    return (one.name, one.arguments) == (other.name, other.arguments)
 
 
 def _shape(leaf: Any) -> Any:
