@@ -12,21 +12,43 @@ B, T, H, W, C, L, D = 4, 4, 2, 4, 2, 3, 5
 
 
 class Shown:
-    """A velocity that keeps its inputs, as numpy: `velocity` is an array or a function of (x, timesteps)."""
+    """A velocity that keeps its inputs: `velocity` is an array or a function of (x, timesteps)."""
 
     def __init__(self, velocity):
         self.velocity, self.calls = velocity, []
 
     def __call__(self, x_BTHWC, timesteps_BT, text_BLD, text_mask_BL, num_cond_latents):
-        self.calls.append([np.asarray(a, np.float64) for a in (x_BTHWC, timesteps_BT, text_BLD, text_mask_BL)])
+        self.calls.append([x_BTHWC, timesteps_BT, text_BLD, text_mask_BL])
         assert x_BTHWC.shape[:2] == timesteps_BT.shape
         assert x_BTHWC.dtype == timesteps_BT.dtype == jnp.float32
         return self.velocity(x_BTHWC, timesteps_BT) if callable(self.velocity) else self.velocity
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shown():
     return Shown
+
+
+@pytest.fixture(scope="session")
+def evaluate():
+    """evaluate(objective, networks, batch, key, **given) -> losses, jitted; what was `shown` is numpy then."""
+
+    def run(objective, networks, batch, key, **given):
+        watched = [network for network in networks if isinstance(network, Shown)]
+
+        @jax.jit
+        def compiled(batch, key):
+            for network in watched:
+                network.calls = []
+            losses = objective(networks, batch, key, **given)
+            return losses, [network.calls for network in watched]
+
+        losses, calls = compiled(batch, key)
+        for network, seen in zip(watched, calls, strict=True):
+            network.calls = jax.tree.map(lambda a: np.asarray(a, np.float64), seen)
+        return losses
+
+    return run
 
 
 def draw(seed, *shape):

@@ -33,10 +33,12 @@ def guided(x, batch, scale, num_cond_latents):
 
 
 @pytest.mark.parametrize("num_cond_latents", [0, 2])
-def test_restated(batch, shown, num_cond_latents):
+def test_restated(batch, shown, evaluate, num_cond_latents):
     student = shown(lambda x, timesteps: jnp.cos(x))
     objective = CFGDistillation(guidance_scale=3.0, shift=7.0)
-    losses = objective(Networks(student, teacher), batch, jax.random.key(0), num_cond_latents=num_cond_latents)
+    losses = evaluate(
+        objective, Networks(student, teacher), batch, jax.random.key(0), num_cond_latents=num_cond_latents
+    )
     ((x, timesteps, text, _),) = student.calls
     np.testing.assert_array_equal(text, batch["text_BLD"])
     np.testing.assert_array_equal(x[:, :num_cond_latents], batch["latents_BTHWC"][:, :num_cond_latents])
@@ -67,7 +69,7 @@ def test_the_teacher_gets_no_gradient(batch):
         networks = Networks(lambda x, *_: weight * x, lambda *given: bias * teacher(*given))
         return CFGDistillation()(networks, batch, jax.random.key(1), num_cond_latents=1).loss
 
-    student, of_teacher = jax.grad(loss, argnums=(0, 1))(1.0, 1.0)
+    student, of_teacher = jax.jit(jax.grad(loss, argnums=(0, 1)))(1.0, 1.0)
     assert float(student) != 0
     assert float(of_teacher) == 0
 

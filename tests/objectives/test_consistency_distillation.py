@@ -113,14 +113,14 @@ def test_the_exact_student_has_no_loss_and_lands_on_the_teacher(num_steps, teach
 
 
 @pytest.mark.parametrize("teacher_steps", [1, 2, 4])
-def test_restated(shown, teacher_steps):
+def test_restated(shown, evaluate, teacher_steps):
     """Any networks: the student's velocity against the way of teacher, then average, by the time it takes."""
     batch = clips(32)
     student = shown(lambda x, timesteps: jnp.sin(x))
     average = shown(lambda x, timesteps: jnp.cos(x) - timesteps[..., None, None, None] / 1000)
     objective = ConsistencyDistillation(shift=SHIFT, teacher_steps=teacher_steps, distance="huber", huber_width=0.1)
     networks = Networks(student, from_table(TEACHER), average)
-    losses = objective(networks, batch, jax.random.key(4), num_cond_latents=2)
+    losses = evaluate(objective, networks, batch, jax.random.key(4), num_cond_latents=2)
     x, timesteps, _, _ = student.calls[0]
     np.testing.assert_array_equal(x[:, :2], batch["latents_BTHWC"][:, :2])
     np.testing.assert_array_equal(timesteps[:, :2], 0)
@@ -148,7 +148,7 @@ def test_only_the_student_gets_a_gradient():
         networks = Networks(*(lambda x, *_, weight=weight: weight * x for weight in weights))
         return ConsistencyDistillation()(networks, clips(8), jax.random.key(0), num_cond_latents=1).loss
 
-    student, teacher, average = jax.grad(loss)((1.0, 0.7, 0.9))
+    student, teacher, average = jax.jit(jax.grad(loss))((1.0, 0.7, 0.9))
     assert float(student) != 0
     assert float(teacher) == float(average) == 0
 

@@ -23,14 +23,14 @@ def weight(u, mean, std, floor):
 
 
 @pytest.mark.parametrize("num_cond_latents", [0, 1, 3])
-def test_restated(batch, shown, num_cond_latents):
+def test_restated(batch, shown, evaluate, num_cond_latents):
     objective = FlowMatching(
         shift=CONSTANT,
         weight=LogitNormalWeight(mean=0.3, std=0.8, floor=0.1),
         condition=ConditionNoise(max_level=0.4),
     )
     student = shown(lambda x, timesteps: jnp.cos(3 * x))
-    losses = objective(Networks(student), batch, jax.random.key(5), num_cond_latents=num_cond_latents)
+    losses = evaluate(objective, Networks(student), batch, jax.random.key(5), num_cond_latents=num_cond_latents)
     ((x, timesteps, text, mask),) = student.calls
     np.testing.assert_array_equal(text, batch["text_BLD"])
     np.testing.assert_array_equal(mask, batch["text_mask_BL"])
@@ -52,10 +52,11 @@ def test_restated(batch, shown, num_cond_latents):
 
 
 def test_noise_is_normal_and_new_for_every_key(batch, shown):
+    @jax.jit
     def noise(key):
         student = shown(jnp.zeros_like(batch["latents_BTHWC"]))
         losses = FlowMatching(shift=CONSTANT)(Networks(student), batch, key, num_cond_latents=0)
-        t = np.asarray(losses.t_B, np.float64)[:, None, None, None, None]
+        t = losses.t_B[:, None, None, None, None]
         return (student.calls[0][0] - (1 - t) * batch["latents_BTHWC"]) / t
 
     draws = np.stack([noise(jax.random.key(seed)) for seed in range(40)]).reshape(40, -1)
@@ -66,18 +67,20 @@ def test_noise_is_normal_and_new_for_every_key(batch, shown):
 
 
 @pytest.mark.parametrize("num_cond_latents", [0, 2])
-def test_the_shift_counts_noisy_tokens(shown, num_cond_latents):
+def test_the_shift_counts_noisy_tokens(shown, evaluate, num_cond_latents):
     """Stratified times, unshifted by the shift of the noisy frames alone, are evenly spaced."""
     latents = np.zeros((512, 6, 4, 4, 1), np.float32)
     given = {"latents_BTHWC": latents, "text_BLD": latents[:, :1, 0, 0], "text_mask_BL": np.ones((512, 1), bool)}
     objective = FlowMatching(shift=TimeShift(base=5.0, base_tokens=24))
     student = shown(jnp.zeros_like(latents))
-    t = np.asarray(objective(Networks(student), given, jax.random.key(0), num_cond_latents=num_cond_latents).t_B)
+    t = np.asarray(
+        evaluate(objective, Networks(student), given, jax.random.key(0), num_cond_latents=num_cond_latents).t_B
+    )
     shift = 5.0 * ((6 - num_cond_latents) * 4 / 24) ** 0.5
     u = t / (shift - (shift - 1) * t)
     np.testing.assert_allclose(np.diff(np.sort(u)), 1 / 512, rtol=0.02)
     free = dataclasses.replace(objective, stratified=False)
-    t = np.asarray(free(Networks(student), given, jax.random.key(0), num_cond_latents=num_cond_latents).t_B)
+    t = np.asarray(evaluate(free, Networks(student), given, jax.random.key(0), num_cond_latents=num_cond_latents).t_B)
     u = t / (shift - (shift - 1) * t)
     assert np.diff(np.sort(u)).max() > 3 / 512
     assert u.mean() == pytest.approx(0.5, abs=0.05)
@@ -91,7 +94,7 @@ def test_condition_frames_have_no_loss(batch, shown):
         return objective(Networks(student), batch, jax.random.key(2), num_cond_latents=2).loss
 
     velocity = jnp.asarray(batch["upsampled_BTHWC"])
-    gradient = np.asarray(jax.grad(loss)(velocity, batch))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(velocity, batch))
     assert np.all(gradient[:, :2] == 0)
     assert np.all(np.abs(gradient[:, 2:]).max(axis=(2, 3, 4)) > 0)
     other = {**batch, "latents_BTHWC": batch["latents_BTHWC"] + 5 * (np.arange(4) < 2)[:, None, None, None]}
@@ -104,7 +107,7 @@ def test_condition_frames_have_no_loss(batch, shown):
 def test_the_weight_is_the_density_and_its_mean_is_one(mean, std, floor):
     shape = LogitNormalWeight(mean=mean, std=std, floor=floor)
     u = (np.arange(200_000) + 0.5) / 200_000
-    got = np.asarray(shape(u.astype(np.float32)), np.float64)
+    got = np.asarray(jax.jit(shape)(u.astype(np.float32)), np.float64)
     np.testing.assert_allclose(got, weight(u, mean, std, floor), rtol=2e-3, atol=1e-6)
     assert got.mean() == pytest.approx(1, abs=1e-4)
     ends = np.asarray(shape(np.array([0, 1], np.float32)))
@@ -131,10 +134,10 @@ def test_weighting_is_drawing_from_the_logit_normal():
     assert weighted.mean() == pytest.approx(np.mean(g(SHIFT * drawn / (1 + (SHIFT - 1) * drawn))), abs=3e-3)
 
 
-def test_bfloat16_latents(batch, shown):
+def test_bfloat16_latents(batch, shown, evaluate):
     low = {**batch, "latents_BTHWC": jnp.asarray(batch["latents_BTHWC"], ml_dtypes.bfloat16)}
     student = shown(lambda x, timesteps: x.astype(jnp.bfloat16))
-    losses = FlowMatching()(Networks(student), low, jax.random.key(0), num_cond_latents=1)
+    losses = evaluate(FlowMatching(), Networks(student), low, jax.random.key(0), num_cond_latents=1)
     assert losses.loss.dtype == losses.error_B.dtype == jnp.float32
 
 

@@ -13,10 +13,10 @@ from lcv_jax.objectives.refinement import Refinement
 
 
 @pytest.mark.parametrize(("t_thresh", "num_cond_latents"), [(0.5, 0), (0.5, 2), (0.3, 1), (1.0, 0)])
-def test_restated(batch, shown, t_thresh, num_cond_latents):
+def test_restated(batch, shown, evaluate, t_thresh, num_cond_latents):
     student = shown(lambda x, timesteps: jnp.cos(x))
     objective = Refinement(t_thresh=t_thresh)
-    losses = objective(Networks(student), batch, jax.random.key(0), num_cond_latents=num_cond_latents)
+    losses = evaluate(objective, Networks(student), batch, jax.random.key(0), num_cond_latents=num_cond_latents)
     ((x, timesteps, _, _),) = student.calls
     t = timesteps[:, -1] / 1000
     np.testing.assert_allclose(losses.t_B, t, rtol=1e-6)
@@ -48,11 +48,11 @@ def perfect(clean_BTHWC):
     return lambda x, timesteps, *_: (clean_BTHWC - x) / jnp.maximum(timesteps, 1e-3)[:, :, None, None, None] * 1000
 
 
-def test_a_perfect_network_has_no_loss_and_refines_to_the_true_clip(batch):
+def test_a_perfect_network_has_no_loss_and_refines_to_the_true_clip(batch, evaluate):
     """From the upsampled clip noised as the pipeline does, over its schedule, by its sampler."""
     clean = jnp.asarray(batch["latents_BTHWC"])
     student = perfect(clean)
-    losses = Refinement()(Networks(student), batch, jax.random.key(1), num_cond_latents=0)
+    losses = evaluate(Refinement(), Networks(student), batch, jax.random.key(1), num_cond_latents=0)
     assert float(losses.loss) < 1e-6
 
     noise = jax.random.normal(jax.random.key(2), clean.shape)
@@ -70,7 +70,7 @@ def test_condition_frames_have_no_loss(batch):
         return Refinement()(Networks(lambda *_: velocity), batch, jax.random.key(0), num_cond_latents=2).loss
 
     velocity = jnp.asarray(batch["latents_BTHWC"])
-    gradient = np.asarray(jax.grad(loss)(velocity, batch))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(velocity, batch))
     assert np.all(gradient[:, :2] == 0)
     assert np.all(np.abs(gradient[:, 2:]).max(axis=(2, 3, 4)) > 0)
     condition = 5 * (np.arange(4) < 2)[:, None, None, None].astype(np.float32)
