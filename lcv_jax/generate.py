@@ -73,8 +73,8 @@ class Weights:
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
-    """Where the text encoder stays between encodings: on the devices, in host memory (copied to the devices for each), or
-    on disk alone (read again for each). The released one takes 11.4 GB."""
+    """Where the text encoder stays between encodings: on the devices, in host memory (copied from there for each), or on
+    disk alone (read again for each). The released one takes 11.4 GB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

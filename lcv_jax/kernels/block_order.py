@@ -60,6 +60,10 @@ class TokenOrder:
             frames = np.repeat((frames[:, None] * t + np.arange(t, dtype=np.int32)).reshape(-1), h * w)
         return frames
 
+    def run_length(self) -> int:
+        """Of how many tokens each the runs of one frame are."""
+        return math.prod(self.levels[-1][1:])
+
     def frame_view(self, x_BSD: Shaped[Array, "B S D"]) -> Shaped[Array, "..."]:
         """Tokens with the axes of time apart, to be broadcast against `per_frame`; undo with a reshape."""
         split = [extent for t, h, w in self.levels for extent in (t, h * w)]

@@ -10,6 +10,7 @@ themselves, and so `encode_condition` can compute their keys and values once for
 With block-sparse attention the tokens are put into block order once, here, and nothing below permutes.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -64,13 +65,17 @@ def gated(
 def by_frame(order: TokenOrder, x_BSD: Float[Array, "B S D"], *vectors_BTD: Float[Array, "B T D"]) -> tuple[Array, ...]:
     """Tokens and per-frame vectors in shapes that broadcast against each other.
 
-    Split over devices, a run of tokens is no whole number of frames, and axes of time would be gathered: every token
-    looks its frame up then. Broadcasting is the faster by far on one device.
+    Split over devices, a device's tokens are no whole number of frames, and axes of time would be gathered. There the
+    tokens come as runs of one frame each that no device's border cuts, and every run looks its frame up: a run has tens
+    of tokens at least, so what is looked up is small.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.shape.get("seq", 1) > 1:
+    if not mesh.empty and (parts := mesh.shape.get("seq", 1)) > 1:
         frames_S = order.frames()
-        return x_BSD, *(jnp.take(vector_BTD, frames_S, axis=1) for vector_BTD in vectors_BTD)
+        # Tokens that do not divide are padded by the partitioner, at places of its own: then every token for itself.
+        run = 1 if frames_S.size % parts else math.gcd(order.run_length(), frames_S.size // parts)
+        runs_BRrD = x_BSD.reshape(x_BSD.shape[0], -1, run, x_BSD.shape[-1])
+        return runs_BRrD, *(jnp.take(vector_BTD, frames_S[::run], axis=1)[:, :, None] for vector_BTD in vectors_BTD)
     return order.frame_view(x_BSD), *(order.per_frame(vector_BTD) for vector_BTD in vectors_BTD)
 
 
