@@ -5,16 +5,23 @@ own rows of each. Which samples those are is decided in plans.py; the sources he
 """
 
 import dataclasses
+import hashlib
+import json
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lcv_jax.data.config import DataConfig, LengthShares, as_text
-from lcv_jax.data.encoded import EncodedFolder, unpack_record
+from lcv_jax.data.captions import load_tokenizer
+from lcv_jax.data.clips import entry_weights, sort_clips
+from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
+from lcv_jax.data.degrade import parse_refinement
+from lcv_jax.data.encoded import EncodedFolder
+from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.plans import Choice, Plans
+from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, pad_text
 
 _END = 2**40  # steps; grain wants a length
 
@@ -41,21 +48,15 @@ class Batch:
     arrays: dict[str, np.ndarray]
 
 
-class Source(Protocol):
-    """Fetches rows; goes to worker processes by pickling."""
-
-    def __call__(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """A batch's arrays, and the clips that could not be read for it, with reasons."""
-
-
 class Batches:
     """An endless iterator over batches. Made by `open_batches`.
 
     Attributes:
         constants: arrays of the run: negative_text_1LD and negative_mask_1L, or from clips negative_ids_1L and
             negative_ids_mask_1L; nothing for an autoencoder.
-        quarantined: clips that could not be read so far, with reasons.
         kinds: every (kind, size) that can come.
+        num_clips: of every size.
+        quarantined: clips that could not be read so far, or that are too short, with reasons.
     """
 
     def __init__(
@@ -63,13 +64,17 @@ class Batches:
         cfg: DataConfig,
         plans: Plans,
         source: Source,
+        sizes: Sequence[Size],
         *,
         data_hash: str,
         constants: Mapping[str, np.ndarray],
-        kinds: Sequence[tuple[BatchKind, tuple[int, int, int]]],
-        quarantined: Mapping[str, str],
     ):
-        self.constants, self.kinds, self.quarantined = dict(constants), list(kinds), dict(quarantined)
+        self.constants = dict(constants)
+        self.kinds = [
+            (BatchKind(choice.task, choice.num_cond_latents), sizes[choice.bucket]) for choice in plans.choices
+        ]
+        self.num_clips = dict(zip(sizes, plans.num_records, strict=True))
+        self.quarantined: dict[str, str] = {}
         self._cfg, self._plans, self._source = cfg, plans, source
         self._identity = {"data": data_hash, "seed": plans.seed, "batch_size": plans.batch_size}
         self._step = 0
@@ -84,9 +89,10 @@ class Batches:
         if not self._reader:
             self._reader.append(self._read_from(self._step))
         arrays, quarantined = next(self._reader[0])
-        if self._cfg.workers:
-            # Out of memory shared with a worker, which the system would miss when this process ends holding a batch.
-            arrays = {name: np.array(array) for name, array in arrays.items()}
+        # Copied out of memory shared with a worker, which the system would miss if this process ended with it. Sorted,
+        # as what went through a worker is.
+        shared = self._cfg.workers > 0
+        arrays = {name: np.array(array) if shared else array for name, array in sorted(arrays.items())}
         choice = self._plans.choice(self._step)
         self._step += 1
         self.quarantined |= quarantined
@@ -161,7 +167,9 @@ def open_batches(
         raise ValueError(f"a seed must lie in 0..2**64 - 1, got {seed}")
     per_process = batch_size // process_count
     rows = range(process_index * per_process, (process_index + 1) * per_process)
-    return _open_encoded(cfg, batch_size, seed, rows)
+    if cfg.mode == "encoded":
+        return _open_encoded(cfg, batch_size, seed, rows)
+    return _open_files(cfg, batch_size, seed, rows)
 
 
 def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Batches:
@@ -180,75 +188,98 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> B
     if cfg.weight_column is not None:
         weights = [folder.weights(bucket, cfg.weight_column) for bucket in buckets]
     sizes = [bucket.size for bucket in buckets]
-    choices, shares = possible_choices(
+    plans = _make_plans(
         cfg,
         sizes,
         tasks=[bucket.tasks for bucket in buckets],
         num_latents=[bucket.latent_shape[0] for bucket in buckets],
-        amounts=[bucket.num_records for bucket in buckets] if weights is None else [sum(each) for each in weights],
+        counts=[bucket.num_records for bucket in buckets],
+        weights=weights,
+        batch_size=batch_size,
+        seed=seed,
     )
-    counts = [bucket.num_records for bucket in buckets]
-    plans = Plans(choices, shares, counts, weights, batch_size, seed)
-    _warn_of_small_buckets(plans, sizes, weighted=weights is not None)
-    text_LD = folder.caption(folder.negative_prompt)
-    negative, mask = pad_text([text_LD], cfg.max_sequence_length)
-    return Batches(
+    negative, mask = pad_text([folder.caption(folder.negative_prompt)], cfg.max_sequence_length)
+    source = EncodedRows(cfg, folder, [folder.source(bucket) for bucket in buckets], plans, rows)
+    constants = {"negative_text_1LD": negative, "negative_mask_1L": mask}
+    return Batches(cfg, plans, source, sizes, data_hash=folder.hash, constants=constants)
+
+
+def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Batches:
+    autoencoder = cfg.mode == "autoencoder"
+    refinements = tuple(map(parse_refinement, cfg.refine))
+    groups = bucket_groups(cfg.sizes, cfg.resolutions, cfg.num_frames, cfg.granularity)
+    sizes = [size for group in groups for size in group]
+    for refinement in refinements:
+        for size in sizes:
+            refinement.stride(size, cfg.fps)
+    tokenizer = None
+    if not autoencoder:
+        if cfg.tokenizer is None:
+            raise ValueError("the mode 'clips' needs data.tokenizer: the converted checkpoint whose tokenizer to use")
+        tokenizer = load_tokenizer(cfg.tokenizer / "tokenizer")
+    sorted_clips = sort_clips(cfg, read_manifest(cfg.path, captions=not autoencoder), groups)
+    sizes, entries = list(sorted_clips.entries), list(sorted_clips.entries.values())
+    weights = None
+    if cfg.weight_column is not None:
+        weights = [entry_weights(each, cfg.weight_column, cfg.path) for each in entries]
+    plans = _make_plans(
         cfg,
-        plans,
-        EncodedRows(cfg, folder, [folder.source(bucket) for bucket in buckets], plans, rows),
-        data_hash=folder.hash,
-        constants={"negative_text_1LD": negative, "negative_mask_1L": mask},
-        kinds=[(BatchKind(choice.task, choice.num_cond_latents), sizes[choice.bucket]) for choice in choices],
-        quarantined={},
+        sizes,
+        tasks=[_tasks_of(cfg, size) for size in sizes],
+        num_latents=[(size[0] - 1) // cfg.temporal_factor + 1 for size in sizes],
+        counts=list(map(len, entries)),
+        weights=weights,
+        batch_size=batch_size,
+        seed=seed,
     )
+    ids = json.dumps([[size, [entry.id for entry in each]] for size, each in sorted_clips.entries.items()])
+    data_hash = hashlib.sha256(ids.encode()).hexdigest()
+    if tokenizer is None:
+        source: Source = CropRows(cfg, entries, sizes, plans, rows)
+        constants = {}
+    else:
+        source = ClipRows(cfg, entries, sizes, plans, rows, tokenizer, refinements)
+        ids_1L, mask_1L = tokenizer.tokenize([cfg.negative_prompt], cfg.max_sequence_length)
+        constants = {"negative_ids_1L": ids_1L, "negative_ids_mask_1L": mask_1L}
+    batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, constants=constants)
+    batches.quarantined = sorted_clips.left_out
+    return batches
 
 
-class EncodedRows:
-    """Rows of encoded clips."""
-
-    def __init__(self, cfg: DataConfig, folder: EncodedFolder, sources: Sequence[Any], plans: Plans, rows: range):
-        self._cfg, self._sources, self._plans, self._rows = cfg, sources, plans, rows
-        self._empty_LD = folder.caption("")
-
-    def __call__(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The arrays of a step; nothing can be quarantined, as encoding has read every clip."""
-        choice = self._plans.choice(step)
-        records = self._plans.records(step)
-        latents, upsampled, texts = [], [], []
-        for row in self._rows:
-            arrays, _ = unpack_record(self._sources[choice.bucket][int(records[row])])
-            latents.append(arrays["latents_THWC"])
-            if choice.task == "refine":
-                upsampled.append(arrays["upsampled_THWC"])
-            captions = [array for name, array in arrays.items() if name.startswith("text_")]
-            place = draw_caption(self._plans.row_generator(step, row), len(captions), self._cfg.caption_dropout)
-            texts.append(self._empty_LD if place is None else captions[place])
-        text_BLD, text_mask_BL = pad_text(texts, self._cfg.max_sequence_length)
-        batch = {"latents_BTHWC": np.stack(latents), "text_BLD": text_BLD, "text_mask_BL": text_mask_BL}
-        if upsampled:
-            batch["upsampled_BTHWC"] = np.stack(upsampled)
-        return batch, {}
+def _tasks_of(cfg: DataConfig, size: Size) -> Sequence[str]:
+    if cfg.mode == "autoencoder":
+        return ("autoencoder",)
+    if size[0] == 1:
+        return ("t2i",)
+    return ("t2v", "i2v", "vc", *(("refine",) if cfg.refine else ()))
 
 
-def draw_caption(generator: np.random.Generator, num_captions: int, dropout: float) -> int | None:
-    """Which of its captions a sample comes with; None: none."""
-    dropped, place = generator.random(2)
-    return None if dropped < dropout else int(place * num_captions)
-
-
-def pad_text(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings L D of different lengths as one array B L D, and a mask B L of their tokens."""
-    text_BLD = np.zeros((len(texts), length, texts[0].shape[1]), texts[0].dtype)
-    mask_BL = np.zeros((len(texts), length), bool)
-    for row, text_LD in enumerate(texts):
-        text_BLD[row, : len(text_LD)] = text_LD
-        mask_BL[row, : len(text_LD)] = True
-    return text_BLD, mask_BL
+def _make_plans(
+    cfg: DataConfig,
+    sizes: Sequence[Size],
+    *,
+    tasks: Sequence[Sequence[str]],
+    num_latents: Sequence[int],
+    counts: Sequence[int],
+    weights: Sequence[np.ndarray] | None,
+    batch_size: int,
+    seed: int,
+) -> Plans:
+    """The plans of all batches; warns of buckets that are smaller than one."""
+    amounts = counts if weights is None else [float(each.sum()) for each in weights]
+    choices, shares = possible_choices(cfg, sizes, tasks=tasks, num_latents=num_latents, amounts=amounts)
+    used = sorted({choice.bucket for choice in choices})
+    small = [f"{as_text(sizes[bucket])} ({counts[bucket]})" for bucket in used if counts[bucket] < batch_size]
+    if small and weights is None:
+        warnings.warn(
+            f"fewer clips than the {batch_size} of a batch, which repeats them: {', '.join(small)}", stacklevel=4
+        )
+    return Plans(choices, shares, counts, weights, batch_size, seed)
 
 
 def possible_choices(
     cfg: DataConfig,
-    sizes: Sequence[tuple[int, int, int]],
+    sizes: Sequence[Size],
     *,
     tasks: Sequence[Sequence[str]],
     num_latents: Sequence[int],
@@ -267,7 +298,8 @@ def possible_choices(
         ValueError: a task has a share, and no bucket serves it.
     """
     choices, shares = [], []
-    for task, share in cfg.tasks.positive().items():
+    wanted = {"autoencoder": 1.0} if cfg.mode == "autoencoder" else cfg.tasks.positive()
+    for task, share in wanted.items():
         able = [
             (number, _lengths(cfg, task, num_latents[number]))
             for number in range(len(sizes))
@@ -291,7 +323,7 @@ def _lengths(cfg: DataConfig, task: str, num_latents: int) -> LengthShares:
     return tuple(pair for pair in by_task.get(task, ((0, 1.0),)) if pair[0] < num_latents)
 
 
-def _unable(cfg: DataConfig, task: str, sizes: Sequence[tuple[int, int, int]], num_latents: Sequence[int]) -> str:
+def _unable(cfg: DataConfig, task: str, sizes: Sequence[Size], num_latents: Sequence[int]) -> str:
     have = ", ".join(
         f"{as_text(size)} ({latents} latent frames)" for size, latents in zip(sizes, num_latents, strict=True)
     )
@@ -301,15 +333,3 @@ def _unable(cfg: DataConfig, task: str, sizes: Sequence[tuple[int, int, int]], n
         "refine": "the lower resolution that --refine of lcv_jax.data.encode, or data.refine, adds",
     }.get(task, "clips of several frames")
     return f"the task {task} has a share, but no bucket serves it; it needs {advice}. There are {have}"
-
-
-def _warn_of_small_buckets(plans: Plans, sizes: Sequence[tuple[int, int, int]], *, weighted: bool) -> None:
-    small = [
-        f"{as_text(size)} ({count})"
-        for size, count in zip(sizes, plans.num_records, strict=True)
-        if count < plans.batch_size
-    ]
-    if small and not weighted:
-        warnings.warn(
-            f"fewer clips than the {plans.batch_size} of a batch: it repeats them, in {', '.join(small)}", stacklevel=4
-        )

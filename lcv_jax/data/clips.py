@@ -3,13 +3,17 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.config import Size, as_text
+from lcv_jax.data.config import DataConfig, Size, as_text
+from lcv_jax.data.encoded import checked_weights
 from lcv_jax.data.frames import resize_and_crop
 from lcv_jax.data.manifest import Entry
 from lcv_jax.data.media_reader import probe_video, read_image, stream_video
@@ -136,16 +140,90 @@ def read_into_bucket(entry: Entry, groups: Groups, fps: float) -> tuple[Size, UI
             clip = dataclasses.replace(clip, num_frames=error.num_frames)
 
 
-def too_short_for_all(groups: Groups, longest: tuple[str, int], fps: float) -> str:
-    """What to say when no clip fills a bucket.
+@dataclasses.dataclass(frozen=True)
+class SortedClips:
+    """The clips of a manifest by their buckets."""
+
+    entries: dict[Size, list[Entry]]
+    left_out: dict[str, str]
+    """Ids of those that cannot be read or are too short, with reasons."""
+
+
+def sort_clips(cfg: DataConfig, entries: Sequence[Entry], groups: Groups) -> SortedClips:
+    """Puts every clip into its bucket; crops are taken from all clips that are long enough for them.
+
+    Warns of clips that are left out.
+
+    Raises:
+        ValueError: none is left.
+    """
+    by_size: dict[Size, list[Entry]] = {}
+    left_out: dict[str, str] = {}
+    short: dict[str, int] = {}
+    with ThreadPoolExecutor(max(cfg.threads, 1)) as pool:
+        measured = [(entry, pool.submit(measure, entry, cfg.fps)) for entry in entries]
+        for entry, future in measured:
+            try:
+                for size in _sizes_of(cfg, entry, future.result(), groups):
+                    by_size.setdefault(size, []).append(entry)
+            except TooShortError as error:
+                left_out[entry.id], short[entry.id] = str(error), error.num_frames
+            except (OSError, ValueError) as error:
+                left_out[entry.id] = " ".join(str(error).split())
+    if not by_size:
+        raise ValueError(f"{cfg.path}: {nothing_left(groups, short, left_out, cfg.fps)}")
+    if left_out:
+        some = "; ".join(f"{identity}: {reason}" for identity, reason in list(left_out.items())[:3])
+        warnings.warn(f"{cfg.path}: {len(left_out)} of {len(entries)} clips are left out: {some}", stacklevel=4)
+    return SortedClips(dict(sorted(by_size.items())), left_out)
+
+
+def _sizes_of(cfg: DataConfig, entry: Entry, clip: Measure, groups: Groups) -> list[Size]:
+    if cfg.mode == "autoencoder":
+        sizes = [size for group in groups for size in group]
+        fitting = [size for size in sizes if (size[0] == 1 if entry.is_image else size[0] <= clip.num_frames)]
+        if not fitting:
+            raise TooShortError(clip.num_frames, min(size[0] for size in sizes))
+        return fitting
+    if entry.is_image:
+        return [choose_bucket(image_groups(groups), clip)]
+    size = choose_bucket(groups, clip)
+    return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 else [size]
+
+
+def nothing_left(groups: Groups, short: Mapping[str, int], left_out: Mapping[str, str], fps: float) -> str:
+    """Why there is no clip to train on.
 
     Args:
         groups: the buckets.
-        longest: the id of the longest clip, and its frames.
+        short: ids of the clips that are too short, with their numbers of frames.
+        left_out: ids of those and of all others, with reasons.
         fps: that frames are counted at.
     """
+    unread = [(identity, reason) for identity, reason in left_out.items() if identity not in short]
+    example = f"{unread[0][0]}: {unread[0][1]}" if unread else ""
+    if not short:
+        return f"no clip can be read: {len(unread)} are quarantined, such as {example}"
+    longest = max(short, key=lambda identity: short[identity])
     shortest = min((size for group in groups for size in group), key=lambda size: size[0])
+    also = f". {len(unread)} more cannot be read, such as {example}" if unread else ""
     return (
-        f"all clips are too short: the longest, {longest[0]}, has {longest[1]} frames at {fps:g} frames a second, "
-        f"the shortest bucket is {as_text(shortest)}; give sizes of fewer frames, or a higher fps"
+        f"all clips are too short: the longest, {longest}, has {short[longest]} frames at {fps:g} frames a second, "
+        f"the shortest bucket is {as_text(shortest)}; give sizes of fewer frames, or a higher fps{also}"
     )
+
+
+def entry_weights(entries: Sequence[Entry], column: str, manifest: Path) -> np.ndarray:
+    """A column of weights.
+
+    Raises:
+        ValueError: a clip has none, or it is no weight.
+    """
+    missing = [entry.id for entry in entries if column not in entry.numbers]
+    if missing:
+        have = sorted({name for entry in entries for name in entry.numbers})
+        raise ValueError(
+            f"{manifest}: weight_column {column!r} is not given for {len(missing)} clips, the first is {missing[0]}; "
+            f"columns with numbers: {', '.join(have) or 'none'}"
+        )
+    return checked_weights([entry.numbers[column] for entry in entries], column, str(manifest))

@@ -68,6 +68,8 @@ class DataConfig:
     """Likewise of refinement."""
     refine: tuple[str, ...] = ()
     """Of the mode clips: HEIGHT,WIDTH,FPS of the version that refinement starts from, or RESOLUTION,FPS."""
+    images_from_clips: bool = False
+    """Of the mode clips: also take the first frame of every clip, to train text to image."""
     temporal_factor: int = 4
     """Of the mode clips: frames per latent frame after the first, of the autoencoder that encodes them."""
     caption_dropout: float = 0.1

@@ -9,6 +9,7 @@ all of its frames. All of it is a function of the clip's id.
 import dataclasses
 import hashlib
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -86,6 +87,11 @@ def parse_refinement(text: str) -> Refinement:
     except ValueError:
         pass
     raise ValueError(f"refine must be HEIGHT,WIDTH,FPS or {'|'.join(RESOLUTIONS)},FPS; got {text!r}")
+
+
+def pick(refinements: Sequence[Refinement], identity: str) -> Refinement:
+    """One of several, always the same for a clip."""
+    return refinements[int(generator_of(f"{identity}#refinement").integers(len(refinements)))]
 
 
 def generator_of(identity: str) -> np.random.Generator:

@@ -27,9 +27,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lcv_jax.data.clips import Groups, TooShortError, read_into_bucket, too_short_for_all
+from lcv_jax.data.clips import Groups, TooShortError, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text, bucket_groups
-from lcv_jax.data.degrade import Refinement, generator_of, parse_refinement
+from lcv_jax.data.degrade import Refinement, parse_refinement, pick
 from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, pack_record, write_json, write_whole
 from lcv_jax.data.manifest import Entry, read_manifest
 
@@ -101,7 +101,7 @@ class Job:
         """What a clip is to be refined from."""
         if not self.refinements or entry.is_image:
             return None
-        return self.refinements[generator_of(f"{entry.id}#refinement").integers(len(self.refinements))]
+        return pick(self.refinements, entry.id)
 
 
 @dataclasses.dataclass
@@ -166,7 +166,7 @@ def _check(arguments: Arguments) -> Job:
     groups = bucket_groups(tuple(sizes), arguments.resolutions, arguments.num_frames, arguments.granularity)
     refinements = tuple(map(parse_refinement, arguments.refine))
     for refinement in refinements:
-        for size in (size for group in groups for size in group if size[0] > 1):
+        for size in (size for group in groups for size in group):
             refinement.stride(size, arguments.fps)
     try:
         part, parts = map(int, arguments.shard.split("/"))
@@ -449,10 +449,11 @@ def _write_index(folder: Path, job: Job, config: dict[str, Any], provenance: dic
     if not shards:
         raise ValueError(_nothing(folder, job))
     totals = [json.loads(path.read_text()) for path in done]
+    ids = [[size, [row["id"] for _, facts in files for row in facts["records"]]] for size, files in shards.items()]
     index = {
         "format": FORMAT,
         "version": VERSION,
-        "hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "hash": hashlib.sha256(json.dumps([config, ids], sort_keys=True).encode()).hexdigest(),
         "config": config,
         "checkpoint": provenance,
         "negative_prompt": job.arguments.negative_prompt,
@@ -494,12 +495,7 @@ def _nothing(folder: Path, job: Job) -> str:
     left_out = [json.loads(path.read_text()) for path in sorted(folder.glob("quarantine-*.json"))]
     short = {identity: count for part in left_out for identity, count in part["too_short"].items()}
     corrupt = {identity: reason for part in left_out for identity, reason in part["corrupt"].items()}
-    if not short:
-        first = next(iter(corrupt.items()))
-        return f"no clip could be read; {len(corrupt)} are quarantined, such as {first[0]}: {first[1]}"
-    longest = max(short.items(), key=lambda pair: pair[1])
-    also = f"; {len(corrupt)} more could not be read" if corrupt else ""
-    return too_short_for_all(job.groups, longest, job.arguments.fps) + also
+    return nothing_left(job.groups, short, {**short, **corrupt}, job.arguments.fps)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ A shard counts when its .json is there, which is written after it; all names app
 import dataclasses
 import json
 import os
+import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def unpack_record(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 def write_whole(path: Path, content: bytes) -> None:
     """A file that is there with all of its content or, if this process or the machine dies, not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")  # other processes may write the same
     with open(partial, "wb") as file:
         file.write(content)
         file.flush()
