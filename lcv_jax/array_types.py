@@ -18,13 +18,25 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8, UInt32
 
 if TYPE_CHECKING:
     Array = jax.Array
 else:
     Array = jax.Array | np.ndarray  # what a caller may hand in; inside it is always jax's
 
-__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "PRNGKeyArray", "Params", "PyTree", "Shaped", "UInt8"]
+__all__ = [
+    "Array",
+    "Bool",
+    "DTypeLike",
+    "Float",
+    "Int",
+    "PRNGKeyArray",
+    "Params",
+    "PyTree",
+    "Shaped",
+    "UInt8",
+    "UInt32",
+]
 
 Params = dict  # a nested dict of arrays: one model's parameters, an adapter, a cache

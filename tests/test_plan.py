@@ -25,7 +25,7 @@ from lcv_jax.parallel.sharding import full_sharding
 from lcv_jax.planning import compiling, requests, tables
 from lcv_jax.planning.buffers import largest_buffers, short_name
 from lcv_jax.planning.compiling import Stage
-from lcv_jax.planning.flops import ForwardFlops, counted_flops, forward_flops
+from lcv_jax.models.flops import ForwardFlops, counted_flops, forward_flops
 from lcv_jax.planning.hlo import Collective, collectives, sent_by_one, shape_bytes
 from lcv_jax.planning.report import Plan, Setup, gigabytes
 from lcv_jax.planning.requests import ContinueVideo, ImageToVideo, Refine, TextToVideo, programs_of

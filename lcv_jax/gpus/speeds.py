@@ -35,3 +35,9 @@ SPEEDS = {
         bf16_flops=209.5e12, link="PCIe 5 x16", link_bandwidth=64e9, source="NVIDIA RTX Blackwell white paper"
     ),
 }
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Published bfloat16 operations a second of a device that is present, by what JAX calls it; None: not known."""
+    called = device_kind.lower().replace(" ", "")
+    return next((speed.bf16_flops for name, speed in SPEEDS.items() if name in called), None)

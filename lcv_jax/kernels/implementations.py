@@ -16,6 +16,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_jax.array_types import Array, Bool
 from lcv_jax.kernels import cudnn, xla
@@ -23,6 +24,9 @@ from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.platform import compute_capability, target_platform
 
 IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton")
+
+RESIDUALS = "attention"
+"""Name of the output and log-sum-exp that the backward pass starts from, for `jax.checkpoint_policies`."""
 
 KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 MAX_KERNEL_WIDTH = 256
@@ -163,8 +167,13 @@ def backward(
 def _attend_forward(implementation: str, block_q: int, block_k: int, *primals) -> tuple:
     # With symbolic zeros asked for, every array comes with whether it is perturbed.
     given = jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda x: hasattr(x, "perturbed"))
-    out, lse = forward(implementation, block_q, block_k, *given)
+    out, lse = keep(*forward(implementation, block_q, block_k, *given))
     return (out, lse), (*given, out, lse)
+
+
+def keep(out_BSNK: Array, lse_BNS: Array) -> tuple[Array, Array]:
+    """The same, under the name by which a rematerialisation policy can keep them: then the forward runs once."""
+    return checkpoint_name(out_BSNK, RESIDUALS), checkpoint_name(lse_BNS, RESIDUALS)
 
 
 def _attend_backward(implementation: str, block_q: int, block_k: int, residuals: tuple, gradients: tuple) -> tuple:

@@ -126,7 +126,7 @@ class WanVAE(nn.Module):
 
     def decode(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t h w c"]:
         """The video in -1..1, B (1 + 4 (T - 1)) 8H 8W 3, float32, of latents that are not normalised."""
-        return jnp.clip(self._decode(latents_BTHWC), -1, 1)
+        return jnp.clip(self.decode_unclipped(latents_BTHWC), -1, 1)
 
     def tiled_encode(
         self, video_BTHWC: Float[Array, "B T H W C"], tile: Size = (256, 256), stride: Size = (192, 192)
@@ -149,7 +149,7 @@ class WanVAE(nn.Module):
         """
         if all(size * self.cfg.spatial_factor <= tile[i] for i, size in enumerate(latents_BTHWC.shape[2:4])):
             return self.decode(latents_BTHWC)
-        return self._tiled("_decode", latents_BTHWC, tile, stride, from_pixels=False)
+        return self._tiled("decode_unclipped", latents_BTHWC, tile, stride, from_pixels=False)
 
     def _encode(self, video_BTHWC: Array) -> Array:
         def step(vae: "WanVAE", x: Array, cache: PyTree) -> tuple[Array, PyTree]:
@@ -158,7 +158,9 @@ class WanVAE(nn.Module):
 
         return self._walk(step, video_BTHWC, frames_in=self.cfg.temporal_factor, frames_out=1)
 
-    def _decode(self, latents_BTHWC: Array) -> Array:
+    def decode_unclipped(self, latents_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t h w c"]:
+        """Likewise, for training: what is clipped has no gradient."""
+
         def step(vae: "WanVAE", x: Array, cache: PyTree) -> tuple[Array, PyTree]:
             return vae.decoder(vae.post_quant_conv(x), cache)
 

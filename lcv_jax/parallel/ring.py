@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels.block_select import Selection
-from lcv_jax.kernels.implementations import backward, choose, forward
+from lcv_jax.kernels.implementations import backward, choose, forward, keep
 from lcv_jax.parallel.ranks import Ranks, whole_axis
 
 
@@ -96,7 +96,7 @@ def _ring_forward(
         keys_2BMNK, merged = _one_step_ahead(arriving_2BMNK, merged)
     assert merged is not None
     out_BSNK, lse_BNS = merged
-    out_BSNK = out_BSNK.astype(q_BSNK.dtype)
+    out_BSNK, lse_BNS = keep(out_BSNK.astype(q_BSNK.dtype), lse_BNS)
     return out_BSNK, (q_BSNK, k_BMNK, v_BMNK, selection, key_mask_BM, out_BSNK, lse_BNS)
 
 

@@ -17,7 +17,7 @@ from lcv_jax.kernels.platform import compiling_for
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
 from lcv_jax.planning.buffers import Buffer, largest_buffers, read_assignment
-from lcv_jax.planning.flops import counted_flops
+from lcv_jax.models.flops import counted_flops
 from lcv_jax.planning.hlo import Collective, collectives
 from lcv_jax.planning.requests import Program
 

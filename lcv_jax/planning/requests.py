@@ -26,7 +26,7 @@ from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline
-from lcv_jax.planning.flops import ForwardFlops, forward_flops
+from lcv_jax.models.flops import ForwardFlops, forward_flops
 
 ADAPTER_RANK = 128
 """Of the released adapters (report, section 4)."""

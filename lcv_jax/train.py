@@ -1,0 +1,303 @@
+"""Trains a stage: `python -m lcv_jax.train CONFIG.py ...`.
+
+    python -m lcv_jax.train configs/toy/pretrain.py
+    python -m lcv_jax.train configs/toy/pretrain.py --optimizer.learning-rate 3e-4 --run outputs/faster
+    python -m lcv_jax.train configs/toy/pretrain.py --help
+
+The config is a file whose `get_config()` returns a TrainConfig (training/config.py); every field of it is a flag. The
+same command again goes on where the run was stopped or killed.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import tyro
+from jax.experimental import multihost_utils
+
+from lcv_jax.config import PublishedConfig
+from lcv_jax.data.media_writer import write_image
+from lcv_jax.generate import warnings_in_one_line
+from lcv_jax.gpus.speeds import peak_flops
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.pipeline import Pipeline, load_pipeline
+from lcv_jax.training import networks
+from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.cost import tokens_and_flops
+from lcv_jax.training.folder import Checkpoints, check_config, locked
+from lcv_jax.training.inputs import Inputs
+from lcv_jax.training.metrics import Metrics, Work
+from lcv_jax.training.samples import Sampler, grid, reconstructions
+from lcv_jax.training.state import Frozen, TrainState, variables_of
+from lcv_jax.training.step import Learner, Measured, train_step
+from lcv_jax.training.weights import LatentStatistics, save_weights
+
+WEIGHTS = "weights"
+STATISTICS_BATCHES = 32
+"""Batches that the mean and the spread of an autoencoder's latents are measured on."""
+AHEAD = 2
+"""Steps that are handed to the devices before the first of them is done."""
+
+
+# 1. The command line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its inner workings there
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        begun = read_config(arguments[0] if arguments else "")
+        cfg = tyro.cli(
+            TrainConfig,
+            args=arguments[1:],
+            default=begun,
+            prog=f"python -m lcv_jax.train {arguments[0]}",
+            description=sys.modules[TrainConfig.__module__].__doc__,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        )
+        with leaving_at_once(), warnings_in_one_line():
+            train(cfg)
+    except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def read_config(path: str) -> TrainConfig:
+    """What a config file's `get_config()` returns.
+
+    Raises:
+        ValueError: there is no such file, or it has no such function.
+    """
+    if not path.endswith(".py") or not Path(path).is_file():
+        given = f"no such file: {path}" if path and not path.startswith("-") else "no config was given"
+        raise ValueError(f"{given}; usage: python -m lcv_jax.train CONFIG.py [--help], with one of configs/")
+    spec = importlib.util.spec_from_file_location("lcv_jax_train_config", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cfg = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(cfg, TrainConfig):
+        raise ValueError(f"{path} must define get_config() that returns a lcv_jax.training.config.TrainConfig")
+    return cfg
+
+
+# 2. The run
+
+
+def train(cfg: TrainConfig) -> None:
+    """Trains from where the run stands to its last step, and writes its weights.
+
+    Raises:
+        ValueError: a config that makes no sense, or another one than the run was begun with; a run that is in use.
+        FloatingPointError: a loss or gradient that is not finite, too often in a row.
+        OSError: files that cannot be read or written.
+    """
+    devices = cfg.devices
+    initialize(devices.coordinator, devices.num_processes, devices.process_id)
+    check_same_config(dataclasses.replace(cfg, devices=dataclasses.replace(devices, process_id=None)))
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
+    mesh = make_mesh(devices.data, devices.fsdp, devices.seq)
+    pipeline = load_pipeline(cfg.checkpoint, mesh=mesh, context=devices.attention())
+    network = pipeline.vae.cfg if cfg.network == "vae" else pipeline.dit_config
+    learner = networks.learner_of(cfg, network, mesh)
+    with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
+        check_config(cfg)
+        if (cfg.run / WEIGHTS).exists():
+            print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
+            return
+        inputs = Inputs(cfg, mesh, pipeline)
+        with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
+            start = networks.Start(cfg, learner)
+            frozen = start.frozen()
+            if checkpoints.latest is None:
+                state = start.state()
+            else:
+                state, place = checkpoints.restore(start.shapes())
+                inputs.set_state(place)
+            state = _steps(cfg, learner, state, frozen, inputs, pipeline, checkpoints, stop)
+            checkpoints.wait()
+            if int(state.step) >= cfg.steps:
+                _finish(cfg, learner, state, frozen, inputs)
+
+
+class Stop:
+    """Whether somebody asked for the run to end: SIGTERM, which schedulers send before they kill."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def at(self, step: int) -> bool:
+        """Whether to stop after this step; of several processes all say the same."""
+        if jax.process_count() == 1:
+            return self.asked
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Stop]:
+    """Within, SIGTERM asks instead of killing; with several processes JAX listens for it and agrees on a step."""
+    stop = Stop()
+    if jax.process_count() > 1:
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# 3. The loop
+
+
+def _steps(
+    cfg: TrainConfig,
+    learner: Learner,
+    state: TrainState,
+    frozen: Frozen,
+    inputs: Inputs,
+    pipeline: Pipeline,
+    checkpoints: Checkpoints,
+    stop: Stop,
+) -> TrainState:
+    """The state after the last step, or after the one at which the run was asked to stop."""
+    first = int(state.step)
+    metrics = Metrics(cfg.run, cfg.logging, first_step=first, last_step=cfg.steps, peak_flops=_peak_flops(learner))
+    observe = _observer(cfg, learner, frozen, pipeline, metrics)
+    in_flight: list[tuple[int, Measured]] = []
+    with metrics, _profiler(cfg) as profile:
+        for step in range(first + 1, cfg.steps + 1):
+            profile(step)
+            asked = time.perf_counter()
+            kind, batch = next(inputs)
+            waited = time.perf_counter() - asked
+            state, measured = train_step(learner, state, frozen, batch, kind)
+            tokens, flops = tokens_and_flops(learner, batch, kind)
+            metrics.add(step, measured, Work(task=kind.task, tokens=tokens, flops=flops, waited=waited))
+            in_flight.append((step, measured))
+            if len(in_flight) > AHEAD:
+                _check_finite(cfg, *in_flight.pop(0))
+            stopping = stop.at(step)
+            if step % cfg.checkpoints.every == 0 or step == cfg.steps or stopping:
+                while in_flight:  # a checkpoint of weights that are known to be good
+                    _check_finite(cfg, *in_flight.pop(0))
+                checkpoints.save(state, inputs.get_state(), step)
+            if cfg.samples.every and step % cfg.samples.every == 0:
+                observe(step, state, batch)
+            if stopping:
+                print(f"asked to stop: saved at step {step}; the same command goes on from there", file=sys.stderr)
+                break
+        while in_flight:
+            _check_finite(cfg, *in_flight.pop(0))
+        metrics.flush()
+    return state
+
+
+def _check_finite(cfg: TrainConfig, step: int, measured: Measured) -> None:
+    """Raises FloatingPointError if too many steps in a row were skipped."""
+    skipped = int(measured["skipped"])
+    if skipped > cfg.optimizer.max_skipped:
+        values = f"loss {float(measured['loss'])}, gradient norm {float(measured['grad_norm'])}"
+        raise FloatingPointError(
+            f"not finite at step {step}: {values}, {skipped} in a row. The last checkpoint in {cfg.run} is good; lower "
+            "the learning rate, or allow some with --optimizer.max-skipped"
+        )
+
+
+def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics) -> Any:
+    """A function that makes samples of a state, as RUN/samples/STEP.png and in TensorBoard."""
+    if not cfg.samples.every:
+        return None
+    sampler = Sampler(cfg.samples, pipeline, cfg.data.max_sequence_length) if cfg.network == "dit" else None
+
+    def observe(step: int, state: TrainState, batch: dict[str, Any]) -> None:
+        params = state.params if state.ema is None else state.ema
+        if sampler is None:
+            assert isinstance(learner.model, WanVAE)
+            videos = reconstructions(learner.model, params, batch["video_BTHWC"][: len(cfg.samples.prompts)])
+        else:
+            assert isinstance(learner.model, LongCatVideo)
+            videos = sampler.videos(learner.model, variables_of(params, frozen, learner.adapted))
+        picture = grid(videos)
+        if jax.process_index() == 0:
+            (cfg.run / "samples").mkdir(exist_ok=True)
+            write_image(cfg.run / "samples" / f"{step:08d}.png", picture)
+        metrics.add_image("samples", picture, step)
+        metrics.restart_clock()
+
+    return observe
+
+
+@contextlib.contextmanager
+def _profiler(cfg: TrainConfig) -> Iterator[Any]:
+    """A function that, told each step, begins and ends a trace."""
+    tracing = False
+
+    def at(step: int) -> None:
+        nonlocal tracing
+        if cfg.logging.profile is None:
+            return
+        first, last = cfg.logging.profile
+        if step == first:
+            jax.profiler.start_trace(str(cfg.run / "profile"))
+            tracing = True
+        elif step == last + 1 and tracing:
+            jax.profiler.stop_trace()
+            tracing = False
+
+    try:
+        yield at
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
+
+
+def _peak_flops(learner: Learner) -> float | None:
+    """Of all devices of the mesh a second, if they are GPUs that are known."""
+    one = peak_flops(learner.mesh.devices.flat[0].device_kind)
+    return None if one is None else one * learner.mesh.size
+
+
+# 4. The end
+
+
+def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Frozen, inputs: Inputs) -> None:
+    """Writes RUN/weights; an autoencoder's latents are measured first, to be normalised by."""
+    configs: dict[str, PublishedConfig] = {}
+    if isinstance(learner.model, WanVAE):
+        statistics = LatentStatistics(learner.model.cfg)
+        params = state.params if state.ema is None else state.ema
+        for _ in range(STATISTICS_BATCHES):
+            _, batch = next(inputs)
+            statistics.add(learner.model, params, batch["video_BTHWC"])
+        configs["vae"] = statistics.config()
+    save_weights(cfg, cfg.run / WEIGHTS, state, frozen, configs=configs)
+    for name, reason in inputs.quarantined.items():
+        print(f"warning: {name} was left out: {reason}", file=sys.stderr)
+    print(f"done: weights in {cfg.run / WEIGHTS}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

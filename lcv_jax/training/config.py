@@ -1,0 +1,246 @@
+"""What a training run is told: one frozen dataclass, whose fields are the flags of train.py.
+
+A file of configs/ returns one from `get_config()`. Fields that a run may change when it goes on (how long it trains,
+how it is split over devices, what it writes) are in `CHANGEABLE`; a checkpoint made with others is refused.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lcv_jax.config import BlockSparseConfig
+from lcv_jax.data.config import DataConfig
+from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.objectives.cfg_distillation import CFGDistillation
+from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
+from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.objectives.refinement import Refinement
+from lcv_jax.parallel.context import ContextParallel
+
+Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder
+
+CHANGEABLE = ("run", "steps", "devices", "checkpoints", "logging", "samples", "remat", "data.workers", "data.prefetch")
+"""Fields, or groups of them, that may differ from what a run was begun with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a constant rate after a linear warm-up (report, table 5)."""
+
+    learning_rate: float = 1e-4
+    """After the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the rate grows from 0."""
+    b1: float = 0.9
+    """Decay of the gradients' average."""
+    b2: float = 0.99
+    """Decay of the squared gradients' average."""
+    eps: float = 1e-8
+    """Added to its square root."""
+    weight_decay: float = 0.01
+    """Of kernels and adapters; biases, norms and embeddings have none."""
+    clip_norm: float = 1.0
+    """The gradient's norm is cut to this."""
+    accumulation: int = 1
+    """Parts that a batch is computed in, one after the other: less memory, the same gradient."""
+    ema_decay: float | None = 0.9999
+    """Of the average of the weights, which is what is sampled from and exported. None: no average."""
+    max_skipped: int = 0
+    """Steps in a row with a loss or gradient that is not finite that are passed over; one more ends the run."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ValueError(
+                f"learning_rate and clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
+            )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in 0..1, 1 excluded, got {self.ema_decay}")
+        if self.accumulation < 1 or self.warmup_steps < 0 or self.max_skipped < 0:
+            raise ValueError("accumulation must be at least 1, warmup_steps and max_skipped at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """A low-rank adapter to train instead of all parameters, on every linear of the blocks as published."""
+
+    name: str
+    """What it is called when exported, such as cfg_step_lora."""
+    rank: int = 128
+    """Columns of its narrow side."""
+    alpha: float = 64
+    """What it adds is multiplied by alpha / rank."""
+    start: str | None = None
+    """An adapter of the checkpoint, or a .safetensors file, to start from; the teacher of a distillation has it too."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"an adapter's rank must be at least 1 and alpha above 0, got {self.rank}, {self.alpha}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DevicesConfig:
+    """Which devices work together; they are those of all processes. Products of data, fsdp and seq are their number."""
+
+    data: int = -1
+    """Groups that each take a part of the batch. -1: all that the others leave."""
+    fsdp: int = 1
+    """Likewise, and each keeps its part of the optimiser's state."""
+    seq: int = 1
+    """Devices that share the tokens of a video."""
+    sharding: Literal["zero_2", "full"] = "zero_2"
+    """What is kept in parts over fsdp and seq: gradients, moments and averages, or the parameters too."""
+    context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
+    """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
+    ring_size: int | None = None
+    """Devices of a ring, for ulysses_ring; the others exchange heads."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where there are several that SLURM, Open MPI or Kubernetes did not start."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+
+    def attention(self) -> ContextParallel:
+        """How attention is split."""
+        return ContextParallel(strategy=self.context, ring_size=self.ring_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointsConfig:
+    """What is saved so that the run can go on."""
+
+    every: int = 1000
+    """Steps between two checkpoints; the last step and SIGTERM save one too."""
+    keep: int = 2
+    """How many of the latest are kept."""
+    keep_every: int | None = None
+    """Those at multiples of this many steps are kept for good."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(f"checkpoints.every and keep must be at least 1, got {self.every} and {self.keep}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is told while training."""
+
+    every: int = 10
+    """Steps that a line of metrics.jsonl, of TensorBoard and of the console are averaged over."""
+    timestep_bins: int = 4
+    """Parts of [0, 1] whose errors are told apart."""
+    profile: tuple[int, int] | None = None
+    """First and last step of a trace for XProf or Perfetto, written to RUN/profile."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.timestep_bins < 1:
+            raise ValueError("logging.every and timestep_bins must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplesConfig:
+    """Videos made along the way, always of the same prompts and noise."""
+
+    every: int | None = None
+    """Steps between two grids in RUN/samples. None: no samples."""
+    prompts: tuple[str, ...] = ()
+    """One video each; they are made as one batch."""
+    num_frames: int = 93
+    """Of each, 4k + 1."""
+    size: tuple[int, int] = (480, 832)
+    """Height and width."""
+    num_steps: int = 50
+    """Sampling steps."""
+    guidance_scale: float = 4.0
+    """Of CFG-Zero; 1 is without."""
+    distilled: bool = False
+    """Use the schedule of distilled models, without guidance."""
+    seed: int = 0
+    """Of the noise."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and (self.every < 1 or not self.prompts):
+            raise ValueError("samples.every must be at least 1, and needs samples.prompts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of one stage."""
+
+    run: Path
+    """Folder of the run: checkpoints, metrics, samples and, at the end, weights/ to generate from. A run whose folder
+    is there already goes on after its last checkpoint."""
+    checkpoint: Path
+    """Converted folder, or the weights/ of an earlier run, with the networks to start from."""
+    objective: Objective
+    """What is minimised."""
+    data: DataConfig
+    """What is trained on."""
+    steps: int
+    """Optimiser steps of the whole run."""
+    batch_size: int
+    """Samples a step, over all devices."""
+    from_scratch: bool = False
+    """Start the trained network from random weights; the checkpoint gives its config and the other networks."""
+    adapter: AdapterConfig | None = None
+    """Train this and freeze the network. None: train all parameters."""
+    fold: tuple[tuple[str, float], ...] = ()
+    """Adapters of the checkpoint, with multipliers, that are folded into the weights to start from."""
+    sparse: BlockSparseConfig | None = None
+    """Block-sparse attention. None is dense."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """What the network computes in; trained weights and their moments are float32, frozen weights are of this type."""
+    remat: Literal["full", "attention", "offload", "none"] = "attention"
+    """What the backward pass computes again: all of each block; all but attention; the same, with what it keeps in the
+    host's memory; or nothing."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DevicesConfig = DevicesConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    logging: LoggingConfig = LoggingConfig()
+    samples: SamplesConfig = SamplesConfig()
+    seed: int = 0
+    """Of the data's order, the noise, the times and random weights."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.batch_size % self.optimizer.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by optimizer.accumulation {self.optimizer.accumulation}"
+            )
+        if isinstance(self.objective, Autoencoder) and (self.adapter or self.sparse or self.fold):
+            raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
+        if self.from_scratch and self.adapter:
+            raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
+        if "average" in self.objective.needs and self.optimizer.ema_decay is None:
+            raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
+
+    @property
+    def network(self) -> Literal["dit", "vae"]:
+        """Which network is trained."""
+        return "vae" if isinstance(self.objective, Autoencoder) else "dit"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for config.json."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        fields["objective"] = {"kind": type(self.objective).__name__, **fields["objective"]}
+        return fields
+
+
+def differences(begun: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """What differs between two configs as `to_json` gives them and may not: "path was X, is Y"."""
+    found = []
+    for name in sorted({*begun, *now}):
+        place = f"{path}{name}"
+        if place in CHANGEABLE:
+            continue
+        was, is_now = begun.get(name, math.nan), now.get(name, math.nan)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            found += differences(was, is_now, f"{place}.")
+        elif was != is_now:
+            told = ["absent" if value is math.nan else json.dumps(value) for value in (was, is_now)]
+            found.append(f"{place} was {told[0]}, is {told[1]}")
+    return found

@@ -1,0 +1,51 @@
+"""What a step costs by formula, for tokens a second and model FLOPs utilisation."""
+
+import functools
+from typing import Any
+
+import jax
+
+from lcv_jax.array_types import Array
+from lcv_jax.data.batches import BatchKind
+from lcv_jax.models.flops import counted_flops, forward_flops
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.cfg_distillation import CFGDistillation
+from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
+from lcv_jax.training.step import Learner
+
+
+def tokens_and_flops(learner: Learner, batch: dict[str, Array], kind: BatchKind) -> tuple[int, float]:
+    """Of a batch: video tokens (of an autoencoder: pixels), and operations that its step cannot do without.
+
+    A forward and a backward pass, which is two forward passes, or one where the weights are frozen; what is computed
+    again is not counted (that is what makes it "model" FLOPs). Teachers add forward passes.
+    """
+    if isinstance(learner.model, WanVAE):
+        shape = batch["video_BTHWC"].shape
+        return shape[0] * shape[1] * shape[2] * shape[3], 3 * shape[0] * _autoencoder_flops(learner.model, shape[1:])
+    B, T, H, W, _ = batch["latents_BTHWC"].shape
+    cfg = learner.model.cfg
+    grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]
+    forward = forward_flops(
+        cfg, grid=grid, num_condition=kind.num_cond_latents, text_tokens=batch["text_BLD"].shape[1]
+    ).total
+    passes = (2 if learner.adapted else 3) + _further_passes(learner.objective)
+    return B * grid[0] * grid[1] * grid[2], B * passes * forward
+
+
+def _further_passes(objective: Any) -> int:
+    """Forward passes of a sample besides the student's."""
+    if isinstance(objective, CFGDistillation):
+        return 2
+    if isinstance(objective, ConsistencyDistillation):
+        return objective.teacher_steps + 1
+    return 0
+
+
+@functools.cache
+def _autoencoder_flops(model: WanVAE, shape: tuple[int, ...]) -> float:
+    """Of encoding and decoding a clip."""
+    apply: Any = model.apply
+    video = jax.ShapeDtypeStruct((1, *shape), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), video)
+    return counted_flops(jax.make_jaxpr(apply)(params, video))

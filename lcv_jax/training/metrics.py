@@ -1,0 +1,169 @@
+"""What is measured while training: lines of metrics.jsonl, curves in TensorBoard, a line on the console.
+
+Numbers of a step stay on the device until a line is due, so that nothing waits for them.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lcv_jax.training.config import LoggingConfig
+from lcv_jax.training.step import Measured
+
+JSONL = "metrics.jsonl"
+QUIET_SECONDS = 10
+"""Between two console lines where there is no terminal for a live one."""
+
+
+@dataclasses.dataclass
+class Work:
+    """What a step cost besides its numbers."""
+
+    task: str
+    tokens: int
+    flops: float
+    waited: float
+    """Seconds until its batch was there."""
+
+
+class Metrics:
+    """Collects steps, and writes a line for every `cfg.every` of them. Only process 0 writes."""
+
+    def __init__(self, run: Path, cfg: LoggingConfig, *, first_step: int, last_step: int, peak_flops: float | None):
+        """Opens the files of a run that goes on after `first_step`; lines of later steps, of a run that was killed, go.
+
+        Args:
+            peak_flops: of all devices a second; None: unknown, and no utilisation is told.
+        """
+        self._cfg, self._peak = cfg, peak_flops
+        self._pending: list[tuple[int, Measured, Work]] = []
+        self._since = time.perf_counter()
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._file = run / JSONL
+        if self._file.is_file():
+            kept = [line for line in _whole_lines(self._file) if line["step"] <= first_step]
+            self._file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._console = _ConsoleLine(first_step, last_step)
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if self._writes:
+            self._console.close()
+            self._board.close()
+
+    def add(self, step: int, measured: Measured, work: Work) -> dict[str, Any] | None:
+        """Takes a step in; returns the line if one is due."""
+        self._pending.append((step, measured, work))
+        return self.flush() if step % self._cfg.every == 0 else None
+
+    def flush(self) -> dict[str, Any] | None:
+        """Writes a line about the steps since the last."""
+        if not self._pending:
+            return None
+        steps, measured, work = zip(*self._pending, strict=True)
+        self._pending = []
+        fetched: list[dict[str, Any]] = jax.device_get(list(measured))
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        line: dict[str, Any] = {"step": steps[-1], **self._summary(fetched, work)}
+        line["step_seconds"] = seconds / len(steps)
+        line["tokens_per_second"] = sum(one.tokens for one in work) / seconds
+        line["tflops_per_second"] = sum(one.flops for one in work) / seconds / 1e12
+        if self._peak:
+            line["mfu"] = sum(one.flops for one in work) / seconds / self._peak
+        line["data_wait"] = sum(one.waited for one in work) / seconds
+        memory = jax.local_devices()[0].memory_stats()
+        if memory:
+            line["device_gb"] = memory.get("peak_bytes_in_use", 0) / 1e9
+        if self._writes:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, line["step"])
+            self._console.show(line)
+        return line
+
+    def add_image(self, name: str, image_HWC: np.ndarray, step: int) -> None:
+        """A picture for TensorBoard."""
+        if self._writes:
+            self._board.add_image(name, image_HWC, step, dataformats="HWC")
+
+    def restart_clock(self) -> None:
+        """What was done since the last line, such as sampling, is no part of a step."""
+        self._since = time.perf_counter()
+
+    def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float]:
+        """Means over steps; errors by task and by time."""
+        scalars = [name for name, value in fetched[0].items() if np.ndim(value) == 0 and name != "finite"]
+        line = {name: float(np.mean([one[name] for one in fetched if name in one])) for name in scalars}
+        line["not_finite"] = sum(not one["finite"] for one in fetched)
+        for task in sorted({one.task for one in work}):
+            losses = [one["loss"] for one, its in zip(fetched, work, strict=True) if its.task == task]
+            line[f"loss/{task}"] = float(np.mean(losses))
+        errors = np.concatenate([one["error_B"] for one in fetched])
+        times = np.concatenate([one["t_B"] for one in fetched])
+        bins = np.clip((times * self._cfg.timestep_bins).astype(int), 0, self._cfg.timestep_bins - 1)
+        for number in np.unique(bins):
+            low, high = number / self._cfg.timestep_bins, (number + 1) / self._cfg.timestep_bins
+            line[f"error/t_{low:.2f}-{high:.2f}"] = float(errors[bins == number].mean())
+        return {name: value if math.isfinite(value) else None for name, value in line.items()}  # type: ignore[misc]
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file whose last one may be cut off."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+class _ConsoleLine:
+    """A live bar in a terminal; elsewhere a line now and then."""
+
+    def __init__(self, first_step: int, last_step: int):
+        self._last, self._first, self._started, self._told = last_step, first_step, time.monotonic(), -math.inf
+        console = Console(file=sys.stderr)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = (
+            Progress(TextColumn("{task.description}"), *columns, console=console) if console.is_terminal else None
+        )
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=last_step, completed=first_step)
+
+    def show(self, line: dict[str, Any]) -> None:
+        loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
+        text = f"loss {loss}, {line['step_seconds']:.3g} s a step"
+        if self._bar:
+            self._bar.update(self._task, completed=line["step"], description=text)
+            return
+        now = time.monotonic()
+        if now - self._told < QUIET_SECONDS and line["step"] < self._last:
+            return
+        self._told = now
+        left = (self._last - line["step"]) * (now - self._started) / max(1, line["step"] - self._first)
+        print(f"step {line['step']} of {self._last}: {text}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,152 @@
+"""The networks of a run: which are trained, which are frozen, where they lie, and what they start from."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lcv_jax.array_types import Array, Params
+from lcv_jax.checkpoint import store
+from lcv_jax.config import DiTConfig, VAEConfig
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.lora import combine, fold
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.parallel.sharding import full_sharding, loading_rule, shardings
+from lcv_jax.training import state as states
+from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.state import Frozen, TrainState
+from lcv_jax.training.step import Learner
+
+WHOLE_CLIP = 1000
+"""Latent frames at a time of an autoencoder in training: its clips are short, and loops have to be walked back."""
+
+
+def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig, mesh: Mesh) -> Learner:
+    """What a step is compiled for."""
+    model: LongCatVideo | WanVAE
+    if isinstance(network, VAEConfig):
+        model = WanVAE(network, chunk=WHOLE_CLIP, dtype=jnp.dtype(cfg.dtype))
+    else:
+        if cfg.sparse is not None:
+            network = dataclasses.replace(network, bsa_params=cfg.sparse)
+        network = dataclasses.replace(network, enable_bsa=cfg.sparse is not None)
+        model = LongCatVideo(network, dtype=jnp.dtype(cfg.dtype), context=cfg.devices.attention(), remat=cfg.remat)
+    return Learner(
+        model=model,
+        objective=cfg.objective,
+        optimizer=cfg.optimizer,
+        adapted=cfg.adapter is not None,
+        mesh=mesh,
+        rules=states.rules_of(cfg),
+    )
+
+
+def initialise(model: LongCatVideo | WanVAE, key: Array) -> Params:
+    """Random float32 weights. A transformer begins with blocks that change nothing (Peebles and Xie, 2023)."""
+    init: Any = model.init
+    if isinstance(model, WanVAE):
+        side = model.cfg.spatial_factor
+        return init(key, jnp.zeros((1, 1 + model.cfg.temporal_factor, side, side, model.cfg.in_channels)))["params"]
+    cfg = dataclasses.replace(model.cfg, enable_bsa=False)
+    _, h, w = cfg.patch_size
+    latents, text = jnp.zeros((1, 1, h, w, cfg.in_channels)), jnp.zeros((1, 1, cfg.caption_channels))
+    plain = LongCatVideo(cfg)
+    params = plain.init(key, latents, jnp.zeros((1, 1)), text, jnp.ones((1, 1), bool))["params"]
+
+    def begin(path: tuple[Any, ...], leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return jnp.zeros_like(leaf) if "adaLN_modulation" in name or "final_layer/linear" in name else leaf
+
+    return jax.tree_util.tree_map_with_path(begin, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from, in memory only as far as it is asked for."""
+
+    cfg: TrainConfig
+    learner: Learner
+
+    @property
+    def network(self) -> str:
+        """Which one is trained."""
+        return self.cfg.network
+
+    def frozen(self) -> Frozen:
+        """Weights that stay as they are."""
+        cfg, adapter = self.cfg, self.cfg.adapter
+        teaches = "teacher" in cfg.objective.needs
+        if adapter is None and not teaches:
+            return Frozen()
+        params = self._loaded(cfg.dtype)
+        if adapter is None:
+            return Frozen(params=params)
+        combined = None
+        scale = jnp.float32(adapter.alpha / adapter.rank)
+        if adapter.start is not None:
+            started = self._adapter(adapter.start)
+            scale = jnp.ravel(jax.tree.leaves(states.split_scale(started)[1])[0])[0]
+            combined = combine([(started, 1.0)]) if teaches else None
+        return Frozen(params=params, adapters=combined, alpha_scale=self._everywhere(scale))
+
+    def state(self) -> TrainState:
+        """The train state before the first step."""
+        make = jax.jit(functools.partial(states.begin, self.cfg), out_shardings=self.places(), donate_argnums=0)
+        return make(self._trained())
+
+    def shapes(self) -> TrainState:
+        """The train state's shapes, with their places: what a checkpoint is restored to."""
+        made = jax.eval_shape(functools.partial(states.begin, self.cfg), self._trained_shapes())
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            made,
+            shardings(made, self.learner.mesh, self.learner.rules),
+        )
+
+    def places(self) -> TrainState:
+        """Where the state lies."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.shapes())
+
+    def _trained(self) -> Params:
+        cfg, mesh, adapter = self.cfg, self.learner.mesh, self.cfg.adapter
+        if adapter is not None:
+            if adapter.start is not None:
+                pairs, _ = states.split_scale(self._adapter(adapter.start))
+                return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pairs)
+            key = jax.random.key(cfg.seed)
+            return jax.jit(lambda: states.new_adapter(adapter, self._network_shapes(), key))()
+        if cfg.from_scratch:
+            make = functools.partial(initialise, self.learner.model)
+            places = shardings(self._network_shapes(), mesh, self.learner.rules, "params")
+            return jax.jit(make, out_shardings=places)(jax.random.key(cfg.seed))
+        return self._loaded("float32")
+
+    def _trained_shapes(self) -> Params:
+        adapter = self.cfg.adapter
+        if adapter is None:
+            return self._network_shapes()
+        if adapter.start is not None:
+            return jax.eval_shape(lambda: self._trained())
+        return jax.eval_shape(lambda: states.new_adapter(adapter, self._network_shapes(), jax.random.key(0)))
+
+    def _network_shapes(self) -> Params:
+        return jax.eval_shape(functools.partial(initialise, self.learner.model), jax.random.key(0))
+
+    def _loaded(self, dtype: str) -> Params:
+        """The network's weights as the checkpoint has them, adapters folded in."""
+        rule = loading_rule(self.learner.mesh, self.learner.rules)
+        params = store.load_component(self.cfg.checkpoint, self.network, dtype, rule)[1]
+        adapters = [(self._adapter(name), multiplier) for name, multiplier in self.cfg.fold]
+        return fold(params, adapters) if adapters else params
+
+    def _adapter(self, name: str) -> Params:
+        network = self.learner.model.cfg
+        assert isinstance(network, DiTConfig)
+        rule = loading_rule(self.learner.mesh, full_sharding(()))
+        return store.load_adapter(self.cfg.checkpoint, name, network, sharding=rule)
+
+    def _everywhere(self, value: Array) -> Array:
+        return jax.device_put(value, NamedSharding(self.learner.mesh, PartitionSpec()))

@@ -1,0 +1,67 @@
+"""What the model can do by now: videos of the same prompts and noise, or an autoencoder's reconstructions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from lcv_jax.array_types import Array, Params, UInt8
+from lcv_jax.data.frames import to_uint8
+from lcv_jax.denoise import decode_latents, denoise
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.options import SamplingOptions
+from lcv_jax.pipeline import Pipeline
+from lcv_jax.training.config import SamplesConfig
+
+SHOWN_FRAMES = 6
+
+
+class Sampler:
+    """Makes a run's samples; prompts are encoded once."""
+
+    def __init__(self, cfg: SamplesConfig, pipeline: Pipeline, max_sequence_length: int):
+        options = SamplingOptions(
+            num_steps=cfg.num_steps, guidance_scale=cfg.guidance_scale, distilled=cfg.distilled, seed=cfg.seed
+        )
+        self._pipeline, self._scale = pipeline, options.scale
+        self._schedule = jnp.asarray(options.schedule(pipeline.shift), jnp.float32)
+        shape = pipeline.latent_shape(cfg.num_frames, *cfg.size)
+        seeds = options.seeds(len(cfg.prompts))
+        self._noise_BTHWC = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
+        prompts = [*([""] * len(cfg.prompts) if options.scale > 1 else ()), *cfg.prompts]
+        self._text = pipeline.encode_text(prompts, max_sequence_length)
+
+    def videos(self, model: LongCatVideo, variables: Params) -> UInt8[np.ndarray, "B T H W 3"]:
+        """One video a prompt."""
+        latents_BTHWC = denoise(
+            model, variables, self._noise_BTHWC, None, *self._text, self._schedule, jnp.float32(self._scale)
+        )
+        vae, params = self._pipeline.vae, self._pipeline.params("vae")
+        videos = [decode_latents(vae, params, one[None], "decode") for one in latents_BTHWC]
+        return np.concatenate([to_uint8(np.asarray(video)) for video in videos])
+
+
+def reconstructions(model: WanVAE, params: Params, video_BTHWC: Array) -> UInt8[np.ndarray, "B T H W 3"]:
+    """Clips, and beside each what the autoencoder makes of it."""
+    back = _reconstruct(model, params, video_BTHWC)
+    return np.concatenate([np.asarray(video_BTHWC), to_uint8(np.asarray(back))], axis=3)
+
+
+@jax.jit
+def _as_video(video_BTHWC: Array) -> Array:
+    return jnp.asarray(video_BTHWC, jnp.float32) / 127.5 - 1
+
+
+def _reconstruct(model: WanVAE, params: Params, video_BTHWC: Array) -> Array:
+    apply: Any = model.apply
+    run = jax.jit(lambda params, video: apply({"params": params}, video) / 2 + 0.5)
+    return run(params, _as_video(video_BTHWC))
+
+
+def grid(videos_BTHWC: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """A row for each video, some of its frames from left to right."""
+    shown = np.unique(np.linspace(0, videos_BTHWC.shape[1] - 1, SHOWN_FRAMES).round().astype(int))
+    return rearrange(videos_BTHWC[:, shown], "B T H W C -> (B H) (T W) C")

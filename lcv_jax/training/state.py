@@ -1,0 +1,151 @@
+"""The train state: what is trained, its average and moments, in one tree whose places one table of rules tells.
+
+    params/...      what is trained: the whole network, or an adapter's pairs; float32
+    ema/...         its average, if there is one
+    opt_state/...   AdamW's moments
+    step, skipped, key
+
+Frozen weights stand beside it, as they are in no checkpoint of a run: `Frozen`.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lcv_jax.array_types import Array, Float, Int, Params, UInt32
+from lcv_jax.models.lora import combine
+from lcv_jax.parallel.sharding import Rules, full_sharding, shardings, zero_2
+from lcv_jax.training.config import AdapterConfig, OptimizerConfig, TrainConfig
+
+PARTS = ("fsdp", "seq")
+"""Mesh axes over which state is kept in parts."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes, and all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    """Optimiser steps done, skipped ones included."""
+    skipped: Int[Array, ""]
+    """How many of the last ones in a row were skipped."""
+    key: UInt32[Array, "words"]
+    """Of all random draws, as data; each step folds its number in."""
+    params: Params
+    ema: Params | None
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class Frozen:
+    """Weights that a run reads and never changes."""
+
+    params: Params | None = None
+    """The network's, where an adapter is trained or a teacher asked for."""
+    adapters: Params | None = None
+    """What the teacher adds to them, as models/lora.py combines it."""
+    alpha_scale: Float[Array, ""] | None = None
+    """Of the adapter that is trained."""
+
+
+def optimizer(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping, then AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.clip_norm),
+        optax.adamw(learning_rate(cfg), b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decays),
+    )
+
+
+def learning_rate(cfg: OptimizerConfig) -> optax.Schedule:
+    """The rate of a step, counted from 0: its first is not 0."""
+    if not cfg.warmup_steps:
+        return optax.constant_schedule(cfg.learning_rate)
+    return lambda step: cfg.learning_rate * jnp.minimum(1.0, (step + 1) / cfg.warmup_steps)
+
+
+def decays(params: Params) -> Params:
+    """Which parameters weight decay pulls to zero: matrices, but not biases, norms, or embeddings."""
+
+    def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+        return path[-1].key in ("kernel", "down", "up")
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def begin(cfg: TrainConfig, params: Params) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.int32(0),
+        skipped=jnp.int32(0),
+        key=jax.random.key_data(jax.random.key(cfg.seed)),
+        params=params,
+        # A copy: the step gives the memory of each back by itself.
+        ema=None if cfg.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+        opt_state=optimizer(cfg.optimizer).init(params),
+    )
+
+
+def rules_of(cfg: TrainConfig) -> Rules:
+    """Where the state lies on the mesh."""
+    return full_sharding(PARTS) if cfg.devices.sharding == "full" else zero_2(PARTS)
+
+
+def places(state: Any, mesh: Mesh, rules: Rules) -> Any:
+    """Shardings of a state, or of its shapes."""
+    return shardings(state, mesh, rules)
+
+
+def new_adapter(cfg: AdapterConfig, params: Params, key: Array) -> Params:
+    """A fresh adapter for every linear of the blocks: `down` random, `up` zero, so that it adds nothing yet.
+
+    Args:
+        params: the transformer's, or their shapes.
+    """
+    stacked = {"qkv": 3, "kv_linear": 2}
+    adapter: Params = {}
+    for module in ("attn", "cross_attn", "ffn"):
+        for name, layer in sorted(params["blocks"][module].items()):
+            if "kernel" not in layer:
+                continue
+            depth, rows, columns = layer["kernel"].shape
+            pairs = stacked.get(name, 1)
+            key, drawn = jax.random.split(key)
+            bound = rows**-0.5  # Kaiming's, as the published adapters begin
+            adapter.setdefault("blocks", {}).setdefault(module, {})[name] = {
+                "down": jax.random.uniform(drawn, (depth, rows, pairs, cfg.rank), jnp.float32, -bound, bound),
+                "up": jnp.zeros((depth, pairs, cfg.rank, columns // pairs), jnp.float32),
+            }
+    return adapter
+
+
+def split_scale(adapter: Params) -> tuple[Params, Params]:
+    """A published adapter as what is trained and what is not: its pairs, and its scales."""
+    if "down" in adapter:
+        return {"down": adapter["down"], "up": adapter["up"]}, {"alpha_scale": adapter["alpha_scale"]}
+    parts = {name: split_scale(child) for name, child in adapter.items()}
+    return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
+
+
+def with_scale(pairs: Params, alpha_scale: Any) -> Params:
+    """The pairs as a published adapter, with one scale for all."""
+    if "down" in pairs:
+        depth = pairs["down"].shape[0]
+        return {**pairs, "alpha_scale": jnp.full((depth,), alpha_scale, jnp.float32)}
+    return {name: with_scale(child, alpha_scale) for name, child in pairs.items()}
+
+
+def variables_of(params: Params, frozen: Frozen, adapted: bool) -> Params:
+    """What the network is applied with.
+
+    Args:
+        params: of a train state.
+        adapted: they are an adapter's.
+    """
+    if not adapted:
+        return {"params": params}
+    assert frozen.params is not None
+    return {"params": frozen.params, "adapters": combine([(with_scale(params, frozen.alpha_scale), 1.0)])}

@@ -1,0 +1,83 @@
+"""A run's trained weights as a folder to generate from, and to train on from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from lcv_jax.array_types import Array, Params
+from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.save import save_trained
+from lcv_jax.config import PublishedConfig, VAEConfig
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.state import Frozen, TrainState, with_scale
+
+
+def save_weights(
+    cfg: TrainConfig,
+    dest: Path,
+    state: TrainState,
+    frozen: Frozen,
+    *,
+    dtype: str | None = None,
+    configs: dict[str, PublishedConfig] | None = None,
+) -> None:
+    """Writes the average of the weights, or the weights where there is none, with all else of the checkpoint.
+
+    Args:
+        dest: the folder; must not exist.
+        dtype: of what was trained; None: float32, as it was trained.
+        configs: of networks, where they are not the checkpoint's.
+    """
+    trained = state.params if state.ema is None else state.ema
+    networks: dict[str, Params] = {}
+    adapters: dict[str, Params] = {}
+    if cfg.adapter is None:
+        networks[cfg.network] = trained
+    else:
+        adapters[cfg.adapter.name] = with_scale(trained, frozen.alpha_scale)
+        if cfg.fold:
+            assert frozen.params is not None
+            networks["dit"] = frozen.params
+    save_trained(
+        cfg.checkpoint,
+        dest,
+        networks=networks,
+        configs=configs or {},
+        adapters=adapters,
+        folded=[name for name, _ in cfg.fold],
+        dtype=None if dtype is None else jnp.dtype(dtype),
+        made_by={"steps": int(state.step), "config": cfg.to_json()},
+    )
+
+
+class LatentStatistics:
+    """Mean and standard deviation of each latent channel, over batches of clips: what latents are normalised by."""
+
+    def __init__(self, cfg: VAEConfig):
+        self._cfg = cfg
+        self._count, self._sum, self._squares = 0, jnp.zeros(cfg.z_dim), jnp.zeros(cfg.z_dim)
+
+    def add(self, model: WanVAE, params: Params, video_BTHWC: Array) -> None:
+        """Takes clips in, uint8."""
+        import jax
+
+        apply: Any = model.apply
+        encode = jax.jit(lambda params, video: apply({"params": params}, video / 127.5 - 1, method="encode")[0])
+        mean_SC = encode(params, jnp.asarray(video_BTHWC, jnp.float32)).reshape(-1, self._cfg.z_dim)
+        self._count += mean_SC.shape[0]
+        self._sum += mean_SC.sum(0)
+        self._squares += jnp.square(mean_SC).sum(0)
+
+    def config(self) -> VAEConfig:
+        """The autoencoder's config with them."""
+        mean = self._sum / self._count
+        std = jnp.sqrt(self._squares / self._count - mean**2)
+        return dataclasses.replace(self._cfg, latents_mean=tuple(map(float, mean)), latents_std=tuple(map(float, std)))
+
+
+def read_config(checkpoint: Path, network: str) -> Any:
+    """The config of the network that is trained."""
+    return store.load_config(checkpoint, network)
