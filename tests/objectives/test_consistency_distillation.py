@@ -92,7 +92,7 @@ def test_edges_of_few_steps_are_edges_of_more():
     assert set(phase_ends(4)) < set(phase_ends(8)) < set(phase_ends(16))
 
 
-@pytest.mark.parametrize(("num_steps", "teacher_steps"), [(16, 1), (16, 2), (16, 4), (8, 1), (4, 3)])
+@pytest.mark.parametrize(("num_steps", "teacher_steps"), [(16, 1), (16, 4), (8, 2), (4, 1)])
 def test_the_exact_student_has_no_loss_and_lands_on_the_teacher(num_steps, teacher_steps):
     table = exact_student(num_steps)
     objective = ConsistencyDistillation(num_steps=num_steps, shift=SHIFT, teacher_steps=teacher_steps)
@@ -112,7 +112,7 @@ def test_the_exact_student_has_no_loss_and_lands_on_the_teacher(num_steps, teach
     assert np.abs(sampled(TEACHER, num_steps, noise) - (A * noise + B)).max() > 0.02
 
 
-@pytest.mark.parametrize("teacher_steps", [1, 2, 4])
+@pytest.mark.parametrize("teacher_steps", [2, 4])
 def test_restated(shown, evaluate, teacher_steps):
     """Any networks: the student's velocity against the way of teacher, then average, by the time it takes."""
     batch = clips(32)
