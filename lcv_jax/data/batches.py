@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from lcv_jax.data.captions import load_tokenizer
+from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.clips import entry_weights, sort_clips
 from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedFolder
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.plans import Choice, Plans
-from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, pad_text
+from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
 
 _END = 2**40  # steps; grain wants a length
 
@@ -238,12 +238,28 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Bat
         source: Source = CropRows(cfg, entries, sizes, plans, rows)
         constants = {}
     else:
-        source = ClipRows(cfg, entries, sizes, plans, rows, tokenizer, refinements)
-        ids_1L, mask_1L = tokenizer.tokenize([cfg.negative_prompt], cfg.max_sequence_length)
-        constants = {"negative_ids_1L": ids_1L, "negative_ids_mask_1L": mask_1L}
+        captions = _tokenize(cfg, tokenizer, {entry.id: entry.captions for each in entries for entry in each})
+        ids_2L, mask_2L = tokenizer.tokenize(["", cfg.negative_prompt], cfg.max_sequence_length)
+        empty = ids_2L[0], mask_2L[0]
+        source = ClipRows(cfg, entries, sizes, plans, rows, captions=captions, empty=empty, refinements=refinements)
+        constants = {"negative_ids_1L": ids_2L[1:], "negative_ids_mask_1L": mask_2L[1:]}
     batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, constants=constants)
     batches.quarantined = sorted_clips.left_out
     return batches
+
+
+def _tokenize(
+    cfg: DataConfig, tokenizer: CaptionTokenizer, captions: Mapping[str, Sequence[str]]
+) -> dict[str, list[Tokens]]:
+    """Tokens of all captions; one warning tells of all that are cut, here and not from workers at every step."""
+    tokens = {}
+    with warnings.catch_warnings(record=True) as cut:
+        warnings.simplefilter("always")
+        for identity, texts in captions.items():
+            tokens[identity] = list(zip(*tokenizer.tokenize(texts, cfg.max_sequence_length), strict=True))
+    if cut:
+        warnings.warn(f"{cfg.path}: {len(cut)} captions are cut; of the first, {cut[0].message}", stacklevel=4)
+    return tokens
 
 
 def _tasks_of(cfg: DataConfig, size: Size) -> Sequence[str]:
@@ -266,7 +282,7 @@ def _make_plans(
     seed: int,
 ) -> Plans:
     """The plans of all batches; warns of buckets that are smaller than one."""
-    amounts = counts if weights is None else [float(each.sum()) for each in weights]
+    amounts = list(map(float, counts)) if weights is None else [float(each.sum()) for each in weights]
     choices, shares = possible_choices(cfg, sizes, tasks=tasks, num_latents=num_latents, amounts=amounts)
     used = sorted({choice.bucket for choice in choices})
     small = [f"{as_text(sizes[bucket])} ({counts[bucket]})" for bucket in used if counts[bucket] < batch_size]

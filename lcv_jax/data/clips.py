@@ -21,6 +21,8 @@ from lcv_jax.data.media_reader import probe_video, read_image, stream_video
 Groups = Sequence[Sequence[Size]]
 # Durations are rounded to the container's clock.
 _SLACK = 0.1
+# Published buckets are no exact fit for usual videos: 720 x 1280 goes to 704 x 1312.
+_ENLARGED = 1.1
 
 
 class TooShortError(ValueError):
@@ -69,8 +71,9 @@ def measure(entry: Entry, fps: float) -> Measure:
 def choose_bucket(groups: Groups, clip: Measure) -> Size:
     """The bucket of a clip: of the nearest shape, and of the most frames that the clip can fill.
 
-    Of several groups (resolutions), and of several sizes of one shape, it is the largest that the clip covers without
-    being enlarged, or the smallest. Shapes are compared as published: height / width, rounded to two decimals.
+    Of several groups (resolutions), and of several sizes of one shape, it is the largest for which the clip is not
+    enlarged by more than a tenth, or the smallest. Shapes are compared as published: height / width, rounded to two
+    decimals.
 
     Raises:
         TooShortError: the clip fills no bucket.
@@ -90,7 +93,7 @@ def choose_bucket(groups: Groups, clip: Measure) -> Size:
 
 
 def _largest_covered(sizes: Sequence[tuple[int, int]], clip: Measure) -> tuple[int, int]:
-    covered = [size for size in sizes if size[0] <= clip.height and size[1] <= clip.width]
+    covered = [size for size in sizes if max(size[0] / clip.height, size[1] / clip.width) <= _ENLARGED]
     area = lambda size: size[0] * size[1]  # noqa: E731
     return max(covered, key=area) if covered else min(sizes, key=area)
 

@@ -48,7 +48,7 @@ class Refinement:
         Raises:
             ValueError: there are none so.
         """
-        stride = Fraction(fps).limit_denominator(1000) / Fraction(self.fps).limit_denominator(1000)
+        stride = Fraction(fps).limit_denominator(100_000) / Fraction(self.fps).limit_denominator(100_000)
         if stride.denominator != 1 or (size[0] - 1) % stride.numerator:
             raise ValueError(
                 f"refine: clips of {size[0]} frames at {fps:g} a second cannot be had from {self.fps:g} a second: one "

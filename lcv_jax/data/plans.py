@@ -68,7 +68,9 @@ class Plans:
             return np.minimum(np.searchsorted(sums, drawn * sums[-1], side="right"), len(sums) - 1)
         positions = self._uses_before(step, bucket) * self.batch_size + np.arange(self.batch_size)
         epochs, places = np.divmod(positions, self.num_records[bucket])
-        return np.array([self._order(bucket, epoch)[place] for epoch, place in zip(epochs, places, strict=True)])
+        return np.array(
+            [self._order(bucket, epoch)[place] for epoch, place in zip(epochs.tolist(), places, strict=True)]
+        )
 
     def replacement(self, step: int, row: int, attempt: int) -> int:
         """Another record for a row whose own cannot be read."""

@@ -4,14 +4,13 @@ These objects go to worker processes by pickling, and are called from several th
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lcv_jax.data.captions import CaptionTokenizer
 from lcv_jax.data.clips import TooShortError, measure, read_frames
 from lcv_jax.data.config import DataConfig, Size, as_text
 from lcv_jax.data.degrade import Refinement, pick, upsample_bytes
@@ -23,14 +22,11 @@ from lcv_jax.data.plans import Plans
 
 Rows = tuple[dict[str, np.ndarray], dict[str, str]]
 """Arrays, and the clips that could not be read for them, with reasons."""
+Tokens = tuple[np.ndarray, np.ndarray]
+"""Ids and mask of one caption."""
+Source = Callable[[int], Rows]
+"""Fetches this process's rows of a step."""
 _ATTEMPTS = 50
-
-
-class Source(Protocol):
-    """Fetches this process's rows of a step."""
-
-    def __call__(self, step: int) -> Rows:
-        """The rows."""
 
 
 class EncodedRows:
@@ -94,7 +90,15 @@ class FileRows:
 
 
 class ClipRows(FileRows):
-    """Frames and token ids, for a trainer that encodes them itself."""
+    """Frames and token ids, for a trainer that encodes them itself.
+
+    Args:
+        cfg: the run's.
+        entries, sizes, plans, rows: as for `FileRows`.
+        captions: token ids and masks, L each, of every clip's captions by its id.
+        empty: those of the empty caption.
+        refinements: what clips are refined from.
+    """
 
     def __init__(
         self,
@@ -103,23 +107,28 @@ class ClipRows(FileRows):
         sizes: Sequence[Size],
         plans: Plans,
         rows: range,
-        tokenizer: CaptionTokenizer,
+        *,
+        captions: Mapping[str, Sequence[Tokens]],
+        empty: Tokens,
         refinements: Sequence[Refinement],
     ):
         super().__init__(entries, sizes, plans, rows)
-        self._cfg, self._tokenizer, self._refinements = cfg, tokenizer, refinements
+        self._cfg, self._captions, self._empty, self._refinements = cfg, captions, empty, refinements
 
     def __call__(self, step: int) -> Rows:
         """The rows."""
         fps = self._cfg.fps
         done, quarantined = self._read_rows(step, lambda row, entry, size: (entry, read_frames(entry, size, fps)))
-        captions = []
+        tokens = []
         for row, (entry, _) in zip(self._rows, done, strict=True):
-            generator = self._plans.row_generator(step, row)
-            place = _draw_caption(generator, len(entry.captions), self._cfg.caption_dropout)
-            captions.append("" if place is None else entry.captions[place])
-        ids_BL, ids_mask_BL = self._tokenizer.tokenize(captions, self._cfg.max_sequence_length)
-        batch = {"video_BTHWC": np.stack([video for _, video in done]), "ids_BL": ids_BL, "ids_mask_BL": ids_mask_BL}
+            captions = self._captions[entry.id]
+            place = _draw_caption(self._plans.row_generator(step, row), len(captions), self._cfg.caption_dropout)
+            tokens.append(self._empty if place is None else captions[place])
+        batch = {
+            "video_BTHWC": np.stack([video for _, video in done]),
+            "ids_BL": np.stack([ids for ids, _ in tokens]),
+            "ids_mask_BL": np.stack([mask for _, mask in tokens]),
+        }
         if self._plans.choice(step).task == "refine":
             batch["upsampled_video_BTHWC"] = np.stack([self._upsampled(entry, video) for entry, video in done])
         return batch, quarantined
