@@ -143,6 +143,43 @@ def test_restated(shown, evaluate, teacher_steps):
     np.testing.assert_allclose(losses.loss, np.mean(np.sqrt(difference**2 + 0.01) - 0.1), rtol=2e-3)
 
 
+def test_a_student_serves_the_number_of_steps_it_learnt():
+    """The table of docs/objectives.md: exact students of a mixture of three Gaussians, at other numbers of steps.
+
+    The error is that of the end point, in units of the data's deviation, against the teacher's 50 steps; shift 12.
+    """
+    grid = np.array([*distilled(50, 12.0), 0.0])
+    centres, widths, shares = np.array([-1.5, 0.4, 1.2]), np.array([0.15, 0.3, 0.1]), np.array([0.3, 0.5, 0.2])
+
+    def velocity(x, t):
+        variance = (1 - t) ** 2 * widths**2 + t**2
+        off = x[:, None] - (1 - t) * centres
+        likelihood = np.log(shares) - np.log(variance) / 2 - off**2 / variance / 2
+        posterior = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        return np.sum(posterior * (centres + ((1 - t) * widths**2 - t) * off / variance), axis=1)
+
+    def walk(x, k, end):
+        for j in range(k, end):
+            x = x + velocity(x, grid[j]) * (grid[j] - grid[j + 1])
+        return x
+
+    noise = np.random.default_rng(0).normal(size=4000)
+    want = walk(noise, 0, 50)
+
+    def error(learnt, num_steps):
+        x, k = noise, 0
+        while k < 50:
+            stop, end = phase_ends(num_steps)[k], phase_ends(learnt)[k]
+            x = x + (walk(x, k, end) - x) / (grid[k] - grid[end]) * (grid[k] - grid[stop])
+            k = stop
+        return np.sqrt(np.mean((x - want) ** 2)) / want.std()
+
+    table = [[error(learnt, num_steps) for num_steps in (16, 8, 4)] for learnt in (50, 16, 8, 4)]  # 50: the teacher
+    want_table = [[0.32, 0.55, 0.77], [0.0, 0.46, 0.74], [0.11, 0.0, 0.67], [0.18, 0.12, 0.0]]
+    np.testing.assert_allclose(table, want_table, atol=0.01)
+
+
 def test_only_the_student_gets_a_gradient():
     def loss(weights):
         networks = Networks(*(lambda x, *_, weight=weight: weight * x for weight in weights))
