@@ -33,6 +33,7 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
 from lcv_jax.options import SamplingOptions
+from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
 from lcv_jax.parallel.mesh import make_mesh
@@ -41,9 +42,7 @@ from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
 from lcv_jax.tasks import (
     FPS,
     TASKS,
-    InteractiveVideo,
     Listeners,
-    LongVideo,
     Result,
     Task,
     captions_of,
@@ -73,7 +72,7 @@ class Weights:
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
-    """Where the text encoder stays between encodings: on the devices, in host memory (copied from there for each), or on
+    """Where the text encoder stays between encodings: on the devices, in host memory (copied from there for each) or on
     disk alone (read again for each). The released one takes 11.4 GB."""
 
 
@@ -266,11 +265,14 @@ def _load(weights: Weights, devices: Devices) -> Pipeline:
 
 def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> None:
     """Makes the videos of a task, when all has been checked that can be without its weights."""
-    _check_files(task, files)
-    task.check()
-    _check_processes(task)
+
+    def check() -> None:
+        _check_files(task, files)
+        task.check()
+
+    from_first(check)
     pipeline = _load(weights, devices)
-    check_against(task, pipeline)
+    from_first(lambda: check_against(task, pipeline))
     _encode_ahead([task], pipeline)
     _make(task, pipeline, files)
 
@@ -281,18 +283,24 @@ def run_batch(batch: Batch, weights: Weights, devices: Devices) -> None:
     Raises:
         ValueError: a file that is no list of tasks; the entry is named.
     """
-    planned = _read_batch(batch)
-    _check_processes(batch)
+    planned = from_first(lambda: _read_batch(batch))
     pipeline = _load(weights, devices)
-    for number, (task, _) in enumerate(planned):
-        with _naming(batch, number):
-            check_against(task, pipeline)
-    _encode_ahead((task for task, files in planned if not _is_done(task, pipeline, files)), pipeline)
+
+    def check() -> None:
+        for number, (task, _) in enumerate(planned):
+            with _naming(batch, number):
+                check_against(task, pipeline)
+
+    def is_done(task: Task, files: Files) -> bool:
+        return from_first(lambda: _is_done(task, pipeline, files))
+
+    from_first(check)
+    _encode_ahead((task for task, files in planned if not is_done(task, files)), pipeline)
     for number, (task, files) in enumerate(planned):
-        if _is_done(task, pipeline, files):
-            print(f"{files.output}: done already")
-        else:
-            print(f"{files.output}: {number + 1} of {len(planned)}")
+        done = is_done(task, files)
+        if is_first():
+            print(f"{files.output}: {'done already' if done else f'{number + 1} of {len(planned)}'}")
+        if not done:
             _make(task, pipeline, files)
 
 
@@ -305,12 +313,6 @@ def _encode_ahead(tasks: Iterable[Task], pipeline: Pipeline) -> None:
         captions.setdefault(task.options.max_sequence_length, []).extend(captions_of(task))
     for length, prompts in captions.items():
         pipeline.encode_text(list(dict.fromkeys(prompts))[:CAPTIONS_KEPT], length)
-
-
-def _check_processes(task: Task | Batch) -> None:
-    """Work that goes on where it was interrupted looks at files, which several processes may see differently."""
-    if jax.process_count() > 1 and isinstance(task, (Batch, LongVideo, InteractiveVideo)):
-        raise ValueError("several processes make single clips: give each batch or long video a process of its own")
 
 
 def _read_batch(batch: Batch) -> list[tuple[Task, Files]]:
@@ -374,10 +376,10 @@ def _made_by(task: Task, pipeline: Pipeline, files: Files) -> dict[str, Any]:
 
 def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
     """Makes and writes the videos of a task."""
-    started, made_by = time.monotonic(), _made_by(task, pipeline, files)
+    started, made_by = time.monotonic(), from_first(lambda: _made_by(task, pipeline, files))
     with progress_bar() as listeners:
         for result in task.run(pipeline, files.output.with_suffix(".segments"), listeners):
-            if jax.process_index() > 0:
+            if not is_first():
                 for _ in result.pieces:  # made by all processes together, written by the first
                     pass
                 continue
@@ -425,7 +427,7 @@ def _write(result: Result, files: Files) -> dict[str, int]:
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Listeners]:
     """A live bar of sampling steps, over all segments, with the time left; in a log, now and then a line."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_first())
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     columns += [TextColumn("left:"), TimeRemainingColumn()]
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -434,7 +436,7 @@ def progress_bar() -> Iterator[Listeners]:
 
         def log(text: str) -> None:
             nonlocal logged
-            if not console.is_terminal:
+            if not console.is_terminal and is_first():
                 logged = time.monotonic()
                 print(text, file=sys.stderr)
 

@@ -3,7 +3,7 @@
 Every finished segment is a file of raw frames in a working folder beside the output, so memory stays that of one
 segment and a killed run goes on at the first segment that is not there, with the result it would have had: a segment
 depends on nothing but the request, its number and the frames before it. Frames pass from segment to segment as uint8,
-as published.
+as published. Of several processes the first alone sees that folder, and tells the others what it finds.
 """
 
 import contextlib
@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.options import check_condition, whole_frames
+from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 
 OnSegment = Callable[[str, int, int], None]
@@ -60,14 +62,17 @@ class Segments:
     def get(self, stage: str, number: int, make: Callable[[], Frames]) -> Frames:
         """The new frames of a segment, uint8: from its file, or made and put there."""
         path = self.folder / f"{stage}_{number:04}.npy"
-        if not path.is_file():
+        made = None if from_first(path.is_file) else to_uint8(make())
+        if made is not None and is_first():
             temporary = path.with_suffix(".partial")
             with temporary.open("wb") as file:
-                np.save(file, to_uint8(make()))
+                np.save(file, made)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        return np.load(path, mmap_mode="r")
+        if jax.process_count() == 1:
+            return np.load(path, mmap_mode="r")
+        return from_first(functools.partial(np.load, path)) if made is None else made
 
     def remove(self) -> None:
         """Deletes the folder and what this class has put into it."""

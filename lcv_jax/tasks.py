@@ -1,6 +1,7 @@
 """The tasks of the command line: what each is given, what it checks before weights load, and what it makes.
 
-A task is a frozen dataclass. Its fields are its flags, its keys in a file of prompts, and its identity in a sidecar.
+A task is a frozen dataclass. Its fields are its flags, its keys in a file of prompts, and its identity in a sidecar. Of
+several processes the first alone checks it; `run` is called by all.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from lcv_jax import long_video
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.long_video import OnSegment, Segments
 from lcv_jax.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
+from lcv_jax.parallel.broadcast import from_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 
 FPS = 15.0
@@ -105,7 +107,7 @@ class ImageToVideo:
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
         given = _fields(self, "resolution", "size", "fit", "num_frames")
-        image = read_image(self.image)
+        image = from_first(lambda: read_image(self.image))
         yield from _one_each(
             pipeline.image_to_video(image, list(self.prompt), **given, **_sampling(self, listeners)), self.fps
         )
@@ -145,7 +147,8 @@ class ContinueVideo:
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The videos, one a prompt."""
         given = _fields(self, "num_cond_frames", "resolution", "size", "fit", "num_frames")
-        videos = pipeline.continue_video(self._clip(), list(self.prompt), **given, **_sampling(self, listeners))
+        clip = from_first(self._clip)
+        videos = pipeline.continue_video(clip, list(self.prompt), **given, **_sampling(self, listeners))
         yield from _one_each(videos, self.fps)
 
 
@@ -191,8 +194,8 @@ class Refine:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The one video."""
-        clip, fps = read_video(self.video, self.input_fps)
-        segments = Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)})
+        clip, fps = from_first(lambda: read_video(self.video, self.input_fps))
+        segments = from_first(lambda: Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)}))
         pieces = long_video.cut(clip, self.segment_frames, self.overlap)
         refined = long_video.refine(
             pipeline,
@@ -268,7 +271,7 @@ class _Segmented:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The video; or its draft, and then the refined one."""
-        segments = Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)})
+        segments = from_first(lambda: Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)}))
 
         def drafts() -> Iterator[Frames]:
             given = _fields(self, "size", "resolution", "num_frames", "num_cond_frames")
@@ -276,7 +279,7 @@ class _Segmented:
                 pipeline,
                 segments,
                 self.prompts,
-                start=self._start(),
+                start=from_first(self._start),
                 on_segment=listeners.on_segment,
                 **given,
                 **_sampling(self, listeners),
