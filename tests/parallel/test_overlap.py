@@ -14,10 +14,14 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lcv_jax.config import DiTConfig
 from lcv_jax.gpus import described_devices
 from lcv_jax.kernels.platform import compiling_for
+from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.parallel.sharding import batch_sharding, full_sharding, shardings
+from lcv_jax.planning.hlo import collectives as read_collectives
 
 NUM_DEVICES, NUM_TOKENS, HEADS, WIDTH = 8, 84_480, 32, 128
 """720p, 93 frames."""
@@ -102,3 +106,35 @@ def test_half_of_what_ulysses_sends_is_hidden(mesh):
     q_k_v, out = 3 * KEYS_AND_VALUES // 2, KEYS_AND_VALUES // 2
     assert [size for size, _ in sent] == [q_k_v // 2, q_k_v // 2, out // 2, out // 2]
     assert [kernels for _, kernels in sent] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(jnp.bfloat16, 2), (jnp.float32, 4)])
+def test_kernels_travel_in_the_type_that_they_are_multiplied_in(mesh, dtype, width):
+    """The compiler casts float32 parameters before it gathers them, and sums gradients up in that type too."""
+    cfg = DiTConfig(hidden_size=256, depth=3, num_heads=2, caption_channels=64, adaln_tembed_dim=64)
+    model, split = LongCatVideo(cfg, dtype=dtype), make_mesh(fsdp=NUM_DEVICES, devices=list(mesh.devices.flat))
+    shapes = (8, 2, 16, 16, 16), (8, 2), (8, 32, 64)
+    batch = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=batch_sharding(split, 8)) for shape in shapes]
+    batch.append(jax.ShapeDtypeStruct((8, 32), bool, sharding=batch_sharding(split, 8)))
+    params = jax.eval_shape(model.init, jax.random.key(0), *batch)["params"]
+    to = shardings(params, split, full_sharding(), under="params")
+    params = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=to), params, to)
+
+    def loss(params, *batch):
+        return jnp.mean(model.apply({"params": params}, *batch) ** 2)
+
+    with compiling_for("gpu"), jax.set_mesh(split):
+        text = jax.jit(jax.grad(loss), out_shardings=to).lower(params, *batch).compile().as_text()
+    found = collective_sums(text)
+    layers = [x for name in ("attn", "cross_attn", "ffn") for x in jax.tree.leaves(params["blocks"][name])]
+    kernels = sum(math.prod(x.shape) for x in layers if x.ndim == 3)
+    # Forwards and, recomputed, backwards. The rest is of float32: modulation, and what is at the ends.
+    assert found["all-gather"] == pytest.approx(2 * width * kernels * 7 / 8, rel=0.3)
+    assert found["reduce-scatter"] == pytest.approx(width * kernels * 7 / 8, rel=0.3)
+
+
+def collective_sums(text):
+    sums = {}
+    for one in read_collectives(text):
+        sums[one.kind] = sums.get(one.kind, 0) + one.sent_bytes
+    return sums
