@@ -65,6 +65,10 @@ class Devices:
     """One that lcv_jax/gpus describes; an unknown one prints the list."""
     num_gpus: int = 1
     """Products of data, fsdp and seq are their number."""
+    gpus_per_host: int = 8
+    """More than these are of several hosts."""
+    network_bandwidth: float | None = None
+    """GB/s that each GPU sends to other hosts. None: what hosts of such GPUs usually have; the report says it."""
     data: int = 1
     """Groups of GPUs that share prompts and the two halves of guidance."""
     fsdp: int = 1
@@ -85,6 +89,12 @@ class Devices:
         gpus.described_gpu(self.gpu)
         if self.num_gpus < 1:
             raise ValueError(f"num_gpus must be at least 1, got {self.num_gpus}")
+        if self.gpus_per_host < 1 or (self.num_gpus > self.gpus_per_host and self.num_gpus % self.gpus_per_host):
+            raise ValueError(
+                f"{self.num_gpus} GPUs are no whole number of hosts of {self.gpus_per_host}: gpus_per_host"
+            )
+        if self.network_bandwidth is not None and self.network_bandwidth <= 0:
+            raise ValueError(f"network_bandwidth must be above 0, got {self.network_bandwidth}")
         if not 0 <= self.reserve < 1:
             raise ValueError(f"reserve is a share of the memory, in 0..1, got {self.reserve}")
         self.shape()
@@ -93,6 +103,10 @@ class Devices:
     def shape(self) -> MeshShape:
         """Of the mesh."""
         return MeshShape(data=self.data, fsdp=self.fsdp, seq=self.seq).fit(self.num_gpus)
+
+    def per_host(self) -> int | None:
+        """GPUs of a host, where there are several hosts."""
+        return self.gpus_per_host if self.num_gpus > self.gpus_per_host else None
 
     def attention(self) -> ContextParallel:
         """How attention is split."""
@@ -104,14 +118,14 @@ class Devices:
         Raises:
             OSError: XLA's compiler for GPUs is not there.
         """
-        devices = gpus.described_devices(self.gpu, self.num_gpus)
+        devices = gpus.described_devices(self.gpu, self.num_gpus, self.per_host())
         platform = f"gpu:{gpus.described_gpu(self.gpu).compute_capability}"
         if self.num_gpus == 1:
             return Machine(devices=devices, platform=platform)
         shape = self.shape()
         rules = full_sharding(("fsdp", "seq")) if self.parameters == "split" else REPLICATED
         mesh = make_mesh(shape.data, shape.fsdp, shape.seq, devices)
-        return Machine(devices=devices, platform=platform, mesh=mesh, rules=rules)
+        return Machine(devices=devices, per_host=self.per_host(), platform=platform, mesh=mesh, rules=rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +195,8 @@ def make_plan(
     return Plan(
         gpu=gpus.described_gpu(devices.gpu),
         num_gpus=devices.num_gpus,
+        per_host=devices.per_host(),
+        network_bandwidth=devices.network_bandwidth and 1e9 * devices.network_bandwidth,
         reserve=devices.reserve,
         setup=setup,
         stages=stages,

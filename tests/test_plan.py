@@ -20,13 +20,21 @@ from jax.sharding import AxisType, Mesh
 from lcv_jax import gpus, pipeline, plan
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.flops import ForwardFlops, counted_flops, forward_flops
 from lcv_jax.options import SamplingOptions
 from lcv_jax.parallel.sharding import full_sharding
 from lcv_jax.planning import compiling, requests, tables
 from lcv_jax.planning.buffers import largest_buffers, short_name
 from lcv_jax.planning.compiling import Stage
-from lcv_jax.models.flops import ForwardFlops, counted_flops, forward_flops
-from lcv_jax.planning.hlo import Collective, collectives, sent_by_one, shape_bytes
+from lcv_jax.planning.hlo import (
+    Collective,
+    _Instruction,
+    _of_computation,
+    collectives,
+    sent_by_one,
+    sent_to_other_hosts,
+    shape_bytes,
+)
 from lcv_jax.planning.report import Plan, Setup, gigabytes
 from lcv_jax.planning.requests import ContinueVideo, ImageToVideo, Refine, TextToVideo, programs_of
 
@@ -335,6 +343,42 @@ def test_collectives_are_counted_through_loops():
     )
 
 
+def groups_of(text):
+    (found,) = (groups for _, groups, _, _ in _of_computation([_Instruction("a", "all-to-all", "f32[8]", text)]))
+    return found
+
+
+def test_groups_in_all_their_spellings():
+    assert groups_of("replica_groups={{0,1},{2,3}}, x={}") == [[0, 1], [2, 3]]
+    assert groups_of("replica_groups=[2,4]<=[8]") == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert groups_of("replica_groups=[4,2]<=[2,4]T(1,0)") == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert groups_of("replica_groups=mesh['a'=2,'b'=2] {'a'}") == [[0, 2], [1, 3]]
+    assert groups_of("replica_groups=@mesh.1['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}") == [[3, 2], [1, 0]]
+    assert groups_of("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}") == [[0, 4, 1, 5], [2, 6, 3, 7]]
+    assert groups_of("source_target_pairs={{0,1},{1,0}}") == [[0, 1], [1, 0]]
+
+
+def test_bytes_to_other_hosts():
+    """Eight devices of two hosts; hosts share what came once, and sum up before they send."""
+    group = list(range(8))
+    assert sent_to_other_hosts("all-to-all", 800, group, 8) == 0
+    assert sent_to_other_hosts("all-to-all", 800, group, 4) == 400
+    assert sent_to_other_hosts("all-gather", 800, group, 4) == 100
+    assert sent_to_other_hosts("reduce-scatter", 100, group, 4) == 100
+    assert sent_to_other_hosts("all-reduce", 800, group, 4) == 200
+    assert sent_to_other_hosts("all-gather", 800, [0, 4], 4) == 400
+    assert [sent_to_other_hosts("collective-permute", 800, pair, 4) for pair in ([0, 1], [3, 4])] == [0, 800]
+    by_kind = {(one.kind, one.asynchronous): one.network_bytes for one in collectives(PROGRAM, per_host=2)}
+    assert by_kind == {
+        ("collective-permute", True): 48 * 16,
+        ("all-to-all", False): 48 * 256 * 2 // 4,
+        ("all-gather", True): 24 * 60 * 4 // 2 // 2,
+        ("all-gather", False): 2 * 32 // 2 // 2,
+        ("all-reduce", False): 0,
+    }
+    assert all(one.network_bytes == 0 for one in collectives(PROGRAM))
+
+
 def test_a_program_of_one_device_has_none():
     assert collectives("ENTRY %main (p: f32[2]) -> f32[2] {\n  ROOT %a = f32[2]{0} negate(%p)\n}\n") == []
 
@@ -390,9 +434,14 @@ def stage(name="denoise", **changes):
     return Stage(**{**fields, **changes})
 
 
-def plan_of(*stages, gpu="h200", num_gpus=1, reserve=0.08, **setup):
+def plan_of(*stages, gpu="h200", num_gpus=1, reserve=0.08, per_host=None, **setup):
     return Plan(
-        gpu=gpus.described_gpu(gpu), num_gpus=num_gpus, reserve=reserve, setup=Setup(**setup), stages=list(stages)
+        gpu=gpus.described_gpu(gpu),
+        num_gpus=num_gpus,
+        per_host=per_host,
+        reserve=reserve,
+        setup=Setup(**setup),
+        stages=list(stages),
     )
 
 
@@ -417,6 +466,14 @@ def test_the_floor_is_the_longest_of_three():
     assert (first.links, first.bound, second.bound) == (0, "compute", "compute")
     assert first.seconds == first.compute
     assert made.floor(stage(flops=0.0, collectives=[sent])).bound == "links"
+    across = dataclasses.replace(sent, network_bytes=int(150e9))
+    hosts = plan_of(stage(collectives=[across]), num_gpus=16, per_host=8)
+    assert (hosts.floor(hosts.peak).network, hosts.floor(hosts.peak).bound) == (3.0, "network")
+    faster = dataclasses.replace(hosts, network_bandwidth=100e9)
+    assert faster.floor(hosts.peak).seconds == 1.5
+    assert "within a host of 8, and 50.0 GB/s a GPU between hosts (assumed: 400 Gb/s" in hosts.assumptions()[1]
+    assert "100.0 GB/s a GPU between hosts (as told)" in faster.assumptions()[1]
+    assert tables.markdown([hosts, faster]).splitlines()[2].endswith("| 450.0 GB | 150.0 GB | 3.0 s |")
     assert made.floor(stage(flops=0.0)).bound == "memory"
     assert made.seconds == pytest.approx(4 * first.seconds)
 
@@ -489,7 +546,7 @@ def run(arguments, capsys):
 @pytest.fixture
 def compiled_for_here(monkeypatch):
     """The compiler for this machine stands in for that of GPUs."""
-    monkeypatch.setattr(gpus, "described_devices", lambda name, count: jax.devices("cpu")[:count])
+    monkeypatch.setattr(gpus, "described_devices", lambda name, count, per_host: jax.devices("cpu")[:count])
     monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())
 
 
@@ -535,6 +592,8 @@ def test_stages_can_be_chosen(tiny_checkpoint, capsys, compiled_for_here):
         (["text-to-video", "--gpu", "h300"], "no description of a GPU 'h300': have a100, b200, h100, h200, l40s, rtx4"),
         (["text-to-video", "--num-gpus", "0"], "num_gpus must be at least 1, got 0"),
         (["text-to-video", "--num-gpus", "3", "--data", "2"], "the mesh data=2 x fsdp=1 x seq=-1 takes a"),
+        (["text-to-video", "--num-gpus", "12"], "12 GPUs are no whole number of hosts of 8: gpus_per_host"),
+        (["text-to-video", "--network-bandwidth", "0"], "network_bandwidth must be above 0, got 0.0"),
         (["text-to-video", "--reserve", "1"], "reserve is a share of the memory, in 0..1, got 1.0"),
         (["text-to-video", "--height", "481"], "height and width must be multiples of 16, got 481 x 832"),
         (["text-to-video", "--context", "ulysses_ring"], "needs a ring_size"),
@@ -615,6 +674,18 @@ def test_a_tiny_plan_of_a_mesh(tiny_checkpoint):
     kinds = {one.kind for one in denoising.collectives}
     assert {"collective-permute", "all-gather"} <= kinds
     assert denoising.sent_bytes > 0
+
+
+@needs_compiler
+def test_a_tiny_plan_of_two_hosts(tiny_checkpoint):
+    networks = plan.Networks(weights=tiny_checkpoint)
+    devices = plan.Devices(num_gpus=4, gpus_per_host=2, data=2, seq=2)
+    made = plan.make_plan(
+        TextToVideo(height=64, width=96, num_frames=9), SamplingOptions(num_steps=2), networks, devices, ["denoise"]
+    )
+    (denoising,) = made.stages
+    assert 0 < denoising.network_bytes < 0.5 * denoising.sent_bytes  # tokens stay within a host
+    assert all(one.network_bytes == 0 for one in denoising.collectives if one.kind == "all-to-all")
 
 
 @needs_compiler

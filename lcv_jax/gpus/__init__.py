@@ -96,17 +96,25 @@ def described_gpu(name: str) -> GPU:
     return GPU(name, resources.files(__package__).joinpath(f"{name}.txtpb").read_text())
 
 
-def described_devices(name: str, num_devices: int = 1) -> list[jax.Device]:
-    """GPUs of one machine to compile for: as a sharding of ShapeDtypeStructs, or as a mesh. They cannot run anything.
+def described_devices(name: str, num_devices: int = 1, per_host: int | None = None) -> list[jax.Device]:
+    """GPUs to compile for: as a sharding of ShapeDtypeStructs, or as a mesh. They cannot run anything.
+
+    Args:
+        name: of a described GPU.
+        num_devices: of all hosts together, numbered host by host.
+        per_host: GPUs of a host; None: all are of one.
 
     Raises:
-        ValueError: nobody described the GPU.
+        ValueError: nobody described the GPU, or they are no whole number of hosts.
         OSError: XLA's compiler for GPUs is not there.
     """
     gpu = described_gpu(name)
+    per_host = num_devices if per_host is None else min(per_host, num_devices)
+    if num_devices % per_host:
+        raise ValueError(f"{num_devices} GPUs are no whole number of hosts of {per_host}")
     try:
         topology = topologies.get_topology_desc(
-            platform="cuda", target_config=gpu.description, topology=f"1x1x{num_devices}"
+            platform="cuda", target_config=gpu.description, topology=f"1x{num_devices // per_host}x{per_host}"
         )
     except NotImplementedError as error:
         raise OSError(

@@ -2,7 +2,7 @@
 
     requests.py     which programs a task runs, with arrays of what shapes: the pipeline itself says so
     compiling.py    a program compiled for described GPUs: memory, largest buffers, collectives
-    hlo.py          collectives in a program's text
+    hlo.py          collectives in a program's text, and what of them goes from host to host
     buffers.py      buffers in what the compiler leaves beside it
     flops.py        operations of a forward pass, by formula, and of any other program, counted
     report.py       what it adds up to: fits or not, floors of time, advice

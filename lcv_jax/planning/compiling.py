@@ -14,10 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from lcv_jax.array_types import PyTree
 from lcv_jax.kernels.platform import compiling_for
+from lcv_jax.models.flops import counted_flops
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
 from lcv_jax.planning.buffers import Buffer, largest_buffers, read_assignment
-from lcv_jax.models.flops import counted_flops
 from lcv_jax.planning.hlo import Collective, collectives
 from lcv_jax.planning.requests import Program
 
@@ -27,6 +27,8 @@ class Machine:
     """Where arrays lie: on one device, or on a mesh."""
 
     devices: Sequence[jax.Device]
+    per_host: int | None = None
+    """Devices of a host; None: there is one host."""
     platform: str = "gpu"
     """As kernels/platform.py's `compiling_for` takes it."""
     mesh: Mesh | None = None
@@ -103,6 +105,11 @@ class Stage:
         """By one device in one run."""
         return sum(collective.sent_bytes for collective in self.collectives)
 
+    @property
+    def network_bytes(self) -> int:
+        """Of these to other hosts."""
+        return sum(collective.network_bytes for collective in self.collectives)
+
 
 def compile_stage(program: Program, machine: Machine) -> Stage:
     """Compiles a program for the machine, which takes seconds (the transformer) to minutes (the autoencoder).
@@ -136,7 +143,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         temporary_bytes=memory.temp_size_in_bytes,
         cache_bytes=cache_bytes,
         largest=largest_buffers(assignment, text),
-        collectives=collectives(text),
+        collectives=collectives(text, machine.per_host),
         flops=known.flops.total if known else counted_flops(traced.jaxpr),
         flops_by_part=dataclasses.asdict(known.flops) if known else {},
         shares=machine.shares(program),

@@ -3,10 +3,13 @@
 The text is of one device's program, scheduled: instructions stand in the order that they run in.
 """
 
+import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "ragged-all-to-all")
 BITS = {"pred": 8, "token": 0, "opaque": 0}
@@ -34,6 +37,8 @@ class Collective:
     """Of one run of the program, loops counted out."""
     sent_bytes: int
     """By one device in one run."""
+    network_bytes: int = 0
+    """Of these to other hosts, at the least and in the group that sends the most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +49,28 @@ class _Instruction:
     rest: str
 
 
-def collectives(text: str) -> list[Collective]:
-    """Those of a program, most bytes first."""
+def collectives(text: str, per_host: int | None = None) -> list[Collective]:
+    """Those of a program, most bytes first.
+
+    Args:
+        text: of the compiled program.
+        per_host: devices of a host, which are numbered host by host; None: there is one host.
+    """
     computations, entry = _computations(text)
     times = _times(computations, entry)
     found: dict[tuple[str, int, bool], list[int]] = {}
     for name, instructions in computations.items():
-        for kind, group_size, hidden, sent in _of_computation(instructions):
-            total = found.setdefault((kind, group_size, hidden), [0, 0])
+        for kind, groups, hidden, result_bytes in _of_computation(instructions):
+            size = len(groups) if kind == "collective-permute" else len(groups[0])
+            total = found.setdefault((kind, size, hidden), [0, 0, 0])
             total[0] += times.get(name, 0)
-            total[1] += times.get(name, 0) * sent
+            total[1] += times.get(name, 0) * sent_by_one(kind, result_bytes, size)
+            if per_host:
+                across = max(sent_to_other_hosts(kind, result_bytes, group, per_host) for group in groups)
+                total[2] += times.get(name, 0) * across
     made = [
-        Collective(kind=kind, group_size=size, asynchronous=hidden, count=count, sent_bytes=sent)
-        for (kind, size, hidden), (count, sent) in found.items()
+        Collective(kind=kind, group_size=size, asynchronous=hidden, count=count, sent_bytes=sent, network_bytes=across)
+        for (kind, size, hidden), (count, sent, across) in found.items()
         if count and size > 1
     ]
     return sorted(made, key=lambda collective: -collective.sent_bytes)
@@ -80,6 +94,27 @@ def sent_by_one(kind: str, result_bytes: int, group_size: int) -> int:
     if kind == "reduce-scatter":
         return result_bytes * others
     return result_bytes * others * (2 if kind == "all-reduce" else 1) // group_size
+
+
+def sent_to_other_hosts(kind: str, result_bytes: int, group: Sequence[int], per_host: int) -> int:
+    """Bytes that a device sends over the network, where hosts first do among themselves what they can.
+
+    Args:
+        group: devices of the collective, or of a permutation the one that sends and the one that receives.
+    """
+    members = collections.Counter(device // per_host for device in group)
+    size, hosts, own = len(group), len(members), min(members.values())
+    if hosts == 1:
+        return 0
+    if kind == "collective-permute":
+        return result_bytes
+    if kind == "all-gather":  # a host needs what others have once, and shares it
+        return result_bytes * (size - own) // size // own
+    if kind == "reduce-scatter":  # sums over a host, of what belongs to others
+        return result_bytes * (size - own) // own
+    if kind == "all-reduce":
+        return 2 * result_bytes * (hosts - 1) // hosts // own
+    return result_bytes * (size - own) // size
 
 
 def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
@@ -115,8 +150,8 @@ def _times(computations: dict[str, list[_Instruction]], entry: str) -> dict[str,
     return times
 
 
-def _of_computation(instructions: list[_Instruction]) -> Iterable[tuple[str, int, bool, int]]:
-    """(kind, group size, hidden, bytes sent) of each collective."""
+def _of_computation(instructions: list[_Instruction]) -> Iterable[tuple[str, list[list[int]], bool, int]]:
+    """(kind, groups, hidden, bytes of the result) of each collective."""
     started: dict[str, tuple[int, _Instruction]] = {}
     for at, instruction in enumerate(instructions):
         kind = instruction.opcode.removesuffix("-start").removesuffix("-done")
@@ -133,19 +168,23 @@ def _of_computation(instructions: list[_Instruction]) -> Iterable[tuple[str, int
             begun, source = started[awaited.group(1)]
         between = instructions[begun + 1 : at]
         hidden = '"is_sync":true' not in source.rest and any(other.opcode in COMPUTES for other in between)
-        group_size = _group_size(source.rest)
-        yield kind, group_size, hidden, sent_by_one(kind, shape_bytes(instruction.shape), group_size)
+        yield kind, _groups(source.rest), hidden, shape_bytes(instruction.shape)
 
 
-def _group_size(rest: str) -> int:
-    """Devices of a group, in any of the ways that groups are written."""
-    if "source_target_pairs=" in rest:
-        return len(re.findall(r"\{\d+,\d+\}", rest.split("source_target_pairs=", 1)[1]))
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return len(found.group(1).split(","))
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
-        return int(found.group(2))
-    if found := re.search(r"replica_groups=@?mesh[\w.]*\[([^\]]*)\](?:, device_ids=\([^)]*\))? \{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found.group(2)) if axis in sizes)
-    return 1
+def _groups(rest: str) -> list[list[int]]:
+    """Devices of each group, in any of the ways that groups are written; of a permutation the pairs."""
+    if found := re.search(r"(?:source_target_pairs|replica_groups)=\{(\{[\d,{}]*\})\}", rest):
+        return [[int(device) for device in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found.group(1))]
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        shape, extents, order = ([int(x) for x in part.split(",")] if part else None for part in found.groups())
+        devices = np.arange(math.prod(extents or ())).reshape(extents or ())
+        return devices.transpose(order).reshape(shape or ()).tolist()
+    if found := re.search(r"replica_groups=@?mesh[\w.]*\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", rest):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found.group(1))}
+        numbers = [int(device) for device in re.findall(r"\d+", found.group(2) or "")]
+        devices = np.array(numbers or range(math.prod(sizes.values()))).reshape(tuple(sizes.values()))
+        of_group = [axis for axis in re.findall(r"'(\w+)'", found.group(3)) if axis in sizes]
+        order = [place for place, axis in enumerate(sizes) if axis not in of_group]
+        order += [list(sizes).index(axis) for axis in of_group]
+        return devices.transpose(order).reshape(-1, math.prod(sizes[axis] for axis in of_group)).tolist()
+    return [[0]]

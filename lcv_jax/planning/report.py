@@ -18,16 +18,17 @@ class Floor:
     compute: float
     memory: float
     links: float
+    network: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """The longest of the three, the others hidden behind it."""
-        return max(self.compute, self.memory, self.links)
+        """The longest of them, the others hidden behind it."""
+        return max(self.compute, self.memory, self.links, self.network)
 
     @property
     def bound(self) -> str:
         """Which one is the longest."""
-        return max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
+        return max(("compute", "memory", "links", "network"), key=lambda name: getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ class Plan:
 
     gpu: GPU
     num_gpus: int
+    per_host: int | None = None
+    """GPUs of a host, where there are several hosts."""
+    network_bandwidth: float | None = None
+    """Bytes a second of each GPU between hosts; None: what such machines usually have."""
     reserve: float
     """Share of a GPU's memory that is left for what XLA does not count."""
     setup: Setup
@@ -83,6 +88,7 @@ class Plan:
             compute=stage.flops / stage.shares / speed.bf16_flops,
             memory=stage.moved_bytes / self.gpu.memory_bandwidth,
             links=stage.sent_bytes / speed.link_bandwidth,
+            network=stage.network_bytes / (self.network_bandwidth or speed.network.bandwidth),
         )
 
     def parameters(self) -> dict[str, int]:
@@ -99,7 +105,8 @@ class Plan:
             f"Floors: {speed.bf16_flops / 1e12:,.0f} TFLOP/s of dense bfloat16, "
             f"{self.gpu.memory_bandwidth / 1e12:.2f} TB/s of memory ({speed.source})"
             + (f", {speed.link_bandwidth / 1e9:.0f} GB/s each way over {speed.link}" if self.num_gpus > 1 else "")
-            + ", all at their peaks; the longest of the three, the others hidden behind it. Of memory traffic only "
+            + self._between_hosts()
+            + ", all at their peaks; the longest of them, the others hidden behind it. Of memory traffic only "
             "parameters, caches, inputs and outputs are counted. Real programs take longer.",
         ]
         if self.setup.dtype == "float32":
@@ -111,6 +118,13 @@ class Plan:
                 f"set XLA_PYTHON_CLIENT_MEM_FRACTION={share:.2f}."
             )
         return lines
+
+    def _between_hosts(self) -> str:
+        if self.per_host is None:
+            return ""
+        bandwidth = self.network_bandwidth or self.gpu.speed.network.bandwidth
+        given = "as told" if self.network_bandwidth else f"assumed: {self.gpu.speed.network.name}"
+        return f" within a host of {self.per_host}, and {bandwidth / 1e9:.1f} GB/s a GPU between hosts ({given})"
 
     def advice(self) -> list[str]:
         """What to change, what saves the most at the worst stage first; nothing where it fits."""
@@ -159,6 +173,7 @@ class Plan:
         return {
             "gpu": self.gpu.name,
             "num_gpus": self.num_gpus,
+            "gpus_per_host": self.per_host or self.num_gpus,
             "memory_bytes": self.gpu.memory_bytes,
             "reserve": self.reserve,
             "usable_bytes": self.usable_bytes,
@@ -176,6 +191,7 @@ class Plan:
     def _stage_json(self, stage: Stage) -> dict[str, Any]:
         floor = self.floor(stage)
         times = {"compute_seconds": floor.compute, "memory_seconds": floor.memory, "link_seconds": floor.links}
+        times["network_seconds"] = floor.network
         return {**dataclasses.asdict(stage), "peak_bytes": stage.peak_bytes, "sent_bytes": stage.sent_bytes, **times}
 
 

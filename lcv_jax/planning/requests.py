@@ -22,11 +22,11 @@ from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
 from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.flops import ForwardFlops, forward_flops
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline
-from lcv_jax.models.flops import ForwardFlops, forward_flops
 
 ADAPTER_RANK = 128
 """Of the released adapters (report, section 4)."""

@@ -48,7 +48,8 @@ def memory_table(plan: Plan) -> Table:
 
 def time_table(plan: Plan) -> Table:
     """Floors, stage by stage."""
-    table = _table("Time at the least", "stage", "TFLOP", "split over", "compute", "memory", "links", "bound by")
+    table = _table("Time at the least", "stage", "TFLOP", "split over", "compute", "memory", "links", "network")
+    table.add_column("bound by", justify="right")
     for stage in plan.stages:
         floor = plan.floor(stage)
         links = duration(stage.times * floor.links) if stage.sent_bytes else ""
@@ -59,6 +60,7 @@ def time_table(plan: Plan) -> Table:
             duration(stage.times * floor.compute),
             duration(stage.times * floor.memory),
             links,
+            duration(stage.times * floor.network) if stage.network_bytes else "",
             floor.bound,
         )
     return table
@@ -66,14 +68,13 @@ def time_table(plan: Plan) -> Table:
 
 def collective_table(plan: Plan) -> Table:
     """Collectives, stage by stage."""
-    table = _table("Collectives", "stage", "kind", "GPUs", "hidden", "count", "sent by a GPU")
+    table = _table("Collectives", "stage", "kind", "GPUs", "hidden", "count", "sent by a GPU", "to other hosts")
     for stage in plan.stages:
         for one in stage.collectives:
             hidden = "behind compute" if one.asynchronous else "no"
             count = f"{stage.times * one.count:,}"
-            table.add_row(
-                stage.name, one.kind, str(one.group_size), hidden, count, gigabytes(stage.times * one.sent_bytes)
-            )
+            sent = [gigabytes(stage.times * size) for size in (one.sent_bytes, one.network_bytes)]
+            table.add_row(stage.name, one.kind, str(one.group_size), hidden, count, *sent)
     return table
 
 
@@ -91,13 +92,19 @@ def markdown(plans: Sequence[Plan]) -> str:
     """For a page: the stages of one plan, or several plans with a row each."""
     if len(plans) == 1:
         return _stages(plans[0])
-    header = ("GPUs", "fits", "peak in", "parameters", "inputs, outputs", "temporaries", "together", "sent", "at least")
+    header = ["GPUs", "fits", "peak in", "parameters", "inputs, outputs", "temporaries", "together", "sent"]
+    hosts = any(plan.per_host for plan in plans)
+    header += ["to other hosts", "at least"] if hosts else ["at least"]
     rows = []
     for plan in plans:
-        sent = gigabytes(sum(stage.times * stage.sent_bytes for stage in plan.stages)) if plan.num_gpus > 1 else ""
+        totals = [sum(stage.times * stage.sent_bytes for stage in plan.stages)]
+        totals += [sum(stage.times * stage.network_bytes for stage in plan.stages)] if hosts else []
+        sent = [gigabytes(total) if total else "" for total in totals]
         fits = "yes" if plan.fits else "no"
         memory = _memory(plan.peak)
-        rows.append((f"{plan.num_gpus} x {plan.gpu.name}", fits, plan.peak.name, *memory, sent, duration(plan.seconds)))
+        rows.append(
+            (f"{plan.num_gpus} x {plan.gpu.name}", fits, plan.peak.name, *memory, *sent, duration(plan.seconds))
+        )
     return "\n".join(_markdown_table(header, rows))
 
 
