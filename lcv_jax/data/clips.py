@@ -161,8 +161,8 @@ def sort_clips(cfg: DataConfig, entries: Sequence[Entry], groups: Groups) -> Sor
         ValueError: none is left.
     """
     by_size: dict[Size, list[Entry]] = {}
-    left_out: dict[str, str] = {}
-    short: dict[str, int] = {}
+    unread: dict[str, str] = {}
+    short: dict[str, TooShortError] = {}
     with ThreadPoolExecutor(max(cfg.threads, 1)) as pool:
         measured = [(entry, pool.submit(measure, entry, cfg.fps)) for entry in entries]
         for entry, future in measured:
@@ -170,11 +170,13 @@ def sort_clips(cfg: DataConfig, entries: Sequence[Entry], groups: Groups) -> Sor
                 for size in _sizes_of(cfg, entry, future.result(), groups):
                     by_size.setdefault(size, []).append(entry)
             except TooShortError as error:
-                left_out[entry.id], short[entry.id] = str(error), error.num_frames
+                short[entry.id] = error
             except (OSError, ValueError) as error:
-                left_out[entry.id] = " ".join(str(error).split())
+                unread[entry.id] = " ".join(str(error).split())
     if not by_size:
-        raise ValueError(f"{cfg.path}: {nothing_left(groups, short, left_out, cfg.fps)}")
+        lengths = {identity: error.num_frames for identity, error in short.items()}
+        raise ValueError(f"{cfg.path}: {nothing_left(groups, lengths, unread, cfg.fps)}")
+    left_out = unread | {identity: str(error) for identity, error in short.items()}
     if left_out:
         some = "; ".join(f"{identity}: {reason}" for identity, reason in list(left_out.items())[:3])
         warnings.warn(f"{cfg.path}: {len(left_out)} of {len(entries)} clips are left out: {some}", stacklevel=4)
@@ -194,17 +196,16 @@ def _sizes_of(cfg: DataConfig, entry: Entry, clip: Measure, groups: Groups) -> l
     return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 else [size]
 
 
-def nothing_left(groups: Groups, short: Mapping[str, int], left_out: Mapping[str, str], fps: float) -> str:
+def nothing_left(groups: Groups, short: Mapping[str, int], unread: Mapping[str, str], fps: float) -> str:
     """Why there is no clip to train on.
 
     Args:
         groups: the buckets.
         short: ids of the clips that are too short, with their numbers of frames.
-        left_out: ids of those and of all others, with reasons.
+        unread: ids of those that cannot be read, with reasons.
         fps: that frames are counted at.
     """
-    unread = [(identity, reason) for identity, reason in left_out.items() if identity not in short]
-    example = f"{unread[0][0]}: {unread[0][1]}" if unread else ""
+    example = next((f"{identity}: {reason}" for identity, reason in unread.items()), "")
     if not short:
         return f"no clip can be read: {len(unread)} are quarantined, such as {example}"
     longest = max(short, key=lambda identity: short[identity])

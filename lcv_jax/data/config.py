@@ -90,8 +90,6 @@ class DataConfig:
     """Batches that each worker reads ahead."""
 
     def __post_init__(self) -> None:
-        for size in self.sizes:
-            check_clip_size(size)
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in 0..1, got {self.caption_dropout}")
         if not 0 < self.fps < math.inf:
@@ -121,7 +119,7 @@ def bucket_groups(
     A clip takes one group by its own size, and a bucket in it by its shape; see clips.py.
 
     Raises:
-        ValueError: an unknown table, or a number of frames that is not 4k + 1.
+        ValueError: an unknown table, or a size that no clip can have.
     """
     groups = [tuple(dict.fromkeys(sizes))] if sizes else []
     for resolution in dict.fromkeys(resolutions):
@@ -129,9 +127,10 @@ def bucket_groups(
             raise ValueError(f"resolutions must be of {', '.join(RESOLUTIONS)}; got {resolution!r}")
         pairs = buckets(resolution, granularity)
         group = tuple((frames, height, width) for frames in num_frames for height, width in pairs)
+        groups.append(group)
+    for group in groups:
         for size in group:
             check_clip_size(size)
-        groups.append(group)
     return tuple(groups)
 
 

@@ -27,6 +27,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lcv_jax.array_types import Array
 from lcv_jax.data.clips import Groups, TooShortError, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import Refinement, parse_refinement, pick
@@ -208,7 +209,7 @@ class Networks:
         length = int(np.asarray(mask_1L).sum())
         return np.asarray(text_1LD)[0, :length].astype(np.dtype(self._arguments.text_dtype))
 
-    def latents(self, video_THWC: np.ndarray) -> np.ndarray:
+    def latents(self, video_THWC: np.ndarray | Array) -> np.ndarray:
         """Normalised latents of a clip in [0, 1] or 0..255: the posterior's mode."""
         import jax.numpy as jnp
 
@@ -298,7 +299,7 @@ class PartState:
         for path in self.shards.glob(f"{self._job.part:04d}-*.array_record"):
             if not path.with_suffix(".json").is_file():
                 path.unlink()
-        for path in self.shards.glob(f".{self._job.part:04d}-*.partial"):
+        for path in self.shards.glob(f".{self._job.part:04d}-*.partial*"):
             path.unlink()
 
     def _finished(self) -> Iterator[dict[str, Any]]:
@@ -495,7 +496,7 @@ def _nothing(folder: Path, job: Job) -> str:
     left_out = [json.loads(path.read_text()) for path in sorted(folder.glob("quarantine-*.json"))]
     short = {identity: count for part in left_out for identity, count in part["too_short"].items()}
     corrupt = {identity: reason for part in left_out for identity, reason in part["corrupt"].items()}
-    return nothing_left(job.groups, short, {**short, **corrupt}, job.arguments.fps)
+    return nothing_left(job.groups, short, corrupt, job.arguments.fps)
 
 
 @contextlib.contextmanager

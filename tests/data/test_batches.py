@@ -301,7 +301,7 @@ def read_quietly(*arguments, **fields):
 
 def test_clips_as_files(manifest):
     cfg = clips(manifest, tasks=ALL, images_from_clips=True)
-    with pytest.warns(UserWarning, match="2 of 12 clips are left out: c10: too short: 3 frames, the shortest bucket"):
+    with pytest.warns(UserWarning, match="2 of 12 clips are left out: none: .*; c10: too short: 3 frames, the"):
         batches = open_batches(cfg, batch_size=4, seed=0)
     assert set(batches.quarantined) == {"c10", "none"}
     assert "none.mp4: cannot be read as a video" in batches.quarantined["none"]
