@@ -684,8 +684,8 @@ def test_a_tiny_plan_of_two_hosts(tiny_checkpoint):
         TextToVideo(height=64, width=96, num_frames=9), SamplingOptions(num_steps=2), networks, devices, ["denoise"]
     )
     (denoising,) = made.stages
-    assert 0 < denoising.network_bytes < 0.5 * denoising.sent_bytes  # tokens stay within a host
-    assert all(one.network_bytes == 0 for one in denoising.collectives if one.kind == "all-to-all")
+    assert 0 < denoising.network_bytes < denoising.sent_bytes
+    assert all(one.network_bytes == 0 for one in denoising.collectives if one.kind == "all-to-all")  # tokens
 
 
 @needs_compiler

@@ -4,7 +4,6 @@
     compiling.py    a program compiled for described GPUs: memory, largest buffers, collectives
     hlo.py          collectives in a program's text, and what of them goes from host to host
     buffers.py      buffers in what the compiler leaves beside it
-    flops.py        operations of a forward pass, by formula, and of any other program, counted
     report.py       what it adds up to: fits or not, floors of time, advice
     tables.py       the report for people, and its picture
 
