@@ -1,0 +1,191 @@
+"""Writes clips of the procedural world with their captions: `python -m lcv_jax.toy.make OUT ...`.
+
+    python -m lcv_jax.toy.make clips --num-clips 4000 --num-images 1000
+    python -m lcv_jax.toy.make held_out --num-clips 64 --held-out
+    python -m lcv_jax.toy.make large --num-clips 4000 --height 128 --width 128 --num-frames 33 --fps 16
+
+The folder has clips/, images/, the manifest.jsonl that lcv_jax.data reads, and scenes.jsonl, which says all about every
+clip. The same seed gives the same scenes at any size, under the same ids.
+
+Column `weight` of the manifest is for fine-tuning on the best clips: 0 for those that are filmed badly, else the
+inverse of how often the clip's colour, shape and motion are drawn; 1 on average.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.data.media_writer import VideoWriter, write_image
+from lcv_jax.toy.captions import caption
+from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
+
+_BYTES_A_PIXEL = 0.5  # of a file, at most; measured about 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write clips of the procedural world with their captions."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The folder to write: it must not exist, or be empty."""
+    num_clips: int = 4000
+    """How many videos."""
+    num_images: int = 0
+    """How many images beside them."""
+    height: int = 64
+    """In pixels, even."""
+    width: int = 64
+    """In pixels, even."""
+    num_frames: int = 17
+    """Of each clip."""
+    fps: float = 8.0
+    """Frames a second."""
+    num_captions: int = 2
+    """Paraphrases for each clip."""
+    rough_share: float = 0.2
+    """Of clips that are soft, grainy and flickering."""
+    held_out: bool = False
+    """Of the combinations of colour, shape and motion that are never to be trained."""
+    seed: int = 0
+    """Of all scenes."""
+    crf: int = 8
+    """Quality of the videos, lower is better."""
+    workers: int = 1
+    """Processes that draw and write."""
+
+    def check(self) -> None:
+        """Raises ValueError for what cannot be."""
+        if self.num_clips < 0 or self.num_images < 0 or self.num_clips + self.num_images < 1:
+            raise ValueError(f"give num_clips or num_images, got {self.num_clips} and {self.num_images}")
+        if min(self.height, self.width) < 16 or self.height % 2 or self.width % 2:
+            raise ValueError(f"height and width must be even and at least 16, got {self.height} x {self.width}")
+        if self.num_frames < 1 or not 0 < self.fps < 1000:
+            raise ValueError(f"num_frames and fps must be positive, got {self.num_frames} and {self.fps:g}")
+        if (self.num_frames - 1) / self.fps > DURATION:
+            most = int(DURATION * self.fps) + 1
+            raise ValueError(
+                f"scenes last {DURATION:g} s: at {self.fps:g} frames a second num_frames can be {most} at most, "
+                f"got {self.num_frames}"
+            )
+        if not 0 <= self.rough_share <= 1:
+            raise ValueError(f"rough_share must lie in 0..1, got {self.rough_share}")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf must lie in 0..51, got {self.crf}")
+        if self.num_captions < 1 or self.workers < 1 or self.seed < 0:
+            raise ValueError(
+                f"num_captions and workers must be at least 1 and seed at least 0, "
+                f"got {self.num_captions}, {self.workers} and {self.seed}"
+            )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    config = (tyro.conf.FlagCreatePairsOff,)
+    chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.make", config=config)
+    try:
+        make(chosen)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        sys.exit(130)
+
+
+def make(arguments: Arguments) -> None:
+    """Writes the folder, which appears when it is complete.
+
+    Raises:
+        ValueError: arguments out of range, or OUT is there already.
+        OSError: a file that cannot be written.
+    """
+    arguments.check()
+    pixels = arguments.num_clips * arguments.num_frames + arguments.num_images
+    with workspace(arguments.out, int(pixels * arguments.height * arguments.width * _BYTES_A_PIXEL)) as work:
+        scenes = list(all_scenes(arguments))
+        inverse = np.array([0 if scene.rough else 1 / combination_share(scene.combination) for _, scene in scenes])
+        weights = inverse / max(inverse.mean(), 1e-9)
+        _draw_all(arguments, work, scenes)
+        lines = [
+            _line(arguments, name, scene, weight)
+            for (name, scene), weight in zip(scenes, weights.tolist(), strict=True)
+        ]
+        _write_lines(work / "manifest.jsonl", lines)
+        _write_lines(
+            work / "scenes.jsonl", ({"id": Path(name).stem, **dataclasses.asdict(scene)} for name, scene in scenes)
+        )
+    print(f"wrote {arguments.num_clips} clips and {arguments.num_images} images to {arguments.out}")
+
+
+def all_scenes(arguments: Arguments) -> Iterator[tuple[str, Scene]]:
+    """The path of each file, in the folder, and what it shows."""
+    options: dict[str, Any] = {"held_out": arguments.held_out, "rough_share": arguments.rough_share}
+    files = [f"clips/clip_{number:06}.mp4" for number in range(arguments.num_clips)]
+    images = [f"images/image_{number:06}.png" for number in range(arguments.num_images)]
+    for kind, names in enumerate((files, images)):
+        for number, name in enumerate(names):
+            yield name, sample_scene((arguments.seed, int(arguments.held_out), kind, number), **options)
+
+
+def _line(arguments: Arguments, name: str, scene: Scene, weight: float) -> dict[str, Any]:
+    still = name.endswith(".png")
+    captions = [caption(scene, scene.seed + number, still=still) for number in range(arguments.num_captions)]
+    return {
+        "id": Path(name).stem,
+        "path": name,
+        "captions": list(dict.fromkeys(captions)),
+        "weight": round(weight, 6),
+        "height": arguments.height,
+        "width": arguments.width,
+        "num_frames": 1 if still else arguments.num_frames,
+        **({} if still else {"fps": arguments.fps}),
+    }
+
+
+def _draw_all(arguments: Arguments, folder: Path, scenes: list[tuple[str, Scene]]) -> None:
+    write = functools.partial(_write_one, arguments, folder)
+    bar = Progress(
+        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    )
+    with contextlib.ExitStack() as stack:
+        done: Iterable[None] = map(write, scenes)
+        if arguments.workers > 1:
+            # A fork would take over the locks of this process's threads.
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(arguments.workers))
+            done = pool.imap_unordered(write, scenes, chunksize=16)
+        stack.enter_context(bar)
+        for _ in bar.track(done, total=len(scenes)):
+            pass
+
+
+def _write_one(arguments: Arguments, folder: Path, named: tuple[str, Scene]) -> None:
+    name, scene = named
+    size: dict[str, Any] = {"height": arguments.height, "width": arguments.width}
+    if name.endswith(".png"):
+        moment = DURATION * np.random.default_rng([scene.seed, 2]).random()
+        write_image(folder / name, render(scene, **size, num_frames=1, fps=arguments.fps, start=moment)[0])
+        return
+    frames = render(scene, **size, num_frames=arguments.num_frames, fps=arguments.fps)
+    # One thread: a clip is too small to share, and other workers have the other cores.
+    with VideoWriter(folder / name, fps=arguments.fps, **size, crf=arguments.crf, options={"threads": "1"}) as video:
+        video.write(frames)
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
