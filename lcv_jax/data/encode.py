@@ -296,9 +296,7 @@ class PartState:
         write_json(self._quarantine_file, self.left_out)
 
     def _forget_unfinished(self) -> None:
-        for path in self.shards.glob(f"{self._job.part:04d}-*.array_record"):
-            if not path.with_suffix(".json").is_file():
-                path.unlink()
+        """Half shards. One that lacks its .json alone will be written again, under its name."""
         for path in self.shards.glob(f".{self._job.part:04d}-*.partial*"):
             path.unlink()
 

@@ -9,12 +9,13 @@
 A shard counts when its .json is there, which is written after it; all names appear by renaming what is complete.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,22 @@ def unpack_record(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 def write_whole(path: Path, content: bytes) -> None:
     """A file that is there with all of its content or, if this process or the machine dies, not at all."""
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")  # other processes may write the same
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with _naming(path):
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk, say which file; the writer of shards has its own kind."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"{path}: cannot be written ({reason})") from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -81,15 +93,17 @@ class ShardWriter:
 
     def add(self, record: bytes, **row: Any) -> None:
         """Appends a record; `row` is what the file beside the shard tells about it."""
-        self._writer.write(record)
+        with _naming(self.path):
+            self._writer.write(record)
         self.rows.append(row)
 
     def finish(self) -> None:
         """Closes the shard and gives it its name."""
-        self._writer.close()
-        with open(self._partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._partial, self.path)
+        with _naming(self.path):
+            self._writer.close()
+            with open(self._partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._partial, self.path)
         write_json(self.path.with_suffix(".json"), {**self.facts, "records": self.rows})
 
 

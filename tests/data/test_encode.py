@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_whatever_moment_a_run_dies_at_it_goes_on(tmp_path, monkeypatch):
     """Killed at every renaming in turn, before it and after it, and once more while going on."""
     rows = write_clips(tmp_path, [5, 1, 5, 3, 5])
     clips = write_manifest(tmp_path, [*rows, {"path": "none.mp4", "caption": "none"}])
-    flags = (*COMMON, "--records-per-shard", "2")
+    flags = (*COMMON, "--records-per-shard", "2", "--images-from-clips", "1")
     run(clips, "none", tmp_path / "whole", *flags)
     whole, index = records(tmp_path / "whole"), (tmp_path / "whole" / "index.json").read_text()
     replace, moment, survived = os.replace, 0, False
@@ -169,7 +170,22 @@ def test_whatever_moment_a_run_dies_at_it_goes_on(tmp_path, monkeypatch):
         assert (out / "index.json").read_text() == index
         assert not list(out.glob("shards/.*")), "half a shard is left"
         moment += 1
-    assert moment >= 2 * 14  # 3 shards, what belongs to them, 4 files of the folder
+    assert moment >= 2 * 16  # 4 shards, two files that come with each, 4 files of the folder
+
+
+@pytest.mark.usefixtures("stub_networks")
+def test_a_disk_that_fills_up(clips, tmp_path, capsys):
+    """Files must not grow beyond what is left; with room again the run goes on."""
+    out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+        with pytest.raises(SystemExit):
+            run(clips, "none", out, *COMMON)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "0000-5x16x16-00000.array_record: cannot be written (" in capsys.readouterr().err
+    run(clips, "none", out, *COMMON)
+    assert sum(map(len, ids(out).values())) == 12
 
 
 SLOW = """
