@@ -43,7 +43,7 @@ class Arguments:
     """Encode clips and captions ahead of training. Killed at any time, the same command goes on where it was."""
 
     manifest: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MANIFEST")]
-    """Clips and captions, .jsonl, .csv or .parquet: columns path, caption, and others, see the documentation."""
+    """Clips and captions, .jsonl, .csv or .parquet: columns path, caption, and others of manifest.py."""
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """Folder that convert_torch_weights.py wrote: its autoencoder, text encoder and tokenizer are used."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
