@@ -51,7 +51,7 @@ class DataConfig:
     """Encoded ahead; or frames and token ids of a manifest's clips, which the trainer encodes; or frames alone, crops
     at random moments and places, to train an autoencoder."""
     sizes: tuple[Size, ...] = ()
-    """Buckets, each frames height width. None given: all that the folder has. For an autoencoder: the sizes of crops."""
+    """Buckets, each frames height width. None given: all that the folder has. For an autoencoder: of crops."""
     resolutions: tuple[str, ...] = ()
     """Or the published buckets of 480p, 720p or both, each with every count of `num_frames`. Not for encoded data."""
     num_frames: tuple[int, ...] = (93,)
