@@ -137,6 +137,11 @@ def is_held_out(scene: Scene | tuple[str, str, str]) -> bool:
     return place % len(COLOURS) == 0
 
 
+def dark_tone(colour: Sequence[float]) -> tuple[float, ...]:
+    """The second tone of a texture on a background of this colour."""
+    return tuple(_DARK * channel for channel in colour)
+
+
 def kind_of(motion: str) -> str:
     """Which of `RATES` a motion goes by."""
     return "moves" if motion in _VELOCITY else "turns" if motion == "turns" else "scales"
@@ -300,7 +305,7 @@ def _draw(
     dx_T1W = x_1W[None, :, columns] - centre_T2[:, 0, None, None]
     dy_TH1 = y_H1[None, rows, :] - centre_T2[:, 1, None, None]
     cos_T, sin_T = (part(angle_T)[:, None, None] / size_T[:, None, None] for part in (np.cos, np.sin))
-    outside_THW = _distance(scene.shape, cos_T * dx_T1W + sin_T * dy_TH1, cos_T * dy_TH1 - sin_T * dx_T1W)
+    outside_THW = distance(scene.shape, cos_T * dx_T1W + sin_T * dy_TH1, cos_T * dy_TH1 - sin_T * dx_T1W)
     alpha_THW = np.clip(0.5 - outside_THW * (size_T * side / edge)[:, None, None], 0, 1)
     colour = np.clip(np.add(COLOURS[scene.colour], scene.tint), 0, 255).astype(np.float32)
     window = frames_THWC[:, rows, columns]
@@ -321,7 +326,7 @@ def pose(
     return centre_T2.astype(np.float32), size_T.astype(np.float32), angle_T.astype(np.float32)
 
 
-def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Signed distance to a shape of size 1, negative inside; v points down. Near corners it is a lower bound."""
     if shape == "circle":
         return np.sqrt(u * u + v * v) - 1
