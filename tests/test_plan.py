@@ -623,7 +623,8 @@ def test_the_commands_of_the_page_are_understood(monkeypatch, capsys):
         assert run(shlex.split(command), capsys)[0] == 0, command
     assert len(understood) == len(commands) > 10
     for chosen in understood:
-        chosen.devices.check()
+        for count in chosen.output.sweep or (chosen.devices.num_gpus,):
+            dataclasses.replace(chosen.devices, num_gpus=count).check()
         assert programs_of(chosen.request, chosen.sampling.checked(), chosen.networks.load())
 
 
