@@ -153,17 +153,25 @@ def combination_share(combination: tuple[str, str, str]) -> float:
     return _COMMON ** (list(COLOURS).index(colour) + SHAPES.index(shape) + MOTIONS.index(motion))
 
 
-def sample_scene(seed: int | Sequence[int], *, held_out: bool = False, rough_share: float = 0.0) -> Scene:
+def sample_scene(
+    seed: int | Sequence[int],
+    *,
+    held_out: bool = False,
+    rough_share: float = 0.0,
+    combination: tuple[str, str, str] | None = None,
+) -> Scene:
     """A scene, a function of the seed alone.
 
     Args:
         seed: one number or several.
         held_out: from the combinations that are never trained, otherwise from the others.
         rough_share: of scenes that are filmed badly.
+        combination: its colour, shape and motion, instead of drawn ones.
     """
     rng = np.random.default_rng(seed)
     pool, shares = _POOLS[held_out]
-    colour, shape, motion = pool[int(np.searchsorted(shares, rng.random(), side="right"))]
+    drawn = pool[int(np.searchsorted(shares, rng.random(), side="right"))]
+    colour, shape, motion = combination or drawn
     speed = SPEEDS[int(rng.integers(2))]
     texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
     # On a plain background nobody could see it.
