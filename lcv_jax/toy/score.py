@@ -28,6 +28,7 @@ from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.denoise import decode_latents, encode_frames, upsample_clip
 from lcv_jax.long_video import segment_seed
+from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.measures import (
@@ -327,13 +328,15 @@ def score_long(model: Model, scenes: Sequence[Scene]) -> Report:
     clips = []
     for number, (start, prompt) in enumerate(zip(starts, prompts, strict=True)):
         for way in curves:
-            segments = [start]
+            segments, last = [start], start
             for segment in range(1, asked.num_segments):
                 seed = segment_seed(asked.seed + number, segment)
                 if way == "continued":
-                    segments.append(model.onwards(segments[-1], prompt, seed)[asked.num_cond_frames :])
+                    last = model.onwards(last, prompt, seed)
+                    segments.append(last[asked.num_cond_frames :])
                 else:
-                    segments.append(model.from_image(segments[-1][-1], prompt, seed)[1:])
+                    last = model.from_image(last[-1], prompt, seed)
+                    segments.append(last[1:])
             curves[way].append(colour_drift(segments))
             sharp[way].append([read_clip(each, asked.fps).sharpness for each in segments])
             # The first frame of a segment each: what a sheet can show of a long video.
@@ -370,17 +373,14 @@ def score_refine(model: Model, scenes: Sequence[Scene]) -> Report:
         model.advance()
     count = min(len(clips[0]) for clips in found.values())
     found = {way: [clip[:count] for clip in clips] for way, clips in found.items()}
-    measured: dict[str, Share | Average] = {}
-    for way in ("sparse", "dense", "upsampled", "decoded"):
-        pairs = list(zip(found[way], found["true"], strict=True))
-        measured[f"{way}_psnr"] = average(psnr(clip, other) for clip, other in pairs)
+    near = {way: [psnr(clip, true) for clip, true in zip(found[way], found["true"], strict=True)] for way in found}
+    measured: dict[str, Share | Average] = {
+        f"{way}_psnr": average(near[way]) for way in ("sparse", "dense", "upsampled", "decoded")
+    }
     for way, clips in found.items():
         measured[f"{way}_sharpness"] = average(read_clip(clip, 2 * asked.fps).sharpness for clip in clips)
-    gains = [
-        psnr(a, t) - psnr(b, t) for a, b, t in zip(found["sparse"], found["upsampled"], found["true"], strict=True)
-    ]
-    costs = [psnr(a, t) - psnr(b, t) for a, b, t in zip(found["sparse"], found["dense"], found["true"], strict=True)]
-    measured |= {"sparse_gain_over_upsampled": average(gains), "sparse_gain_over_dense": average(costs)}
+    for way in ("upsampled", "dense"):
+        measured[f"sparse_gain_over_{way}"] = average(np.subtract(near["sparse"], near[way]))
     shown = [clip for trio in zip(found["upsampled"], found["sparse"], found["true"], strict=True) for clip in trio]
     return Report(measured=measured, clips=shown)
 
@@ -418,7 +418,9 @@ def run(arguments: Arguments) -> Report:
     """
     arguments.check()
     dtype = None if arguments.dtype == "stored" else arguments.dtype
+    options = SamplingOptions(**arguments.options())
     pipeline = load_pipeline(arguments.checkpoint, dtype=dtype)
+    pipeline.check_adapters(options, refining=arguments.task == "refine")
     scenes = held_out_scenes(
         arguments.num_clips,
         arguments.seed,
