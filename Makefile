@@ -9,7 +9,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[video,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
 	touch $@
 
 demo: .venv/installed
@@ -23,7 +23,7 @@ test-slow: .venv/installed
 
 .venv-gpu-compile/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu-compile
-	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,video,dev]"
+	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,train,dev]"
 	touch $@
 
 test-compile: .venv-gpu-compile/installed

@@ -56,7 +56,7 @@ AHEAD = 2
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its inner workings there
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports its inner workings there, and raises as well
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         begun = read_config(arguments[0] if arguments else "")

@@ -70,7 +70,7 @@ class AdapterConfig:
     """What it is called when exported, such as cfg_step_lora."""
     rank: int = 128
     """Columns of its narrow side."""
-    alpha: float = 64
+    alpha: float = 64.0
     """What it adds is multiplied by alpha / rank."""
     start: str | None = None
     """An adapter of the checkpoint, or a .safetensors file, to start from; the teacher of a distillation has it too."""

@@ -19,6 +19,17 @@ from lcv_jax.training.config import TrainConfig
 NEGATIVE = "negative_text_1LD", "negative_mask_1L"
 
 
+def check_batch_size(cfg: TrainConfig, mesh: Mesh) -> None:
+    """Raises ValueError for a batch that does not divide over the devices."""
+    part = cfg.batch_size // cfg.optimizer.accumulation
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if part % devices:
+        raise ValueError(
+            f"batch_size {cfg.batch_size} in {cfg.optimizer.accumulation} parts does not divide over data x fsdp = "
+            f"{devices} devices: give a multiple of {devices * cfg.optimizer.accumulation}"
+        )
+
+
 class Inputs:
     """The data of a run, ready for the step."""
 
@@ -28,13 +39,7 @@ class Inputs:
         Raises:
             ValueError: data that cannot be read, or a batch that does not divide over the devices.
         """
-        part = cfg.batch_size // cfg.optimizer.accumulation
-        devices = mesh.shape["data"] * mesh.shape["fsdp"]
-        if part % devices:
-            raise ValueError(
-                f"batch_size {cfg.batch_size} in {cfg.optimizer.accumulation} parts does not divide over data x fsdp = "
-                f"{devices} devices: give a multiple of {devices * cfg.optimizer.accumulation}"
-            )
+        check_batch_size(cfg, mesh)
         self._mesh, self._sharding = mesh, batch_sharding(mesh, cfg.batch_size)
         self._whole = NamedSharding(mesh, PartitionSpec())
         first, rows = self._own_rows(cfg.batch_size)

@@ -97,7 +97,7 @@ class Metrics:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             for name, value in line.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
             self._console.show(line)
         return line
@@ -111,21 +111,23 @@ class Metrics:
         """What was done since the last line, such as sampling, is no part of a step."""
         self._since = time.perf_counter()
 
-    def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float]:
-        """Means over steps; errors by task and by time."""
+    def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float | None]:
+        """Means over steps; errors by task and by time. None is a value that is not finite: JSON has no word for it."""
         scalars = [name for name, value in fetched[0].items() if np.ndim(value) == 0 and name != "finite"]
         line = {name: float(np.mean([one[name] for one in fetched if name in one])) for name in scalars}
         line["not_finite"] = sum(not one["finite"] for one in fetched)
         for task in sorted({one.task for one in work}):
             losses = [one["loss"] for one, its in zip(fetched, work, strict=True) if its.task == task]
             line[f"loss/{task}"] = float(np.mean(losses))
+        if "autoencoder" in (one.task for one in work):  # it knows no times
+            return {name: value if math.isfinite(value) else None for name, value in line.items()}
         errors = np.concatenate([one["error_B"] for one in fetched])
         times = np.concatenate([one["t_B"] for one in fetched])
         bins = np.clip((times * self._cfg.timestep_bins).astype(int), 0, self._cfg.timestep_bins - 1)
         for number in np.unique(bins):
             low, high = number / self._cfg.timestep_bins, (number + 1) / self._cfg.timestep_bins
             line[f"error/t_{low:.2f}-{high:.2f}"] = float(errors[bins == number].mean())
-        return {name: value if math.isfinite(value) else None for name, value in line.items()}  # type: ignore[misc]
+        return {name: value if math.isfinite(value) else None for name, value in line.items()}
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

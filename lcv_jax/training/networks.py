@@ -92,6 +92,26 @@ class Start:
             combined = combine([(started, 1.0)]) if teaches else None
         return Frozen(params=params, adapters=combined, alpha_scale=self._everywhere(scale))
 
+    def frozen_shapes(self) -> Frozen:
+        """Shapes of `frozen()`, with their places; nothing is read."""
+        cfg, adapter, mesh = self.cfg, self.cfg.adapter, self.learner.mesh
+        teaches = "teacher" in cfg.objective.needs
+        if adapter is None and not teaches:
+            return Frozen()
+        network = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, cfg.dtype), self._network_shapes())
+        params = _placed(network, shardings(network, mesh, self.learner.rules, "params"))
+        if adapter is None:
+            return Frozen(params=params)
+        whole = NamedSharding(mesh, PartitionSpec())
+        combined = None
+        if teaches and adapter.start is not None:
+            pairs = self._trained_shapes()
+            combined = jax.eval_shape(lambda pairs: combine([(states.with_scale(pairs, 1.0), 1.0)]), pairs)
+            combined = _placed(combined, jax.tree.map(lambda _: whole, combined))
+        return Frozen(
+            params=params, adapters=combined, alpha_scale=jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+        )
+
     def state(self) -> TrainState:
         """The train state before the first step."""
         make = jax.jit(functools.partial(states.begin, self.cfg), out_shardings=self.places(), donate_argnums=0)
@@ -100,11 +120,7 @@ class Start:
     def shapes(self) -> TrainState:
         """The train state's shapes, with their places: what a checkpoint is restored to."""
         made = jax.eval_shape(functools.partial(states.begin, self.cfg), self._trained_shapes())
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            made,
-            shardings(made, self.learner.mesh, self.learner.rules),
-        )
+        return _placed(made, shardings(made, self.learner.mesh, self.learner.rules))
 
     def places(self) -> TrainState:
         """Where the state lies."""
@@ -115,6 +131,11 @@ class Start:
         if adapter is not None:
             if adapter.start is not None:
                 pairs, _ = states.split_scale(self._adapter(adapter.start))
+                if jax.tree.map(jnp.shape, pairs) != jax.tree.map(jnp.shape, self._trained_shapes()):
+                    raise ValueError(
+                        f"the adapter {adapter.start} is not one of rank {adapter.rank} for every linear layer of the "
+                        "blocks: set adapter.rank to its rank"
+                    )
                 return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pairs)
             key = jax.random.key(cfg.seed)
             return jax.jit(lambda: states.new_adapter(adapter, self._network_shapes(), key))()
@@ -128,8 +149,6 @@ class Start:
         adapter = self.cfg.adapter
         if adapter is None:
             return self._network_shapes()
-        if adapter.start is not None:
-            return jax.eval_shape(lambda: self._trained())
         return jax.eval_shape(lambda: states.new_adapter(adapter, self._network_shapes(), jax.random.key(0)))
 
     def _network_shapes(self) -> Params:
@@ -150,3 +169,7 @@ class Start:
 
     def _everywhere(self, value: Array) -> Array:
         return jax.device_put(value, NamedSharding(self.learner.mesh, PartitionSpec()))
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)

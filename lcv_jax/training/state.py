@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lcv_jax.array_types import Array, Float, Int, Params, UInt32
+from lcv_jax.array_types import Array, Params
 from lcv_jax.models.lora import combine
 from lcv_jax.parallel.sharding import Rules, full_sharding, shardings, zero_2
 from lcv_jax.training.config import AdapterConfig, OptimizerConfig, TrainConfig
@@ -27,14 +27,14 @@ PARTS = ("fsdp", "seq")
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes, and all that a checkpoint holds."""
+    """All that a step changes, and all that a checkpoint holds: arrays, their shapes, or their places."""
 
-    step: Int[Array, ""]
-    """Optimiser steps done, skipped ones included."""
-    skipped: Int[Array, ""]
-    """How many of the last ones in a row were skipped."""
-    key: UInt32[Array, "words"]
-    """Of all random draws, as data; each step folds its number in."""
+    step: Any
+    """Optimiser steps done, skipped ones included: int32."""
+    skipped: Any
+    """How many of the last ones in a row were skipped: int32."""
+    key: Any
+    """Of all random draws, as data, uint32; each step folds its number in."""
     params: Params
     ema: Params | None
     opt_state: Any
@@ -48,8 +48,8 @@ class Frozen:
     """The network's, where an adapter is trained or a teacher asked for."""
     adapters: Params | None = None
     """What the teacher adds to them, as models/lora.py combines it."""
-    alpha_scale: Float[Array, ""] | None = None
-    """Of the adapter that is trained."""
+    alpha_scale: Any = None
+    """Of the adapter that is trained: float32."""
 
 
 def optimizer(cfg: OptimizerConfig) -> optax.GradientTransformation:

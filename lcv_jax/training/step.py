@@ -17,7 +17,7 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.networks import AutoencoderNetworks, Losses, Networks, Velocity
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import Rules, shardings
-from lcv_jax.training.config import Objective, OptimizerConfig
+from lcv_jax.training.config import OptimizerConfig
 from lcv_jax.training.state import Frozen, TrainState, learning_rate, optimizer, variables_of
 
 Measured = dict[str, Array]
@@ -29,7 +29,8 @@ class Learner:
     """What a step is compiled for: a static argument."""
 
     model: LongCatVideo | WanVAE
-    objective: Objective
+    objective: Any
+    """Of lcv_jax/objectives."""
     optimizer: OptimizerConfig
     adapted: bool
     """What is trained is an adapter."""
@@ -46,7 +47,6 @@ class Learner:
         kind: BatchKind,
     ) -> Losses:
         """The objective with its networks bound to these weights."""
-        objective: Any = self.objective
         given = {"num_cond_latents": kind.num_cond_latents}
         if isinstance(self.model, WanVAE):
             apply: Any = self.model.apply
@@ -54,22 +54,27 @@ class Learner:
                 encode=functools.partial(apply, {"params": params}, method="encode"),
                 decode=functools.partial(apply, {"params": params}, method="decode_unclipped"),
             )
-            return objective(networks, batch, key, **given)
+            return self.objective(networks, batch, key, **given)
         teacher = average = None
-        if "teacher" in objective.needs:
+        if "teacher" in self.objective.needs:
             teacher = self._velocity({"params": frozen.params, **_if_any("adapters", frozen.adapters)})
-        if "average" in objective.needs:
+        if "average" in self.objective.needs:
             assert ema is not None
             average = self._velocity(variables_of(ema, frozen, self.adapted))
         student = self._velocity(variables_of(params, frozen, self.adapted))
-        return objective(Networks(student=student, teacher=teacher, average=average), batch, key, **given)
+        return self.objective(Networks(student=student, teacher=teacher, average=average), batch, key, **given)
 
     def _velocity(self, variables: Params) -> Velocity:
         apply: Any = self.model.apply
         return functools.partial(apply, variables)
 
 
-@functools.partial(jax.jit, static_argnames=("learner", "kind"), donate_argnames="state")
+# A gradient has collectives that do not depend on one another. Devices of a CPU share its threads, and may each wait in
+# another one of them for ever, unless all take them in one order.
+IN_ORDER = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "kind"), donate_argnames="state", compiler_options=IN_ORDER)
 def train_step(
     learner: Learner, state: TrainState, frozen: Frozen, batch: dict[str, Array], kind: BatchKind
 ) -> tuple[TrainState, Measured]:
@@ -77,7 +82,7 @@ def train_step(
     cfg = learner.optimizer
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     grads, measured = _gradients(learner, state, frozen, batch, key, kind)
-    measured["grad_norm"] = norm = optax.global_norm(grads)
+    measured["grad_norm"] = norm = optax.tree.norm(grads)
     measured["learning_rate"] = jnp.asarray(learning_rate(cfg)(state.step), jnp.float32)
     finite = measured["finite"] = jnp.isfinite(measured["loss"]) & jnp.isfinite(norm)
 

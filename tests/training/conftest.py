@@ -1,0 +1,73 @@
+"""A run of four steps on encoded noise, small enough to train many times."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.training.config import CheckpointsConfig, LoggingConfig, OptimizerConfig, TrainConfig
+
+
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory, tiny_checkpoint):
+    """Sixteen clips of 5 frames, 32 x 32, written as videos and encoded by the command that users run."""
+    from lcv_jax.data import encode
+    from lcv_jax.data.media_writer import VideoWriter
+
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for number in range(16):
+        frames = np.full((5, 32, 32, 3), 16 * number, np.uint8)
+        frames[:, :, 4 * (number % 8) :] //= 2
+        with VideoWriter(folder / f"{number}.mp4", fps=8, height=32, width=32, crf=4) as writer:
+            writer.write(frames)
+        lines.append(json.dumps({"id": str(number), "path": f"{number}.mp4", "caption": f"clip {number}"}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    encode.main(
+        [
+            str(folder / "manifest.jsonl"),
+            str(tiny_checkpoint),
+            str(folder / "encoded"),
+            "--sizes",
+            "5,32,32",
+            "--fps",
+            "8",
+        ]
+    )
+    return folder / "encoded"
+
+
+@pytest.fixture
+def config(encoded, tiny_checkpoint, tmp_path):
+    """config(**fields): a run in tmp_path/run with these fields changed."""
+
+    def make(**fields):
+        cfg = TrainConfig(
+            run=tmp_path / "run",
+            checkpoint=tiny_checkpoint,
+            objective=FlowMatching(),
+            data=DataConfig(path=encoded, max_sequence_length=16, tasks=TaskShares(t2v=1.0, i2v=1.0), prefetch=1),
+            steps=4,
+            batch_size=8,
+            dtype="float32",
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.5),
+            checkpoints=CheckpointsConfig(every=2),
+            logging=LoggingConfig(every=1),
+        )
+        return dataclasses.replace(cfg, **fields)
+
+    return make
+
+
+@pytest.fixture
+def lines_of():
+    """lines_of(run): what its metrics.jsonl says."""
+
+    def read(run: Path) -> list[dict]:
+        return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    return read

@@ -1,0 +1,368 @@
+"""The command line: runs that go on, runs that are killed, and what users get wrong."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lcv_jax import train
+from lcv_jax.checkpoint import store
+from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.objectives.cfg_distillation import CFGDistillation
+from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.pipeline import load_pipeline
+from lcv_jax.training.config import (
+    AdapterConfig,
+    CheckpointsConfig,
+    DevicesConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    SamplesConfig,
+)
+from lcv_jax.training.folder import locked
+
+ROOT = Path(__file__).parent.parent.parent
+ONE = DevicesConfig(data=1)
+RUN_ALWAYS_THE_SAME = ("loss", "grad_norm", "learning_rate", "error/t_0.50-0.75")
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Runs in this process use the first CPU device unless they say how many."""
+    make_mesh = train.make_mesh
+    monkeypatch.setattr(
+        train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[: abs(data) * fsdp * seq])
+    )
+
+
+def weights_of(run):
+    return store.load_component(run / "weights", "dit")[1]
+
+
+def assert_same_weights(one, other):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
+
+
+def told(lines):
+    return [{name: line[name] for name in line if name in ("step", *RUN_ALWAYS_THE_SAME)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(encoded, tiny_checkpoint, tmp_path_factory):
+    """A run of four steps that nobody disturbed."""
+    from lcv_jax.objectives.flow_matching import FlowMatching
+    from lcv_jax.training.config import TrainConfig
+
+    cfg = TrainConfig(
+        run=tmp_path_factory.mktemp("whole") / "run",
+        checkpoint=tiny_checkpoint,
+        objective=FlowMatching(),
+        data=DataConfig(path=encoded, max_sequence_length=16, tasks=TaskShares(t2v=1.0, i2v=1.0), prefetch=1),
+        steps=4,
+        batch_size=8,
+        dtype="float32",
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.5),
+        checkpoints=CheckpointsConfig(every=2),
+        logging=LoggingConfig(every=1),
+        samples=SamplesConfig(every=2, prompts=("clip 1", "clip 2"), num_frames=5, size=(32, 32), num_steps=2),
+        devices=ONE,
+    )
+    patch = pytest.MonkeyPatch()
+    make_mesh = train.make_mesh
+    patch.setattr(train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[:1]))
+    train.train(cfg)
+    patch.undo()
+    return cfg
+
+
+def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_of):
+    lines = lines_of(whole.run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second", "data_wait"} <= set(lines[0])
+    assert {name for line in lines for name in line if name.startswith("loss/")} == {"loss/t2v", "loss/i2v"}
+    assert [line["learning_rate"] for line in lines] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+    assert sorted(path.name for path in (whole.run / "samples").iterdir()) == ["00000002.png", "00000004.png"]
+    assert list((whole.run / "tensorboard").iterdir())
+    video = load_pipeline(whole.run / "weights").text_to_video(
+        "clip 1", height=32, width=32, num_frames=5, num_steps=2, max_sequence_length=16
+    )
+    assert video.shape == (1, 5, 32, 32, 3)
+    provenance = store.read_provenance(whole.run / "weights")
+    assert provenance["training"][-1]["steps"] == 4
+    assert provenance["training"][-1]["config"]["objective"]["kind"] == "FlowMatching"
+    # What was not trained is the same file.
+    a, b = (
+        next((folder / "vae" / "params").rglob("zarr.json")) for folder in (whole.checkpoint, whole.run / "weights")
+    )
+    assert os.path.samefile(a, b)
+
+
+def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_path, lines_of):
+    cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2)
+    train.train(cfg)
+    assert (cfg.run / "weights").is_dir()
+    # Longer than it was begun for: its weights of before are not those of the end.
+    shutil.rmtree(cfg.run / "weights")
+    train.train(dataclasses.replace(cfg, steps=4))
+    assert told(lines_of(cfg.run)) == told(lines_of(whole.run))
+    assert_same_weights(weights_of(cfg.run), weights_of(whole.run))
+
+
+def test_a_run_goes_on_on_another_mesh(whole, tmp_path, lines_of):
+    cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
+    train.train(cfg)
+    shutil.rmtree(cfg.run / "weights")
+    train.train(dataclasses.replace(cfg, steps=4, devices=DevicesConfig(data=1, fsdp=2, sharding="full")))
+    losses = [[line["loss"] for line in lines_of(run)] for run in (cfg.run, whole.run)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_sigkill_at_any_moment_loses_nothing(whole, tmp_path):
+    """Killed again and again, while it computes or saves, a run ends with the weights of one that was left alone."""
+    cfg = dataclasses.replace(
+        whole, run=tmp_path / "run", checkpoints=CheckpointsConfig(every=1), samples=SamplesConfig()
+    )
+    config = _write_config(tmp_path / "config.py", cfg)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    command = [sys.executable, "-m", "lcv_jax.train", str(config)]
+    for kills in (1, 2):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        _wait_for(lambda: _saved(tmp_path / "run", partial=True) >= kills or process.poll() is not None)  # noqa: B023
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(weights_of(tmp_path / "run"), weights_of(whole.run))
+
+
+def _write_config(path, cfg):
+    """A file whose get_config() returns a config."""
+    modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
+    imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
+    path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
+    return path
+
+
+def _source(value):
+    """A config as the expression that makes it."""
+    if isinstance(value, Path):
+        return f"Path({str(value)!r})"
+    if dataclasses.is_dataclass(value):
+        fields = ", ".join(f"{f.name}={_source(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.init)
+        return f"{type(value).__name__}({fields})"
+    return repr(value)
+
+
+def _saved(run, *, partial):
+    """Checkpoints, those that are being written counted or not."""
+    folder = run / "checkpoints"
+    return sum(partial or path.name.isdigit() for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _wait_for(condition, seconds=180):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_the_command_succeeds(config, monkeypatch, capsys):
+    cfg = config(steps=50, devices=ONE, checkpoints=CheckpointsConfig(every=40))
+    step = train.train_step
+
+    def third_is_interrupted(*arguments):
+        if int(arguments[1].step) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "train_step", third_is_interrupted)
+    train.train(cfg)
+    assert "saved at step 3" in capsys.readouterr().err
+    assert [path.name for path in (cfg.run / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
+    assert not (cfg.run / "weights").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(config, lines_of):
+    cfg = config(optimizer=OptimizerConfig(learning_rate=1e30, max_skipped=1), devices=ONE, steps=20)
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+: loss nan.*2 in a row.*max-skipped"):
+        train.train(cfg)
+    assert any(line["not_finite"] for line in lines_of(cfg.run))
+
+
+def test_adapters_train_export_and_teach(config, tmp_path):
+    """CFG distillation, then consistency distillation on its adapter."""
+    data = dataclasses.replace(config().data, caption_dropout=0.0)
+    small = AdapterConfig(name="cfg_step_lora", rank=4, alpha=2.0)
+    cfg = config(objective=CFGDistillation(shift=3.0), adapter=small, devices=ONE, data=data, steps=2)
+    train.train(cfg)
+    assert "cfg_step_lora" in store.list_adapters(cfg.run / "weights")
+    video = load_pipeline(cfg.run / "weights").text_to_video(
+        "clip", height=32, width=32, num_frames=5, distilled=True, num_steps=2, max_sequence_length=16
+    )
+    assert np.isfinite(video).all()
+    after = dataclasses.replace(
+        cfg,
+        run=tmp_path / "after",
+        checkpoint=cfg.run / "weights",
+        objective=ConsistencyDistillation(num_steps=4, shift=3.0),
+        adapter=dataclasses.replace(small, start="cfg_step_lora"),
+    )
+    train.train(after)
+    config_ = store.load_config(after.run / "weights", "dit")
+    before, now = (store.load_adapter(run / "weights", "cfg_step_lora", config_) for run in (cfg.run, after.run))
+    up = [tree["blocks"]["attn"]["qkv"] for tree in (before, now)]
+    assert up[0]["alpha_scale"].tolist() == up[1]["alpha_scale"].tolist() == [0.5, 0.5]
+    assert not np.array_equal(up[0]["up"], up[1]["up"])
+
+
+def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, monkeypatch):
+    monkeypatch.setattr(train, "STATISTICS_BATCHES", 2)
+    data = DataConfig(path=encoded.parent / "manifest.jsonl", mode="autoencoder", sizes=((5, 16, 16),), fps=8.0)
+    samples = SamplesConfig(every=2, prompts=("",), num_frames=5, size=(16, 16))
+    cfg = config(objective=Autoencoder(), data=data, steps=2, devices=ONE, samples=samples)
+    train.train(cfg)
+    before, after = (store.load_config(folder, "vae") for folder in (cfg.checkpoint, cfg.run / "weights"))
+    assert before.latents_mean != after.latents_mean
+    assert min(after.latents_std) > 0
+    assert (cfg.run / "samples" / "00000002.png").is_file()
+    load_pipeline(cfg.run / "weights").params("vae")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"seed": 7, "optimizer": {"learning_rate": 0.1}},
+            "optimizer.learning_rate was 0.001, is 0.1; seed was 0, is 7",
+        ),
+    ],
+)
+def test_another_config_is_refused_and_what_differs_is_named(whole, tmp_path, changed, message):
+    cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=1, samples=SamplesConfig())
+    train.train(cfg)
+    changed = {
+        name: dataclasses.replace(getattr(cfg, name), **value) if isinstance(value, dict) else value
+        for name, value in changed.items()
+    }
+    with pytest.raises(ValueError, match="was begun with another config") as raised:
+        train.train(dataclasses.replace(cfg, **changed))
+    assert message in str(raised.value)
+
+
+def test_a_run_in_use_is_refused(config):
+    cfg = config(devices=ONE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"""
+import pathlib, sys, time
+from lcv_jax.training.folder import locked
+with locked(pathlib.Path({str(cfg.run)!r})):
+    print("held", flush=True); time.sleep(60)
+"""],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    with contextlib.closing(holder.stdout):
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=f"in use by process {holder.pid} on .*choose another --run"),
+            locked(cfg.run),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with locked(cfg.run):  # a dead process holds nothing
+        pass
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
+    """Files may not grow beyond a limit that the first checkpoint keeps and later ones do not."""
+    cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
+    train.train(cfg)
+    shutil.rmtree(cfg.run / "weights")
+    program = f"""
+import dataclasses, resource, signal, pathlib
+from lcv_jax import train
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.training import folder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save = folder.Checkpoints.save
+def full(self, *arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+    return save(self, *arguments)
+folder.Checkpoints.save = full
+train.main([{str(tmp_path / "config.py")!r}, "--steps", "4"])
+"""
+    _write_config(tmp_path / "config.py", cfg)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written, the last good one is of step 2: make room and run again" in done.stderr
+    assert "Traceback" not in done.stderr
+    train.train(dataclasses.replace(cfg, steps=4))
+    assert_same_weights(weights_of(cfg.run), weights_of(whole.run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no config was given; usage: python -m lcv_jax.train CONFIG.py"),
+        (["nothing.py"], "no such file: nothing.py"),
+        (["empty.py"], "empty.py must define get_config()"),
+        (["small.py", "--checkpoint", "nowhere"], "nowhere is no folder"),
+        (["small.py", "--data.path", "nowhere"], "nowhere"),
+        (["small.py", "--devices.data", "3"], "the mesh data=3"),
+    ],
+)
+def test_mistakes_are_one_line(config, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "make_mesh", lambda *shape: make_mesh(*shape, jax.devices()[:2]))
+    Path("empty.py").write_text("")
+    _write_config(Path("small.py"), config())
+    with pytest.raises(SystemExit) as raised:
+        train.main(arguments)
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimzer.learning-rate", "1"], "--optimizer.learning-rate"),
+        (["--steps", "0"], "steps and batch_size must be at least 1, got 0"),
+        (["--batch-size", "7", "--optimizer.accumulation", "2"], "7 is not divisible by optimizer.accumulation 2"),
+    ],
+)
+def test_wrong_flags_are_told_with_the_right_ones(config, tmp_path, capsys, arguments, message):
+    _write_config(tmp_path / "small.py", config())
+    with pytest.raises(SystemExit) as raised:
+        train.main([str(tmp_path / "small.py"), *arguments])
+    assert raised.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_metrics_of_steps_that_were_lost_go(whole, tmp_path, lines_of):
+    from lcv_jax.training.metrics import Metrics
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": n}) + "\n" for n in range(1, 6)) + '{"step": 6, "lo')
+    with Metrics(run, LoggingConfig(), first_step=3, last_step=9, peak_flops=None):
+        pass
+    assert [line["step"] for line in lines_of(run)] == [1, 2, 3]
