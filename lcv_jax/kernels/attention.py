@@ -18,7 +18,7 @@ from lcv_jax.kernels import block_patterns
 from lcv_jax.kernels.block_order import Shape3D, block_order
 from lcv_jax.kernels.block_patterns import BlockPattern
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks, selection_of_mask
-from lcv_jax.kernels.implementations import attend, choose, selects_by
+from lcv_jax.kernels.implementations import CHEAP_RESIDUALS, RESIDUALS, attend, choose, selects_by
 
 
 def attention(
@@ -27,17 +27,21 @@ def attention(
     v_BMNK: Float[Array, "B M N K"],
     *,
     key_mask_BM: Bool[Array, "B M"] | None = None,
+    cheap: bool = False,
     implementation: str = "auto",
 ) -> Float[Array, "B S N K"]:
     """Dense attention of any length, in memory linear in the number of tokens.
 
     Args:
         key_mask_BM: keys that may be attended to; None is all. A row of False gives zeros.
+        cheap: there are so few keys that rematerialisation had better compute it again than keep the result.
 
     Raises:
         NotImplementedError: the implementation is not there or cannot take these arrays.
     """
-    return attention_with_lse(q_BSNK, k_BMNK, v_BMNK, key_mask_BM=key_mask_BM, implementation=implementation)[0]
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
+    residuals = CHEAP_RESIDUALS if cheap else RESIDUALS
+    return attend(named, q_BSNK.shape[1], k_BMNK.shape[1], residuals, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)[0]
 
 
 def attention_with_lse(
@@ -50,7 +54,7 @@ def attention_with_lse(
 ) -> tuple[Float[Array, "B S N K"], Float[Array, "B N S"]]:
     """`attention`, and the float32 log-sum-exp of its scores, by which attention to several sets of keys is merged."""
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
-    return attend(named, q_BSNK.shape[1], k_BMNK.shape[1], q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
+    return attend(named, q_BSNK.shape[1], k_BMNK.shape[1], RESIDUALS, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
 
 
 def block_sparse_attention(
@@ -131,7 +135,7 @@ def ordered_block_sparse_attention(
             cdf_threshold=cdf_threshold,
             implementation=selects_by(named),
         )
-    return attend(named, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, None)[0]
+    return attend(named, block_q, block_k, RESIDUALS, q_BSNK, k_BMNK, v_BMNK, selection, None)[0]
 
 
 def selected_attention_with_lse(
@@ -152,7 +156,7 @@ def selected_attention_with_lse(
     """
     check_blocks(q_BSNK, k_BMNK, block_q, block_k)
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
-    return attend(named, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, None)
+    return attend(named, block_q, block_k, RESIDUALS, q_BSNK, k_BMNK, v_BMNK, selection, None)
 
 
 def check_one_way_to_select(sparsity: float | None, cdf_threshold: float | None, block_mask: object) -> None:

@@ -27,6 +27,8 @@ IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_tri
 
 RESIDUALS = "attention"
 """Name of the output and log-sum-exp that the backward pass starts from, for `jax.checkpoint_policies`."""
+CHEAP_RESIDUALS = "cheap attention"
+"""Likewise where there are few keys: computing them again costs less than the memory that they take."""
 
 KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 MAX_KERNEL_WIDTH = 256
@@ -79,11 +81,12 @@ def _why_not(
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def attend(
     implementation: str,
     block_q: int,
     block_k: int,
+    residuals: str,
     q_BSNK: Array,
     k_BMNK: Array,
     v_BMNK: Array,
@@ -94,6 +97,7 @@ def attend(
 
     Args:
         implementation: what `choose` gave.
+        residuals: RESIDUALS or CHEAP_RESIDUALS, the name of what the backward pass starts from.
         selection: None is dense, with `block_q` and `block_k` the lengths.
         key_mask_BM: of dense attention.
     """
@@ -164,19 +168,21 @@ def backward(
     )
 
 
-def _attend_forward(implementation: str, block_q: int, block_k: int, *primals) -> tuple:
+def _attend_forward(implementation: str, block_q: int, block_k: int, name: str, *primals) -> tuple:
     # With symbolic zeros asked for, every array comes with whether it is perturbed.
     given = jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda x: hasattr(x, "perturbed"))
-    out, lse = keep(*forward(implementation, block_q, block_k, *given))
+    out, lse = keep(*forward(implementation, block_q, block_k, *given), name)
     return (out, lse), (*given, out, lse)
 
 
-def keep(out_BSNK: Array, lse_BNS: Array) -> tuple[Array, Array]:
+def keep(out_BSNK: Array, lse_BNS: Array, name: str = RESIDUALS) -> tuple[Array, Array]:
     """The same, under the name by which a rematerialisation policy can keep them: then the forward runs once."""
-    return checkpoint_name(out_BSNK, RESIDUALS), checkpoint_name(lse_BNS, RESIDUALS)
+    return checkpoint_name(out_BSNK, name), checkpoint_name(lse_BNS, name)
 
 
-def _attend_backward(implementation: str, block_q: int, block_k: int, residuals: tuple, gradients: tuple) -> tuple:
+def _attend_backward(
+    implementation: str, block_q: int, block_k: int, name: str, residuals: tuple, gradients: tuple
+) -> tuple:
     # What nothing depends on comes as a symbolic zero, and costs nothing.
     d_out, d_lse = (None if isinstance(x, jax.custom_derivatives.SymbolicZero) else x for x in gradients)
     if d_out is None:

@@ -18,6 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
 from lcv_jax.config import BlockSparseConfig, DiTConfig
@@ -31,6 +32,10 @@ from lcv_jax.parallel.sharding import constrain_tokens
 
 Cache = dict[str, Float[Array, "P Bcache M N K"]]
 """Keys, before RoPE, and values of the condition tokens in every layer: {"k": ..., "v": ...}."""
+
+
+BLOCK_INPUT = "block input"
+"""Name of the tokens that a block starts from, for `jax.checkpoint_policies`."""
 
 
 @flax.struct.dataclass
@@ -107,7 +112,7 @@ class Block(nn.Module):
     def __call__(
         self, x_BSD: Float[Array, "B S D"], cache: LayerCache | None, given: BlockInputs
     ) -> tuple[Float[Array, "B S D"], LayerCache | None]:
-        x_BSD = constrain_tokens(x_BSD)
+        x_BSD = checkpoint_name(constrain_tokens(x_BSD), BLOCK_INPUT)
         D, order, num_condition = x_BSD.shape[-1], given.order, given.plan.num_condition
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulation = Linear(6 * D, dtype=jnp.float32, param_dtype=self.param_dtype, name="adaLN_modulation_1")
@@ -198,13 +203,13 @@ REMAT: dict[str, Any] = {
     "attention": jax.checkpoint_policies.save_only_these_names(RESIDUALS),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[RESIDUALS],
+        names_which_can_be_offloaded=[BLOCK_INPUT, RESIDUALS],
         offload_src="device",
         offload_dst="pinned_host",
     ),
     "none": None,
 }
-"""What is kept for the backward pass besides the input of each block."""
+"""What is kept for the backward pass besides the input of each block, which "offload" keeps in the host's memory too."""
 
 
 class LongCatVideo(nn.Module):
@@ -216,8 +221,8 @@ class LongCatVideo(nn.Module):
         param_dtype: of the parameters that `init` makes.
         implementation: of attention, see kernels/attention.py.
         context: how attention is split over the devices of a mesh, where `jax.set_mesh` set one.
-        remat: what a backward pass computes again, one of `REMAT`: all of each block; all but attention, the costliest;
-            the same, with what is kept in the host's memory; or nothing.
+        remat: what a backward pass computes again, one of `REMAT`: all of each block; all but self-attention, the
+            costliest; the same, with what is kept in the host's memory; or nothing.
     """
 
     cfg: DiTConfig

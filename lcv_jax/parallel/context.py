@@ -101,7 +101,7 @@ class ContextParallel:
             ValueError: the mesh has no such axis.
             NotImplementedError: the implementation is not there or cannot take these arrays.
         """
-        attend = functools.partial(kernels.attention, implementation=implementation)
+        attend = functools.partial(kernels.attention, cheap=True, implementation=implementation)
         mesh = self._mesh()
         if mesh is None:
             return attend(q_BSNK, k_BMNK, v_BMNK, key_mask_BM=key_mask_BM)
