@@ -106,8 +106,10 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Reading:
     """
     if len(frames_THWC) == 0 or min(frames_THWC.shape[1:3]) < 8 or not fps > 0:
         raise ValueError(f"reading needs frames of at least 8 x 8 and fps above 0, got {frames_THWC.shape} and {fps}")
-    pixels_THWC = frames_THWC.astype(np.float32)
-    luma_THW = pixels_THWC.mean(axis=-1)
+    # Channels apart in memory: most of what follows takes one at a time.
+    pixels_THWC = np.moveaxis(np.moveaxis(frames_THWC, -1, 0).astype(np.float32, order="C"), 0, -1)
+    red, green, blue = (pixels_THWC[..., channel] for channel in range(3))
+    luma_THW = (red + green + blue) / 3
     smooth_THW = _box(luma_THW)
     labels_THW = _labels(pixels_THWC)
     colour_scores, alpha_THW = _object(pixels_THWC, labels_THW)
@@ -134,7 +136,6 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Reading:
     gradient_y, gradient_x = np.diff(luma_THW, axis=1)[:, :, :-1], np.diff(luma_THW, axis=2)[:, :-1]
     inner = luma_THW[:, 1:-1, 1:-1]
     around = luma_THW[:, :-2, 1:-1] + luma_THW[:, 2:, 1:-1] + luma_THW[:, 1:-1, :-2] + luma_THW[:, 1:-1, 2:]
-    red, green, blue = pixels_THWC.mean(axis=(0, 1, 2)).tolist()
     return Reading(
         scores=scores,
         visible=float(track.seen_T.mean()),
@@ -145,8 +146,8 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Reading:
         laplacian=float(np.sqrt(np.mean((around - 4 * inner) ** 2))),
         flicker=flicker,
         motion_energy=float(np.abs(np.diff(pixels_THWC, axis=0)).mean()) if len(frames_THWC) > 1 else 0.0,
-        saturation=float(np.ptp(pixels_THWC, axis=-1).mean()),
-        mean_colour=(red, green, blue),
+        saturation=float((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).mean()),
+        mean_colour=(float(red.mean()), float(green.mean()), float(blue.mean())),
     )
 
 
@@ -177,7 +178,22 @@ def _labels(pixels_THWC: np.ndarray) -> np.ndarray:
     """The nearest colour of the palette."""
     palette = _palette()
     half_squares = (palette**2).sum(axis=1) / 2
-    return np.argmax(pixels_THWC @ palette.T - half_squares, axis=-1)
+    # Colour by colour: a matrix product this thin goes slower over several threads.
+    nearest = np.full(pixels_THWC.shape[:-1], -np.inf, np.float32)
+    labels = np.zeros(pixels_THWC.shape[:-1], np.int64)
+    for number, (colour, half_square) in enumerate(zip(palette, half_squares, strict=True)):
+        near = _along(pixels_THWC, colour) - half_square
+        labels[near > nearest] = number
+        np.maximum(near, nearest, out=nearest)
+    return labels
+
+
+def _along(pixels_THWC: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The dot product of every pixel with a direction in the space of colours."""
+    along = pixels_THWC[..., 0] * direction[0]
+    along += pixels_THWC[..., 1] * direction[1]
+    along += pixels_THWC[..., 2] * direction[2]
+    return along
 
 
 def _object(pixels_THWC: np.ndarray, labels_THW: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -195,7 +211,8 @@ def _object(pixels_THWC: np.ndarray, labels_THW: np.ndarray) -> tuple[dict[str, 
     back = labels_THW >= len(names)
     ground = pixels_THWC[back].mean(axis=0) if back.any() else np.full(3, 128, np.float32)
     towards = seen - ground
-    along = (pixels_THWC - ground) @ (towards / (towards @ towards))
+    direction = towards / (towards**2).sum()
+    along = _along(pixels_THWC, direction) - (ground * direction).sum()
     # The textures' two tones differ along this axis too, by up to 0.2.
     return _scaled(scores, float(share)), np.clip((along - 0.25) / 0.5, 0, 1)
 
@@ -333,7 +350,7 @@ def _background_motion(smooth_THW: np.ndarray, back_THW: np.ndarray) -> tuple[fl
     if len(along) == 0:
         return 0.0, 0.0
     # Where nothing has an edge, nothing can be seen to move.
-    shift = -float((along @ change) / (along @ along + 4.0 * len(along)))
+    shift = -float((along * change).sum() / ((along * along).sum() + 4.0 * len(along)))
     return shift, float(np.abs(change + shift * along).mean())
 
 
@@ -358,7 +375,7 @@ def _texture_scores(smooth_THW: np.ndarray, back_THW: np.ndarray) -> Mapping[str
     inner = back_THW[:, 1:-1, 1:-1]
     gx = (smooth_THW[:, 1:-1, 2:] - smooth_THW[:, 1:-1, :-2])[inner]
     gy = (smooth_THW[:, 2:, 1:-1] - smooth_THW[:, :-2, 1:-1])[inner]
-    slanted = 2 * abs(float(gx @ gy)) / max(float(gx @ gx + gy @ gy), 1e-6)
+    slanted = 2 * abs(float((gx * gy).sum())) / max(float((gx * gx + gy * gy).sum()), 1e-6)
     stripes = float(np.clip((slanted - 0.35) / 0.3, 0, 1))
     light = float((values.mean() - low) / max(high - low, 1e-6))
     dots = float(np.clip((light - 0.56) / 0.1, 0, 1))

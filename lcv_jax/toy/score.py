@@ -9,6 +9,7 @@ clips of the same scenes, encoded and decoded by its autoencoder: no sampler cou
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -347,9 +348,19 @@ def score_long(model: Model, scenes: Sequence[Scene]) -> Report:
         measured[f"{way}_most_drift"] = average(max(drift) for drift in drifts)
         within = [max(drift) <= 3 for drift in drifts]
         measured[f"{way}_within_3"] = Share(hits=sum(within), total=len(within))
+    # A panning camera alone moves parts of the texture in and out of the frame.
+    new = asked.num_frames - asked.num_cond_frames
+    edges = [0, *range(asked.num_frames, asked.num_frames + new * asked.num_segments, new)]
+    true: dict[str, list[float]] = {"last": [], "most": []}
+    for scene in scenes:
+        video = render(scene, asked.height, asked.width, edges[-1], asked.fps)
+        drift = colour_drift([video[first:last] for first, last in itertools.pairwise(edges)][: asked.num_segments])
+        true["last"].append(drift[-1])
+        true["most"].append(max(drift))
+    truly = {f"continued_{name}_drift": average(values) for name, values in true.items()}
     lines = {f"{way}_drift": np.mean(drifts, axis=0).tolist() for way, drifts in curves.items()}
     lines |= {f"{way}_sharpness": np.mean(each, axis=0).tolist() for way, each in sharp.items()}
-    return Report(measured=measured, curves=lines, clips=clips)
+    return Report(measured=measured, true=truly, curves=lines, clips=clips)
 
 
 def score_refine(model: Model, scenes: Sequence[Scene]) -> Report:
