@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from lcv_jax import train
+from lcv_jax import export, train
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.objectives.autoencoder import Autoencoder
@@ -107,6 +107,17 @@ def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_
         next((folder / "vae" / "params").rglob("zarr.json")) for folder in (whole.checkpoint, whole.run / "weights")
     )
     assert os.path.samefile(a, b)
+
+
+def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path):
+    """A checkpoint of the run as a folder; that in the published layout; and that converted again."""
+    _write_config(tmp_path / "config.py", whole)
+    export.main([str(tmp_path / "config.py"), str(tmp_path / "halfway")])
+    assert_same_weights(store.load_component(tmp_path / "halfway", "dit")[1], weights_of(whole.run))
+    for arguments in ([whole.run / "weights", "published", "--to-torch"], ["published", "back"]):
+        convert = [sys.executable, str(ROOT / "convert_torch_weights.py"), *map(str, arguments)]
+        subprocess.run(convert, cwd=tmp_path, check=True, capture_output=True)
+    assert_same_weights(store.load_component(tmp_path / "back", "dit")[1], weights_of(whole.run))
 
 
 def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_path, lines_of):

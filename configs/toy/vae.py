@@ -1,0 +1,34 @@
+"""Toy stage 1: a small Wan-type autoencoder of the procedural world, from random weights.
+
+Hardware: a laptop's CPU (2 cores). Before it:
+
+    python -m lcv_jax.toy.make outputs/toy/clips --num-clips 2500
+    python -m lcv_jax.toy.start outputs/toy/start
+
+    python -m lcv_jax.train configs/toy/vae.py
+"""
+
+from pathlib import Path
+
+from lcv_jax.data.config import DataConfig
+from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.training.config import CheckpointsConfig, LoggingConfig, OptimizerConfig, SamplesConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """Crops of half the clips' sides: a convolution does not know where it is."""
+    return TrainConfig(
+        run=Path("outputs/toy/vae"),
+        checkpoint=Path("outputs/toy/start"),
+        objective=Autoencoder(),
+        data=DataConfig(
+            path=Path("outputs/toy/clips/manifest.jsonl"), mode="autoencoder", sizes=((5, 32, 32),), fps=8.0
+        ),
+        steps=1500,
+        batch_size=16,
+        dtype="float32",
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, b2=0.95, weight_decay=0.0, ema_decay=0.99),
+        checkpoints=CheckpointsConfig(every=250),
+        logging=LoggingConfig(every=25),
+        samples=SamplesConfig(every=500, prompts=("",) * 4, num_frames=5, size=(32, 32)),
+    )

@@ -1,0 +1,78 @@
+"""A run's last checkpoint as a folder to generate from: `python -m lcv_jax.export CONFIG.py DEST ...`.
+
+    python -m lcv_jax.export configs/toy/pretrain_1.py outputs/halfway --dtype bfloat16
+    python convert_torch_weights.py outputs/halfway outputs/published --to-torch
+
+A run that is done has such a folder already, RUN/weights, in float32. The second command turns one into the published
+layout, adapters into the published adapter format.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from lcv_jax.checkpoint import store
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.train import read_config
+from lcv_jax.training import networks
+from lcv_jax.training.folder import Checkpoints, check_config
+from lcv_jax.training.weights import save_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the average of the weights of a run's last checkpoint, with all else that generation needs."""
+
+    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.py")]
+    """The config that the run was begun with."""
+    dest: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+    """The folder to write: it must not exist, or be empty."""
+    run: Path | None = None
+    """The run's folder, where it is not the config's."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the trained weights are written as."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    chosen = tyro.cli(Export, args=arguments, prog="python -m lcv_jax.export")
+    try:
+        export(chosen)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def export(chosen: Export) -> None:
+    """Writes the folder.
+
+    Raises:
+        ValueError: no run of this config, one without a checkpoint, or an autoencoder's, whose latents are measured
+            when it is done.
+    """
+    cfg = read_config(str(chosen.config))
+    cfg = dataclasses.replace(cfg, run=chosen.run or cfg.run)
+    if not cfg.run.is_dir():
+        raise ValueError(f"{cfg.run} is no run: give the folder that train.py wrote, with --run")
+    check_config(cfg)
+    if cfg.network == "vae":
+        raise ValueError("an autoencoder is exported when it is done: its latents have to be measured on data")
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
+        if checkpoints.latest is None:
+            raise ValueError(f"{cfg.run} has no checkpoint yet")
+        start = networks.Start(cfg, networks.learner_of(cfg, store.load_config(cfg.checkpoint, "dit"), mesh))
+        state, _ = checkpoints.restore(start.shapes())
+        save_weights(cfg, chosen.dest, state, start.frozen(), dtype=chosen.dtype)
+    print(f"wrote {chosen.dest}: step {int(state.step)} of {cfg.steps}")
+
+
+if __name__ == "__main__":
+    main()
