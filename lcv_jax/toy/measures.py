@@ -27,7 +27,8 @@ def wilson_interval(hits: int, total: int, z: float = Z95) -> tuple[float, float
     share, spread = hits / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put the share itself outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def seam_jump(video_THWC: UInt8[np.ndarray, "T H W 3"], seam: int) -> float:
     return float((change_T[seam - 1] + 0.1) / ((np.median(others) if len(others) else 0.0) + 0.1))
 
 
-def colour_drift(segments: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> list[float]:
+def colour_drift(segments: Sequence[UInt8[np.ndarray, "_ H W 3"]]) -> list[float]:
     """How far each segment's mean colour is from the first's, in percent of it, in the channel where it is farthest."""
     means = [segment.reshape(-1, 3).mean(axis=0) for segment in segments]
     return [float(100 * np.abs(mean / np.maximum(means[0], 1.0) - 1).max()) for mean in means]

@@ -94,7 +94,7 @@ def follows(reading: Reading, asked: Asked) -> dict[str, bool]:
     return {name: reading.best(name) == value for name, value in wanted.items() if value is not None}
 
 
-def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Reading:
+def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Reading:
     """Reads a clip; an image is a clip of one frame.
 
     Args:
@@ -283,7 +283,7 @@ def _shape_scores(alpha_THW: np.ndarray, track: _Track) -> dict[str, float]:
     return _scaled(_softmax(SHAPES, best / _SHAPE_SPREAD), likeness)
 
 
-def _slope(values_T: np.ndarray, seen_T: np.ndarray, fps: float) -> float:
+def _slope(values_T: np.ndarray, seen_T: np.ndarray, fps: float | int) -> float:
     """Change a second over the frames with an object, by least squares."""
     frames = np.flatnonzero(seen_T)
     if len(frames) < 3:
@@ -291,7 +291,7 @@ def _slope(values_T: np.ndarray, seen_T: np.ndarray, fps: float) -> float:
     return float(np.polyfit(frames / fps, values_T[frames], 1)[0])
 
 
-def _rates(alpha_THW: np.ndarray, track: _Track, shape: str, fps: float) -> dict[str, float]:
+def _rates(alpha_THW: np.ndarray, track: _Track, shape: str, fps: float | int) -> dict[str, float]:
     size_T = np.log(np.maximum(track.area_T, 1e-6)) / 2
     return {
         "x": _slope(track.x_T / track.side, track.seen_T, fps),
@@ -301,7 +301,7 @@ def _rates(alpha_THW: np.ndarray, track: _Track, shape: str, fps: float) -> dict
     }
 
 
-def _turning(alpha_THW: np.ndarray, track: _Track, order: int | None, fps: float) -> float:
+def _turning(alpha_THW: np.ndarray, track: _Track, order: int | None, fps: float | int) -> float:
     """Radians a second, from the phase of the shape's n-fold symmetry."""
     frames = np.flatnonzero(track.seen_T)
     if order is None or len(frames) < 3:

@@ -246,7 +246,7 @@ def _draw(arguments: Arguments, scene: Scene) -> Clip:
     return render(scene, arguments.height, arguments.width, arguments.num_frames, arguments.fps)
 
 
-def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float) -> dict[str, Share | Average]:
+def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) -> dict[str, Share | Average]:
     readings = [read_clip(clip, fps) for clip in clips]
     return {**caption_shares(readings, [parse(prompt) for prompt in prompts]), **quality(readings)}
 

@@ -8,7 +8,7 @@ from lcv_jax.array_types import UInt8
 
 
 def rows_of_clips(
-    clips: Sequence[UInt8[np.ndarray, "T H W 3"]], num_frames: int = 6, scale: int = 2, gap: int = 4
+    clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], num_frames: int = 6, scale: int = 2, gap: int = 4
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A row of frames at even distances for each clip, first and last among them, on white.
 

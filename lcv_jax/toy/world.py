@@ -137,7 +137,7 @@ def is_held_out(scene: Scene | tuple[str, str, str]) -> bool:
     return place % len(COLOURS) == 0
 
 
-def dark_tone(colour: Sequence[float]) -> tuple[float, ...]:
+def dark_tone(colour: Sequence[int]) -> tuple[float, ...]:
     """The second tone of a texture on a background of this colour."""
     return tuple(_DARK * channel for channel in colour)
 
@@ -231,7 +231,7 @@ def _start(motion: str, rate: float, reach: float, rng: np.random.Generator) -> 
 
 
 def render(
-    scene: Scene, height: int, width: int, num_frames: int, fps: float, start: float = 0.0
+    scene: Scene, height: int, width: int, num_frames: int, fps: float | int, start: float | int = 0.0
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a scene.
 
