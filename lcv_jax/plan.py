@@ -1,13 +1,15 @@
-"""How much memory a video takes, whether it fits, and how fast it can be at best: `python -m lcv_jax.plan TASK ...`.
+"""How much memory a video or a training takes, whether it fits, how fast it can be: `python -m lcv_jax.plan TASK ...`.
 
     python -m lcv_jax.plan text-to-video --gpu h200
     python -m lcv_jax.plan text-to-video --gpu rtx4090 --num-gpus 4 --parameters split
     python -m lcv_jax.plan refine --gpu h200 --sweep 1 2 4 8
+    python -m lcv_jax.plan train configs/longcat_13b/pretrain_4.py --gpu h200 --num-gpus 32 --remat offload
 
-No GPU is needed, no checkpoint and hardly any memory: the very programs of generation are compiled for GPUs that are
-only described. Needs `pip install "lcv_jax[gpu-compile]"`, best in an environment of its own.
+No GPU is needed, no checkpoint and hardly any memory: the very programs of generation and training are compiled for
+GPUs that are only described. Needs `pip install "lcv_jax[gpu-compile]"`, best in an environment of its own.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -15,7 +17,7 @@ import logging
 import operator
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,9 +31,12 @@ from lcv_jax.options import SamplingOptions, check_refinement
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.planning import requests, tables
+from lcv_jax.planning import requests, tables, training, training_tables
 from lcv_jax.planning.compiling import Machine, Stage, compile_stage
 from lcv_jax.planning.report import Plan, Setup
+from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
+from lcv_jax.train import read_config
+from lcv_jax.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,8 @@ class Networks:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Devices:
-    """The GPUs, and how work and parameters are split over them."""
+class GPUs:
+    """Which GPUs, and what lies between them."""
 
     gpu: str = "h200"
     """One that lcv_jax/gpus describes; an unknown one prints the list."""
@@ -69,18 +74,6 @@ class Devices:
     """More than these are of several hosts."""
     network_bandwidth: float | None = None
     """GB/s that each GPU sends to other hosts. None: what hosts of such GPUs usually have; the report says it."""
-    data: int = 1
-    """Groups of GPUs that share prompts and the two halves of guidance."""
-    fsdp: int = 1
-    """Likewise, and with `--parameters split` each keeps its part of the transformer and the text encoder."""
-    seq: int = -1
-    """GPUs that share the tokens of a video. -1: all that the others leave."""
-    parameters: Literal["whole", "split"] = "whole"
-    """On every GPU, or in parts over fsdp and seq, fetched layer by layer."""
-    context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
-    """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
-    ring_size: int | None = None
-    """GPUs of a ring, for ulysses_ring; the others exchange heads."""
     reserve: float = 0.08
     """Share of a GPU's memory that is kept for what XLA does not count."""
 
@@ -97,16 +90,61 @@ class Devices:
             raise ValueError(f"network_bandwidth must be above 0, got {self.network_bandwidth}")
         if not 0 <= self.reserve < 1:
             raise ValueError(f"reserve is a share of the memory, in 0..1, got {self.reserve}")
+
+    def per_host(self) -> int | None:
+        """GPUs of a host, where there are several hosts."""
+        return self.gpus_per_host if self.num_gpus > self.gpus_per_host else None
+
+    def described(self) -> list[jax.Device]:
+        """The described devices.
+
+        Raises:
+            OSError: XLA's compiler for GPUs is not there.
+        """
+        return gpus.described_devices(self.gpu, self.num_gpus, self.per_host())
+
+    @property
+    def platform(self) -> str:
+        """As kernels/platform.py's `compiling_for` takes it."""
+        return f"gpu:{gpus.described_gpu(self.gpu).compute_capability}"
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of a plan."""
+        return {
+            "gpu": gpus.described_gpu(self.gpu),
+            "num_gpus": self.num_gpus,
+            "per_host": self.per_host(),
+            "network_bandwidth": self.network_bandwidth and 1e9 * self.network_bandwidth,
+            "reserve": self.reserve,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices(GPUs):
+    """The GPUs, and how work and parameters are split over them."""
+
+    data: int = 1
+    """Groups of GPUs that share prompts and the two halves of guidance."""
+    fsdp: int = 1
+    """Likewise, and with `--parameters split` each keeps its part of the transformer and the text encoder."""
+    seq: int = -1
+    """GPUs that share the tokens of a video. -1: all that the others leave."""
+    parameters: Literal["whole", "split"] = "whole"
+    """On every GPU, or in parts over fsdp and seq, fetched layer by layer."""
+    context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
+    """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
+    ring_size: int | None = None
+    """GPUs of a ring, for ulysses_ring; the others exchange heads."""
+
+    def check(self) -> None:
+        """Raises ValueError for what makes no sense."""
+        super().check()
         self.shape()
         self.attention()
 
     def shape(self) -> MeshShape:
         """Of the mesh."""
         return MeshShape(data=self.data, fsdp=self.fsdp, seq=self.seq).fit(self.num_gpus)
-
-    def per_host(self) -> int | None:
-        """GPUs of a host, where there are several hosts."""
-        return self.gpus_per_host if self.num_gpus > self.gpus_per_host else None
 
     def attention(self) -> ContextParallel:
         """How attention is split."""
@@ -118,14 +156,13 @@ class Devices:
         Raises:
             OSError: XLA's compiler for GPUs is not there.
         """
-        devices = gpus.described_devices(self.gpu, self.num_gpus, self.per_host())
-        platform = f"gpu:{gpus.described_gpu(self.gpu).compute_capability}"
+        devices = self.described()
         if self.num_gpus == 1:
-            return Machine(devices=devices, platform=platform)
+            return Machine(devices=devices, platform=self.platform)
         shape = self.shape()
         rules = full_sharding(("fsdp", "seq")) if self.parameters == "split" else REPLICATED
         mesh = make_mesh(shape.data, shape.fsdp, shape.seq, devices)
-        return Machine(devices=devices, per_host=self.per_host(), platform=platform, mesh=mesh, rules=rules)
+        return Machine(devices=devices, per_host=self.per_host(), platform=self.platform, mesh=mesh, rules=rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +171,7 @@ class Output:
 
     only: tuple[str, ...] = ()
     """Of the stages (encode, encode text, denoise, decode, ...) only these: the autoencoder takes minutes to compile.
-    Memory is that of these stages then."""
+    Memory is that of these stages then. Of training: tasks."""
     json: Path | None = None
     """Write everything to this file too."""
     sweep: tuple[int, ...] = ()
@@ -143,6 +180,27 @@ class Output:
     """Of a sweep."""
     markdown: bool = False
     """Print a table for a page instead: stages, or of a sweep numbers of GPUs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Plan a training run; after CONFIG, all flags of `python -m lcv_jax.train CONFIG` are understood too."""
+
+    config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.py")]
+    """One of configs/."""
+    samples: int | None = None
+    """Samples that each group of GPUs (those that share tokens) computes at a time: the config's batch is computed in
+    so many parts then. None: as the config says."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """What is planned of a training run."""
+
+    training: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    request: Annotated[Train, tyro.conf.arg(name="")]
+    gpus: Annotated[GPUs, tyro.conf.arg(name="")] = GPUs()
+    output: Annotated[Output, tyro.conf.arg(name="")] = Output()
 
 
 def make_plan(
@@ -176,13 +234,8 @@ def make_plan(
     for program in programs:
         if only and program.name not in only:
             continue
-        started = time.monotonic()
-        try:
+        with _compiling(program.name, devices.gpu, progress):
             stages.append(compile_stage(program, machine))
-        except jax.errors.JaxRuntimeError as error:
-            raise OSError(f"the compiler refuses {program.name!r} for {devices.gpu}: {error}") from error
-        if progress:
-            progress.print(f"compiled {program.name!r} in {time.monotonic() - started:.0f} s", highlight=False)
     guided = options.scale > 1 and not isinstance(request, requests.Refine)
     setup = Setup(
         **settings,
@@ -192,15 +245,76 @@ def make_plan(
         parameters=devices.parameters,
         mesh=str(devices.shape()) if devices.num_gpus > 1 else "",
     )
-    return Plan(
-        gpu=gpus.described_gpu(devices.gpu),
-        num_gpus=devices.num_gpus,
-        per_host=devices.per_host(),
-        network_bandwidth=devices.network_bandwidth and 1e9 * devices.network_bandwidth,
-        reserve=devices.reserve,
-        setup=setup,
-        stages=stages,
+    return Plan(**devices.facts(), setup=setup, stages=stages)
+
+
+def make_training_plan(
+    cfg: TrainConfig,
+    name: str,
+    devices: GPUs,
+    samples: int | None = None,
+    only: Sequence[str] = (),
+    progress: Console | None = None,
+) -> TrainingPlan:
+    """Compiles the step of a training config for every kind of batch.
+
+    Args:
+        cfg: the config.
+        name: what to call it.
+        devices: the GPUs.
+        samples: that each group of GPUs computes at a time; None: as the config says.
+        only: tasks to compile; empty: all.
+        progress: where to tell what is compiled.
+
+    Raises:
+        ValueError: what training would refuse, an unknown GPU or task, devices that do not fit.
+        OSError: XLA's compiler for GPUs is not there, or it refuses a program.
+    """
+    devices.check()
+    batches = training.batch_shapes(cfg.data)
+    tasks = list(dict.fromkeys(batch.kind.task for batch in batches))
+    if unknown := [task for task in only if task not in tasks]:
+        raise ValueError(f"no task {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, tasks))}")
+    cfg = training.on_devices(cfg, devices.num_gpus, samples)
+    known, network = requests.Networks(), "the released 13.6B model"
+    if cfg.checkpoint.is_dir():
+        known, network = requests.networks_of(cfg.checkpoint), str(cfg.checkpoint)
+    described = devices.described()
+    mesh = training.training_mesh(cfg, described)
+    machine = Machine(devices=described, per_host=devices.per_host(), platform=devices.platform, mesh=mesh)
+    stages = []
+    for batch in batches:
+        if not only or batch.kind.task in only:
+            with _compiling(batch.name, devices.gpu, progress):
+                stages.append(training.compile_step(cfg, batch, known, machine))
+    split = cfg.devices
+    described_setup = TrainingSetup(
+        config=name,
+        network=network,
+        steps=cfg.steps,
+        batch_size=cfg.batch_size,
+        accumulation=cfg.optimizer.accumulation,
+        groups=split.data * split.fsdp,
+        mesh=f"data={split.data} x fsdp={split.fsdp} x seq={split.seq}",
+        sharding=split.sharding,
+        remat=cfg.remat,
+        dtype=cfg.dtype,
+        adapted=cfg.adapter is not None,
+        averaged=cfg.optimizer.ema_decay is not None,
     )
+    return TrainingPlan(**devices.facts(), setup=Setup(dtype=cfg.dtype), training=described_setup, stages=stages)
+
+
+@contextlib.contextmanager
+def _compiling(name: str, gpu: str, progress: Console | None) -> Iterator[None]:
+    """Within, something is compiled: tells how long it took, or that the compiler refuses it."""
+    started = time.monotonic()
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise OSError(f"the compiler refuses {name!r} for {gpu}: {error}") from error
+    if progress:
+        progress.print(f"compiled {name!r} in {time.monotonic() - started:.0f} s", highlight=False)
 
 
 def _command(name: str, kind: type) -> Any:
@@ -216,15 +330,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # a plugin without a GPU would be an error
     logging.getLogger("absl").setLevel(logging.ERROR)
-    commands = [_command(name, kind) for name, kind in requests.REQUESTS.items()]
-    chosen: Any = tyro.cli(
-        functools.reduce(operator.or_, commands),
-        args=arguments,
-        prog="python -m lcv_jax.plan",
-        description="How much memory a video takes, whether it fits a GPU, and how fast it can be at best.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        chosen = _parse(arguments)
         with warnings_in_one_line():
             _run(chosen)
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
@@ -234,20 +342,50 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _parse(arguments: list[str]) -> Any:
+    """The command that was given; of training, with the config's fields as flags."""
+    if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        path = arguments[1]
+        default = TrainCommand(training=read_config(path), request=Train(config=Path(path)))
+        return tyro.cli(
+            TrainCommand,
+            args=arguments[1:],
+            default=default,
+            prog="python -m lcv_jax.plan train",
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        )
+    commands = [_command(name, kind) for name, kind in requests.REQUESTS.items()]
+    train = dataclasses.make_dataclass(
+        "Train",
+        [("request", Train), ("gpus", GPUs), ("output", Output)],
+        kw_only=True,
+        namespace={"__doc__": Train.__doc__},
+    )
+    commands.append(Annotated[train, tyro.conf.subcommand(name="train")])
+    return tyro.cli(
+        functools.reduce(operator.or_, commands),
+        args=arguments,
+        prog="python -m lcv_jax.plan",
+        description="How much memory a video or a training takes, whether it fits a GPU, how fast it can be at best.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
+    )
+
+
 def _run(chosen: Any) -> None:
     output: Output = chosen.output
-    options = chosen.sampling.checked()
-    counts = output.sweep or (chosen.devices.num_gpus,)
+    trains = isinstance(chosen, TrainCommand)
+    shown: Any = training_tables if trains else tables
+    split = chosen.gpus if trains else chosen.devices
     progress, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 140)
     plans = []
-    for count in counts:
-        devices = dataclasses.replace(chosen.devices, num_gpus=count)
-        plan = make_plan(chosen.request, options, chosen.networks, devices, output.only, progress)
+    for count in output.sweep or (split.num_gpus,):
+        devices = dataclasses.replace(split, num_gpus=count)
+        plan = _plan_of(chosen, devices, progress)
         plans.append(plan)
         if not output.markdown:
-            tables.show(plan, console)
+            shown.show(plan, console)
     if output.markdown:
-        print(tables.markdown(plans))
+        print(shown.markdown(plans))
     if output.json:
         written = [plan.to_json() for plan in plans]
         output.json.parent.mkdir(parents=True, exist_ok=True)
@@ -255,6 +393,14 @@ def _run(chosen: Any) -> None:
     if output.sweep:
         tables.draw(plans, output.picture)
         print(f"wrote {output.picture}", file=sys.stderr)
+
+
+def _plan_of(chosen: Any, devices: Any, progress: Console) -> Plan:
+    only = chosen.output.only
+    if isinstance(chosen, TrainCommand):
+        request = chosen.request
+        return make_training_plan(chosen.training, str(request.config), devices, request.samples, only, progress)
+    return make_plan(chosen.request, chosen.sampling.checked(), chosen.networks, devices, only, progress)
 
 
 if __name__ == "__main__":

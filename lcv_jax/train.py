@@ -58,24 +58,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports its inner workings there, and raises as well
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        begun = read_config(arguments[0] if arguments else "")
-        cfg = tyro.cli(
-            TrainConfig,
-            args=arguments[1:],
-            default=begun,
-            prog=f"python -m lcv_jax.train {arguments[0]}",
-            description=sys.modules[TrainConfig.__module__].__doc__,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
-        )
-        with leaving_at_once(), warnings_in_one_line():
-            train(cfg)
-    except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    with leaving_at_once():
+        try:
+            begun = read_config(arguments[0] if arguments else "")
+            cfg = tyro.cli(
+                TrainConfig,
+                args=arguments[1:],
+                default=begun,
+                prog=f"python -m lcv_jax.train {arguments[0]}",
+                description=sys.modules[TrainConfig.__module__].__doc__,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+            )
+            with warnings_in_one_line():
+                train(cfg)
+        except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
+            sys.exit(130)
 
 
 def read_config(path: str) -> TrainConfig:
@@ -91,7 +92,11 @@ def read_config(path: str) -> TrainConfig:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(Path(path).parent))  # as of a script: configs of a folder may share a file in it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     cfg = module.get_config() if hasattr(module, "get_config") else None
     if not isinstance(cfg, TrainConfig):
         raise ValueError(f"{path} must define get_config() that returns a lcv_jax.training.config.TrainConfig")

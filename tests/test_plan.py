@@ -355,6 +355,9 @@ def test_groups_in_all_their_spellings():
     assert groups_of("replica_groups=mesh['a'=2,'b'=2] {'a'}") == [[0, 2], [1, 3]]
     assert groups_of("replica_groups=@mesh.1['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}") == [[3, 2], [1, 0]]
     assert groups_of("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}") == [[0, 4, 1, 5], [2, 6, 3, 7]]
+    transposed = "replica_groups=mesh['a'=2,'b'=1,'c'=3], device_ids=([3,2]T(1,0)) "
+    assert groups_of(transposed + "{'a'}") == [[0, 1], [2, 3], [4, 5]]
+    assert groups_of(transposed + "{'c'}") == [[0, 2, 4], [1, 3, 5]]
     assert groups_of("source_target_pairs={{0,1},{1,0}}") == [[0, 1], [1, 0]]
 
 

@@ -20,6 +20,8 @@ class Speed:
     source: str
     network: "Network"
     """What connects its machine to others."""
+    host_bandwidth: float = 64e9
+    """Bytes a second that it sends to its machine's memory while it receives as many: PCIe 5 x16."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ SPEEDS = {
         link_bandwidth=300e9,
         source="NVIDIA A100 data sheet (SXM4 80 GB)",
         network=INFINIBAND_200,
+        host_bandwidth=32e9,
     ),
     "h100": Speed(
         bf16_flops=989.4e12,
@@ -70,6 +73,7 @@ SPEEDS = {
         link_bandwidth=32e9,
         source="NVIDIA L40S data sheet",
         network=INFINIBAND_200,
+        host_bandwidth=32e9,
     ),
     "rtx4090": Speed(
         bf16_flops=165.2e12,
@@ -77,6 +81,7 @@ SPEEDS = {
         link_bandwidth=32e9,
         source="NVIDIA Ada architecture white paper",
         network=ETHERNET_100,
+        host_bandwidth=32e9,
     ),
     "rtx5090": Speed(
         bf16_flops=209.5e12,

@@ -209,7 +209,7 @@ REMAT: dict[str, Any] = {
     ),
     "none": None,
 }
-"""What is kept for the backward pass besides the input of each block, which "offload" keeps in the host's memory too."""
+"""What is kept for the backward pass besides the input of each block ("offload": the host's memory keeps that too)."""
 
 
 class LongCatVideo(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ALLOCATION = re.compile(r"^allocation \d+: size \d+.*$", re.MULTILINE)
 VALUE = re.compile(r"^ value: <\d+ (\S+?)(?:\{[^}]*\})? @\d+> \(size=(\d+),offset=(\d+)\): (.*)$", re.MULTILINE)
+HOST_MEMORY = ":S(5)"
 MADE_BY = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', re.MULTILINE)
 
 
@@ -55,7 +56,7 @@ def short_name(op_name: str) -> str:
 
 
 def _temporaries(assignment: str) -> list[tuple[str, int, int, str]]:
-    """(instruction, size, offset, shape) of all values in temporary memory."""
+    """(instruction, size, offset, shape) of all values in the device's temporary memory."""
     starts = [found.start() for found in ALLOCATION.finditer(assignment)] + [len(assignment)]
     pieces = [assignment[start:end] for start, end in itertools.pairwise(starts)]
     return [
@@ -63,4 +64,5 @@ def _temporaries(assignment: str) -> list[tuple[str, int, int, str]]:
         for piece in pieces
         if "preallocated-temp" in piece.split("\n", 1)[0]
         for name, size, offset, shape in VALUE.findall(piece)
+        if HOST_MEMORY not in shape
     ]

@@ -111,6 +111,35 @@ class Stage:
         return sum(collective.network_bytes for collective in self.collectives)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What the compiler made, and says about it."""
+
+    text: str
+    memory: Any
+    """As JAX's memory_analysis() gives it."""
+    largest: list[Buffer]
+    jaxpr: Any
+
+
+def compile_program(function: Any, arguments: Sequence[Any], options: dict[str, Any], machine: Machine) -> Compiled:
+    """Compiles a jitted function for the machine, from shapes with their places.
+
+    Raises:
+        ValueError: it cannot be split so.
+        jax.errors.JaxRuntimeError: the compiler refuses it.
+    """
+    on_mesh = contextlib.nullcontext() if machine.mesh is None else jax.set_mesh(machine.mesh)
+    with compiling_for(machine.platform), on_mesh, _nothing_cached(), tempfile.TemporaryDirectory() as folder:
+        traced = function.trace(*arguments, **options)
+        compiled = traced.lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        assignment = read_assignment(Path(folder))
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    if memory is None or text is None:
+        raise ValueError("the compiler says nothing about memory: it needs the plugin of JAX 0.10.2 or later")
+    return Compiled(text=text, memory=memory, largest=largest_buffers(assignment, text), jaxpr=traced.jaxpr)
+
+
 def compile_stage(program: Program, machine: Machine) -> Stage:
     """Compiles a program for the machine, which takes seconds (the transformer) to minutes (the autoencoder).
 
@@ -119,14 +148,8 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         jax.errors.JaxRuntimeError: the compiler refuses it.
     """
     arguments = [_placed(argument, machine, program) for argument in program.arguments]
-    on_mesh = contextlib.nullcontext() if machine.mesh is None else jax.set_mesh(machine.mesh)
-    with compiling_for(machine.platform), on_mesh, _nothing_cached(), tempfile.TemporaryDirectory() as folder:
-        traced = program.function.trace(*arguments, **program.options)
-        compiled = traced.lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
-        assignment = read_assignment(Path(folder))
-    text, memory = compiled.as_text(), compiled.memory_analysis()
-    if memory is None or text is None:
-        raise ValueError("the compiler says nothing about memory: it needs the plugin of JAX 0.10.2 or later")
+    compiled = compile_program(program.function, arguments, program.options, machine)
+    memory = compiled.memory
     inputs = sum(machine.bytes_each(argument) for argument in program.arguments if not isinstance(argument, dict))
     resident = {name: machine.bytes_each(tree, name) for name, tree in program.resident.items()}
     whole = {name: _bytes(program.resident[name]) for name in program.own}
@@ -142,9 +165,9 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         output_bytes=memory.output_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         cache_bytes=cache_bytes,
-        largest=largest_buffers(assignment, text),
-        collectives=collectives(text, machine.per_host),
-        flops=known.flops.total if known else counted_flops(traced.jaxpr),
+        largest=compiled.largest,
+        collectives=collectives(compiled.text, machine.per_host),
+        flops=known.flops.total if known else counted_flops(compiled.jaxpr),
         flops_by_part=dataclasses.asdict(known.flops) if known else {},
         shares=machine.shares(program),
         moved_bytes=rounds * (sum(whole.values()) + cache_bytes) + inputs + memory.output_size_in_bytes,

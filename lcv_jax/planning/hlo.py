@@ -19,6 +19,9 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 CALLED = re.compile(r"(?:body|calls|to_apply|called_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+MESH_GROUPS = re.compile(
+    r"replica_groups=@?mesh[\w.]*\[([^\]]*)\](?:, device_ids=\(((?:\[[\d,]+\](?:T\([\d,]+\))?)?[\d,]*)\))? \{([^}]*)\}"
+)
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 COMPUTES = ("fusion", "custom-call", "while", "dot", "convolution", "call", "conditional", "reduce", "sort", "scatter")
@@ -179,12 +182,19 @@ def _groups(rest: str) -> list[list[int]]:
         shape, extents, order = ([int(x) for x in part.split(",")] if part else None for part in found.groups())
         devices = np.arange(math.prod(extents or ())).reshape(extents or ())
         return devices.transpose(order).reshape(shape or ()).tolist()
-    if found := re.search(r"replica_groups=@?mesh[\w.]*\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", rest):
+    if found := MESH_GROUPS.search(rest):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", found.group(1))}
-        numbers = [int(device) for device in re.findall(r"\d+", found.group(2) or "")]
-        devices = np.array(numbers or range(math.prod(sizes.values()))).reshape(tuple(sizes.values()))
+        devices = _listed(found.group(2) or "", math.prod(sizes.values())).reshape(tuple(sizes.values()))
         of_group = [axis for axis in re.findall(r"'(\w+)'", found.group(3)) if axis in sizes]
         order = [place for place, axis in enumerate(sizes) if axis not in of_group]
         order += [list(sizes).index(axis) for axis in of_group]
         return devices.transpose(order).reshape(-1, math.prod(sizes[axis] for axis in of_group)).tolist()
     return [[0]]
+
+
+def _listed(listed: str, count: int) -> np.ndarray:
+    """Devices as they are listed: 3,2,1,0; or [2,2]T(1,0), those from 0 on in that shape, transposed; or all."""
+    if found := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", listed):
+        extents, order = ([int(x) for x in part.split(",")] if part else None for part in found.groups())
+        return np.arange(count).reshape(extents or ()).transpose(order)
+    return np.array([int(device) for device in listed.split(",")] if listed else range(count))

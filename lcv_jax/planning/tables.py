@@ -36,7 +36,7 @@ def show(plan: Plan, console: Console) -> None:
 def memory_table(plan: Plan) -> Table:
     """Bytes on one GPU, stage by stage."""
     components = list(plan.parameters())
-    table = _table("Memory of one GPU", "stage", *(NAMES.get(name, name) for name in components))
+    table = new_table("Memory of one GPU", "stage", *(NAMES.get(name, name) for name in components))
     for column in ("inputs", "temporaries", "of which cache", "outputs", "together"):
         table.add_column(column, justify="right")
     for stage in plan.stages:
@@ -48,7 +48,7 @@ def memory_table(plan: Plan) -> Table:
 
 def time_table(plan: Plan) -> Table:
     """Floors, stage by stage."""
-    table = _table("Time at the least", "stage", "TFLOP", "split over", "compute", "memory", "links", "network")
+    table = new_table("Time at the least", "stage", "TFLOP", "split over", "compute", "memory", "links", "network")
     table.add_column("bound by", justify="right")
     for stage in plan.stages:
         floor = plan.floor(stage)
@@ -68,7 +68,7 @@ def time_table(plan: Plan) -> Table:
 
 def collective_table(plan: Plan) -> Table:
     """Collectives, stage by stage."""
-    table = _table("Collectives", "stage", "kind", "GPUs", "hidden", "count", "sent by a GPU", "to other hosts")
+    table = new_table("Collectives", "stage", "kind", "GPUs", "hidden", "count", "sent by a GPU", "to other hosts")
     for stage in plan.stages:
         for one in stage.collectives:
             hidden = "behind compute" if one.asynchronous else "no"
@@ -81,7 +81,7 @@ def collective_table(plan: Plan) -> Table:
 def buffer_table(plan: Plan) -> Table:
     """The largest temporary buffers of the stage that needs the most memory."""
     stage = plan.peak
-    table = _table(f"Largest temporary buffers of {stage.name!r}", "size", "array", "made by")
+    table = new_table(f"Largest temporary buffers of {stage.name!r}", "size", "array", "made by")
     table.columns[1].justify = table.columns[2].justify = "left"
     for buffer in stage.largest:
         table.add_row(gigabytes(buffer.num_bytes), buffer.shape.replace("[", r"\["), buffer.made_by)
@@ -105,7 +105,7 @@ def markdown(plans: Sequence[Plan]) -> str:
         rows.append(
             (f"{plan.num_gpus} x {plan.gpu.name}", fits, plan.peak.name, *memory, *sent, duration(plan.seconds))
         )
-    return "\n".join(_markdown_table(header, rows))
+    return "\n".join(markdown_table(header, rows))
 
 
 def _stages(plan: Plan) -> str:
@@ -114,7 +114,7 @@ def _stages(plan: Plan) -> str:
     verdict = "fits" if plan.fits else "does not fit"
     last = f"{plan.num_gpus} x {plan.gpu.name}: {verdict}; {gigabytes(plan.peak.peak_bytes)} a GPU of "
     last += f"{gigabytes(plan.usable_bytes)}, {duration(plan.seconds)} at least."
-    return "\n".join([*_markdown_table(header, rows), "", last])
+    return "\n".join([*markdown_table(header, rows), "", last])
 
 
 def _memory(stage: Stage) -> tuple[str, ...]:
@@ -131,7 +131,8 @@ def _work(plan: Plan, stage: Stage) -> tuple[str, ...]:
     return f"{stage.times * stage.flops / 1e12:,.1f}", duration(stage.times * plan.floor(stage).seconds)
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table for a page."""
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
@@ -183,7 +184,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.995 else f"{1000 * seconds:.1f} ms"
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def new_table(title: str, first: str, *others: str) -> Table:
+    """A table for a terminal; all columns but the first are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column(first)
     for column in others:
