@@ -5,13 +5,14 @@
     python -m lcv_jax.train configs/toy/pretrain.py --help
 
 The config is a file whose `get_config()` returns a TrainConfig (training/config.py); every field of it is a flag. The
-same command again goes on where the run was stopped or killed.
+same command again goes on where the run was stopped or killed, or with more --steps where it ended.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
 import logging
+import shutil
 import signal
 import sys
 import time
@@ -125,11 +126,11 @@ def train(cfg: TrainConfig) -> None:
     learner = networks.learner_of(cfg, network, mesh)
     with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
         check_config(cfg)
-        if (cfg.run / WEIGHTS).exists():
-            print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
-            return
         inputs = Inputs(cfg, mesh, pipeline)
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
+            if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
+                print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
+                return
             start = networks.Start(cfg, learner)
             frozen = start.frozen()
             if checkpoints.latest is None:
@@ -298,6 +299,8 @@ def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Froze
             _, batch = next(inputs)
             statistics.add(learner.model, params, batch["video_BTHWC"])
         configs["vae"] = statistics.config()
+    if jax.process_index() == 0 and (cfg.run / WEIGHTS).exists():
+        shutil.rmtree(cfg.run / WEIGHTS)  # of the run before it was given more steps
     save_weights(cfg, cfg.run / WEIGHTS, state, frozen, configs=configs)
     for name, reason in inputs.quarantined.items():
         print(f"warning: {name} was left out: {reason}", file=sys.stderr)

@@ -27,7 +27,7 @@ def get_config() -> TrainConfig:
         steps=1500,
         batch_size=16,
         dtype="float32",
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, b2=0.95, weight_decay=0.0, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, b2=0.95, weight_decay=0.0, ema_decay=0.99),
         checkpoints=CheckpointsConfig(every=250),
         logging=LoggingConfig(every=25),
         samples=SamplesConfig(every=500, prompts=("",) * 4, num_frames=5, size=(32, 32)),

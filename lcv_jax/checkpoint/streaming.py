@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -73,7 +74,13 @@ def write_checkpoint(folder: Path, promises: Mapping[KeyPath, Promise], parts: I
         node[path[-1]] = promise
     registry = ocp.type_handlers.create_type_handler_registry((Promise, _PromiseHandler(parts)))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=True, type_handler_registry=registry)
-    with ocp.Checkpointer(handler) as checkpointer:
+    # One process writes; orbax would wait for all.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="write_checkpoint",
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
 
 

@@ -105,6 +105,7 @@ def train_step(
         opt_state=kept(opt_state, state.opt_state),
     )
     measured["skipped"] = changed.skipped
+    measured = jax.lax.with_sharding_constraint(measured, PartitionSpec())  # so that every process can read them
     return jax.lax.with_sharding_constraint(changed, shardings(changed, learner.mesh, learner.rules)), measured
 
 

@@ -71,3 +71,26 @@ def lines_of():
         return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
     return read
+
+
+@pytest.fixture
+def write_config():
+    """write_config(path, cfg): a file whose get_config() returns the config."""
+    return _write_config
+
+
+def _write_config(path, cfg):
+    modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
+    imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
+    path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
+    return path
+
+
+def _source(value):
+    """A config as the expression that makes it."""
+    if isinstance(value, Path):
+        return f"Path({str(value)!r})"
+    if dataclasses.is_dataclass(value):
+        fields = ", ".join(f"{f.name}={_source(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.init)
+        return f"{type(value).__name__}({fields})"
+    return repr(value)

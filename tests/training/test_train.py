@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -109,9 +108,9 @@ def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_
     assert os.path.samefile(a, b)
 
 
-def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path):
+def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path, write_config):
     """A checkpoint of the run as a folder; that in the published layout; and that converted again."""
-    _write_config(tmp_path / "config.py", whole)
+    write_config(tmp_path / "config.py", whole)
     export.main([str(tmp_path / "config.py"), str(tmp_path / "halfway")])
     assert_same_weights(store.load_component(tmp_path / "halfway", "dit")[1], weights_of(whole.run))
     for arguments in ([whole.run / "weights", "published", "--to-torch"], ["published", "back"]):
@@ -124,8 +123,6 @@ def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_pa
     cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2)
     train.train(cfg)
     assert (cfg.run / "weights").is_dir()
-    # Longer than it was begun for: its weights of before are not those of the end.
-    shutil.rmtree(cfg.run / "weights")
     train.train(dataclasses.replace(cfg, steps=4))
     assert told(lines_of(cfg.run)) == told(lines_of(whole.run))
     assert_same_weights(weights_of(cfg.run), weights_of(whole.run))
@@ -134,18 +131,17 @@ def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_pa
 def test_a_run_goes_on_on_another_mesh(whole, tmp_path, lines_of):
     cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
     train.train(cfg)
-    shutil.rmtree(cfg.run / "weights")
     train.train(dataclasses.replace(cfg, steps=4, devices=DevicesConfig(data=1, fsdp=2, sharding="full")))
     losses = [[line["loss"] for line in lines_of(run)] for run in (cfg.run, whole.run)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_sigkill_at_any_moment_loses_nothing(whole, tmp_path):
+def test_sigkill_at_any_moment_loses_nothing(whole, tmp_path, write_config):
     """Killed again and again, while it computes or saves, a run ends with the weights of one that was left alone."""
     cfg = dataclasses.replace(
         whole, run=tmp_path / "run", checkpoints=CheckpointsConfig(every=1), samples=SamplesConfig()
     )
-    config = _write_config(tmp_path / "config.py", cfg)
+    config = write_config(tmp_path / "config.py", cfg)
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     command = [sys.executable, "-m", "lcv_jax.train", str(config)]
     for kills in (1, 2):
@@ -157,24 +153,6 @@ def test_sigkill_at_any_moment_loses_nothing(whole, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_weights(weights_of(tmp_path / "run"), weights_of(whole.run))
-
-
-def _write_config(path, cfg):
-    """A file whose get_config() returns a config."""
-    modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
-    imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
-    path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
-    return path
-
-
-def _source(value):
-    """A config as the expression that makes it."""
-    if isinstance(value, Path):
-        return f"Path({str(value)!r})"
-    if dataclasses.is_dataclass(value):
-        fields = ", ".join(f"{f.name}={_source(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.init)
-        return f"{type(value).__name__}({fields})"
-    return repr(value)
 
 
 def _saved(run, *, partial):
@@ -299,11 +277,10 @@ with locked(pathlib.Path({str(cfg.run)!r})):
         pass
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path, write_config):
     """Files may not grow beyond a limit that the first checkpoint keeps and later ones do not."""
     cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
     train.train(cfg)
-    shutil.rmtree(cfg.run / "weights")
     program = f"""
 import dataclasses, resource, signal, pathlib
 from lcv_jax import train
@@ -317,7 +294,7 @@ def full(self, *arguments):
 folder.Checkpoints.save = full
 train.main([{str(tmp_path / "config.py")!r}, "--steps", "4"])
 """
-    _write_config(tmp_path / "config.py", cfg)
+    write_config(tmp_path / "config.py", cfg)
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
@@ -338,11 +315,11 @@ train.main([{str(tmp_path / "config.py")!r}, "--steps", "4"])
         (["small.py", "--devices.data", "3"], "the mesh data=3"),
     ],
 )
-def test_mistakes_are_one_line(config, tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_one_line(config, tmp_path, write_config, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "make_mesh", lambda *shape: make_mesh(*shape, jax.devices()[:2]))
     Path("empty.py").write_text("")
-    _write_config(Path("small.py"), config())
+    write_config(Path("small.py"), config())
     with pytest.raises(SystemExit) as raised:
         train.main(arguments)
     assert raised.value.code == 2
@@ -360,8 +337,8 @@ def test_mistakes_are_one_line(config, tmp_path, monkeypatch, capsys, arguments,
         (["--batch-size", "7", "--optimizer.accumulation", "2"], "7 is not divisible by optimizer.accumulation 2"),
     ],
 )
-def test_wrong_flags_are_told_with_the_right_ones(config, tmp_path, capsys, arguments, message):
-    _write_config(tmp_path / "small.py", config())
+def test_wrong_flags_are_told_with_the_right_ones(config, tmp_path, write_config, capsys, arguments, message):
+    write_config(tmp_path / "small.py", config())
     with pytest.raises(SystemExit) as raised:
         train.main([str(tmp_path / "small.py"), *arguments])
     assert raised.value.code == 2
