@@ -1,11 +1,11 @@
-# `make demo` sets up and generates; `make test` sets up and runs the tests. All lands in .venv, outputs/ and .cache/.
+# `make demo` sets up and generates, `make train` trains, `make test` runs the tests. All lands in .venv, outputs/ and .cache/.
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-slow test-compile lint clean
+.PHONY: demo train test test-slow test-compile lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,9 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+train: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/train.sh
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
@@ -28,7 +31,7 @@ test-slow: .venv/installed
 
 test-compile: .venv-gpu-compile/installed
 	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --check docs/kernels.md
-	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py tests/parallel/test_overlap.py tests/test_plan.py
+	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py tests/parallel/test_overlap.py tests/test_plan.py tests/test_plan_training.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

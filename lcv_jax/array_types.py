@@ -36,7 +36,6 @@ __all__ = [
     "PyTree",
     "Shaped",
     "UInt8",
-    "UInt32",
 ]
 
 Params = dict  # a nested dict of arrays: one model's parameters, an adapter, a cache

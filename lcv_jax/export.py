@@ -1,6 +1,6 @@
-"""A run's last checkpoint as a folder to generate from: `python -m lcv_jax.export CONFIG.py DEST ...`.
+"""A run's last checkpoint as a folder to generate from: `python -m lcv_jax.export RUN DEST ...`.
 
-    python -m lcv_jax.export configs/toy/pretrain_1.py outputs/halfway --dtype bfloat16
+    python -m lcv_jax.export outputs/toy/pretrain_1 outputs/halfway --dtype bfloat16
     python convert_torch_weights.py outputs/halfway outputs/published --to-torch
 
 A run that is done has such a folder already, RUN/weights, in float32. The second command turns one into the published
@@ -9,6 +9,7 @@ layout, adapters into the published adapter format.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ import tyro
 
 from lcv_jax.checkpoint import store
 from lcv_jax.parallel.mesh import make_mesh
-from lcv_jax.train import read_config
 from lcv_jax.training import networks
-from lcv_jax.training.folder import Checkpoints, check_config
+from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.folder import CONFIG, Checkpoints
 from lcv_jax.training.weights import save_weights
 
 
@@ -29,12 +30,10 @@ from lcv_jax.training.weights import save_weights
 class Export:
     """Writes the average of the weights of a run's last checkpoint, with all else that generation needs."""
 
-    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.py")]
-    """The config that the run was begun with."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
     dest: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """The folder to write: it must not exist, or be empty."""
-    run: Path | None = None
-    """The run's folder, where it is not the config's."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the trained weights are written as."""
 
@@ -54,14 +53,13 @@ def export(chosen: Export) -> None:
     """Writes the folder.
 
     Raises:
-        ValueError: no run of this config, one without a checkpoint, or an autoencoder's, whose latents are measured
+        ValueError: no run, one without a checkpoint, or an autoencoder's, whose latents are measured
             when it is done.
     """
-    cfg = read_config(str(chosen.config))
-    cfg = dataclasses.replace(cfg, run=chosen.run or cfg.run)
-    if not cfg.run.is_dir():
-        raise ValueError(f"{cfg.run} is no run: give the folder that train.py wrote, with --run")
-    check_config(cfg)
+    written = chosen.run / CONFIG
+    if not written.is_file():
+        raise ValueError(f"{chosen.run} is no run: it has no {CONFIG}; give a folder that lcv_jax.train wrote")
+    cfg = dataclasses.replace(TrainConfig.from_json(json.loads(written.read_text(encoding="utf-8"))), run=chosen.run)
     if cfg.network == "vae":
         raise ValueError("an autoencoder is exported when it is done: its latents have to be measured on data")
     mesh = make_mesh(data=1, devices=jax.devices()[:1])

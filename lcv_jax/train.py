@@ -211,7 +211,9 @@ def _steps(
                     _check_finite(cfg, *in_flight.pop(0))
                 checkpoints.save(state, inputs.get_state(), step)
             if cfg.samples.every and step % cfg.samples.every == 0:
-                observe(step, state, batch)
+                jax.block_until_ready(state)
+                with metrics.paused():
+                    observe(step, state, batch)
             if stopping:
                 print(f"asked to stop: saved at step {step}; the same command goes on from there", file=sys.stderr)
                 break
@@ -251,7 +253,6 @@ def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipe
             (cfg.run / "samples").mkdir(exist_ok=True)
             write_image(cfg.run / "samples" / f"{step:08d}.png", picture)
         metrics.add_image("samples", picture, step)
-        metrics.restart_clock()
 
     return observe
 

@@ -7,6 +7,8 @@ how it is split over devices, what it writes) are in `CHANGEABLE`; a checkpoint 
 import dataclasses
 import json
 import math
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -228,6 +230,38 @@ class TrainConfig:
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         fields["objective"] = {"kind": type(self.objective).__name__, **fields["objective"]}
         return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "TrainConfig":
+        """The config that `to_json` gave these of.
+
+        Raises:
+            ValueError: they are of another version.
+        """
+        kind = {one.__name__: one for one in typing.get_args(Objective)}.get(fields["objective"].get("kind"))
+        try:
+            objective = {name: value for name, value in fields["objective"].items() if name != "kind"}
+            read = {**fields, "objective": _read(kind, objective)}
+            return cls(**{name: _read(hint, read[name]) for name, hint in typing.get_type_hints(cls).items()})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"a config of another version of lcv_jax: {error}") from None
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A value of JSON as an annotation says: dataclasses, tuples and paths; what is as it should be stays."""
+    if isinstance(hint, types.UnionType):
+        if value is None or dataclasses.is_dataclass(value):
+            return value
+        return _read(next(one for one in typing.get_args(hint) if one is not types.NoneType), value)
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        inner = (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(_read(one, each) for one, each in zip(inner, value, strict=True))
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        assert isinstance(hint, type)
+        hints = typing.get_type_hints(hint)
+        return hint(**{field.name: _read(hints[field.name], value[field.name]) for field in dataclasses.fields(hint)})
+    return Path(value) if hint is Path else value
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:

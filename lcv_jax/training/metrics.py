@@ -3,6 +3,7 @@
 Numbers of a step stay on the device until a line is due, so that nothing waits for them.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -107,9 +108,12 @@ class Metrics:
         if self._writes:
             self._board.add_image(name, image_HWC, step, dataformats="HWC")
 
-    def restart_clock(self) -> None:
-        """What was done since the last line, such as sampling, is no part of a step."""
-        self._since = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, time does not count: what is done is no part of a step, such as sampling."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
     def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float | None]:
         """Means over steps; errors by task and by time. None is a value that is not finite: JSON has no word for it."""

@@ -108,10 +108,9 @@ def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_
     assert os.path.samefile(a, b)
 
 
-def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path, write_config):
+def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path):
     """A checkpoint of the run as a folder; that in the published layout; and that converted again."""
-    write_config(tmp_path / "config.py", whole)
-    export.main([str(tmp_path / "config.py"), str(tmp_path / "halfway")])
+    export.main([str(whole.run), str(tmp_path / "halfway")])
     assert_same_weights(store.load_component(tmp_path / "halfway", "dit")[1], weights_of(whole.run))
     for arguments in ([whole.run / "weights", "published", "--to-torch"], ["published", "back"]):
         convert = [sys.executable, str(ROOT / "convert_torch_weights.py"), *map(str, arguments)]
@@ -343,6 +342,15 @@ def test_wrong_flags_are_told_with_the_right_ones(config, tmp_path, write_config
         train.main([str(tmp_path / "small.py"), *arguments])
     assert raised.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_config_comes_back_from_json(whole):
+    cfg = dataclasses.replace(
+        whole, adapter=AdapterConfig(name="a", start="b"), objective=ConsistencyDistillation(), fold=(("c", 0.5),)
+    )
+    assert type(cfg).from_json(json.loads(json.dumps(cfg.to_json()))) == cfg
+    with pytest.raises(ValueError, match="another version of lcv_jax: 'seed'"):
+        type(cfg).from_json({name: value for name, value in cfg.to_json().items() if name != "seed"})
 
 
 def test_metrics_of_steps_that_were_lost_go(whole, tmp_path, lines_of):
