@@ -167,12 +167,13 @@ def test_the_seed_decides_all_weights(fresh, tmp_path):
     assert not np.any(stored["blocks"]["adaLN_modulation_1"]["kernel"])
 
 
-def test_the_published_layout_fits_into_16_megabytes(tmp_path):
+def test_the_published_layout_fits_into_16_megabytes(tmp_path, capsys):
     start.main([str(tmp_path / "torch"), "--layout", "published", "--dtype", "bfloat16"])
     size = sum(path.stat().st_size for path in (tmp_path / "torch").rglob("*"))
     assert size < 14.2e6  # two adapters are to come
     with pytest.raises(SystemExit, match="2"):
         start.main([str(tmp_path / "other"), "--seed", "-1"])
+    assert "seed must lie in 0..4294967295, got -1" in capsys.readouterr().err
 
 
 def test_a_fresh_checkpoint_is_scored(fresh, tmp_path, capsys):
@@ -184,6 +185,14 @@ def test_a_fresh_checkpoint_is_scored(fresh, tmp_path, capsys):
     assert content["arguments"]["num_steps"] == 1
     assert (tmp_path / "sheet.png").is_file()
     assert "held-out captions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--task", "refine"], ["--distilled"]])
+def test_a_missing_adapter_is_named_before_anything_is_made(fresh, capsys, monkeypatch, arguments):
+    monkeypatch.setattr(score, "TASKS", {})
+    with pytest.raises(SystemExit, match="2"):
+        score.main([str(fresh), *arguments])
+    assert "it has no adapters" in capsys.readouterr().err
 
 
 def test_sizes_are_frozen():

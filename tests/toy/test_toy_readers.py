@@ -112,6 +112,25 @@ def test_a_still_clip_has_no_motion_and_no_speed():
     assert reading.motion_energy == reading.flicker == 0
 
 
+def test_what_hardly_moves_is_hardly_a_motion():
+    scene = dataclasses.replace(SCENES[0], motion="right", texture="plain", pan="none", x=0.5, size=0.16)
+    scores = [
+        read_clip(render(dataclasses.replace(scene, rate=rate), 64, 64, 17, 8), 8).score("motion", "right")
+        for rate in (0.0, 0.01, 0.03, 0.11)
+    ]
+    assert scores == sorted(scores)
+    assert scores[1] < 0.2
+    assert scores[-1] > 0.85
+
+
+def test_what_is_like_no_shape_is_none():
+    clip = np.full((5, 64, 64, 3), 128, np.uint8)
+    clip[:, 30:34, 8:56] = (222, 38, 42)
+    reading = read_clip(clip, 8)
+    assert reading.best("colour") == "red"
+    assert reading.best("shape") is None
+
+
 def test_a_clip_played_backwards_moves_the_other_way():
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up", "grows": "shrinks", "shrinks": "grows"}
     for scene in [scene for scene in SCENES if scene.motion in opposite][:12]:
