@@ -296,6 +296,7 @@ def make_training_plan(
         accumulation=cfg.optimizer.accumulation,
         groups=split.data * split.fsdp,
         mesh=f"data={split.data} x fsdp={split.fsdp} x seq={split.seq}",
+        fsdp=split.fsdp,
         sharding=split.sharding,
         remat=cfg.remat,
         dtype=cfg.dtype,

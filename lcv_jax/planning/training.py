@@ -153,23 +153,18 @@ def compile_step(cfg: TrainConfig, batch: BatchShape, known: Networks, machine: 
     learner, state, frozen, arrays, _ = arguments
     compiled = compile_program(train_step, arguments, {}, machine)
     memory = compiled.memory
-    resident = {
-        "parameters": bytes_each(state.params),
-        "moments": bytes_each(state.opt_state),
-        "average": bytes_each(state.ema),
-        "frozen": bytes_each((frozen.params, frozen.adapters)),
-    }
+    resident = held_bytes(state, frozen)
     inputs = memory.argument_size_in_bytes - sum(resident.values())
     places = shardings(state.params, machine.mesh, learner.rules, "grads")
     grads = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=at), state.params, places)
     parts = cfg.optimizer.accumulation
-    _, model_flops = tokens_and_flops(learner, arrays, batch.kind)
+    model_flops, computed_flops = step_flops(cfg, learner, arrays, batch.kind)
     return TrainingStage(
         name=batch.name,
         task=batch.kind.task,
         share=batch.share,
         times=1,
-        resident_bytes={name: size for name, size in resident.items() if size},
+        resident_bytes=resident,
         argument_bytes=memory.argument_size_in_bytes,
         input_bytes=max(0, inputs),
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -180,7 +175,7 @@ def compile_step(cfg: TrainConfig, batch: BatchShape, known: Networks, machine: 
         host_traffic_bytes=parts * memory.host_temp_size_in_bytes,
         largest=compiled.largest,
         collectives=collectives(compiled.text, machine.per_host),
-        flops=model_flops + _computed_again(cfg, learner, arrays, batch.kind),
+        flops=computed_flops,
         flops_by_part={},
         model_flops=model_flops,
         shares=machine.mesh.size,
@@ -203,6 +198,17 @@ def step_arguments(
     learner = networks.learner_of(cfg, network, mesh)
     start = networks.Start(cfg, learner)
     return learner, start.shapes(), start.frozen_shapes(), _arrays(cfg, batch, network, known, mesh), batch.kind
+
+
+def held_bytes(state: TrainState, frozen: Frozen) -> dict[str, int]:
+    """What lies on one device all the time, by component; those that are not there are left out."""
+    trees = {
+        "parameters": state.params,
+        "moments": state.opt_state,
+        "average": state.ema,
+        "frozen": (frozen.params, frozen.adapters),
+    }
+    return {name: size for name, tree in trees.items() if (size := bytes_each(tree))}
 
 
 def bytes_each(tree: PyTree) -> int:
@@ -242,15 +248,16 @@ def _arrays(
     return arrays
 
 
-def _computed_again(cfg: TrainConfig, learner: Learner, arrays: dict[str, Any], kind: BatchKind) -> float:
-    """Operations of the forward pass that the backward pass repeats."""
+def step_flops(cfg: TrainConfig, learner: Learner, arrays: dict[str, Any], kind: BatchKind) -> tuple[float, float]:
+    """Operations of a step, by formula: those that it cannot do without, and with those that remat computes again."""
+    _, model_flops = tokens_and_flops(learner, arrays, kind)
     network = learner.model.cfg
     if isinstance(network, VAEConfig) or cfg.remat == "none":
-        return 0.0
+        return model_flops, model_flops
     B, T, H, W, _ = arrays["latents_BTHWC"].shape
     grid = T, H // network.patch_size[1], W // network.patch_size[2]
     forward = forward_flops(
         network, grid=grid, num_condition=kind.num_cond_latents, text_tokens=arrays["text_BLD"].shape[1]
     )
     kept = 0.0 if cfg.remat == "full" else forward.attention
-    return B * (forward.total - kept)
+    return model_flops, model_flops + B * (forward.total - kept)

@@ -25,6 +25,8 @@ class TrainingSetup:
     groups: int
     """Of GPUs that each compute samples of their own; those of a group share the tokens of a sample."""
     mesh: str
+    fsdp: int
+    """GPUs along this axis of the mesh."""
     sharding: str
     remat: str
     dtype: str
@@ -123,22 +125,20 @@ class TrainingPlan(Plan):
             more += f" with --devices.seq {2 * seq}"
             found.append((activations // 2 + (state + peak.gradient_bytes) // 2, more))
         else:
-            found.append(((state + peak.gradient_bytes) // 2, f"{more}, with smaller parts of the state"))
+            more += f" with --devices.fsdp {2 * setup.fsdp}"
+            found.append(((state + peak.gradient_bytes) // 2, f"{more}: smaller parts of the state"))
         if setup.averaged:
             found.append(
                 (peak.resident_bytes.get("average", 0), "--optimizer.ema-decay None: no average of the weights")
             )
-        if not setup.adapted:
-            kept = peak.resident_bytes.get("parameters", 0) // 2
-            saved = state + peak.gradient_bytes - kept
-            found.append((saved, "training an adapter: another training, of frozen weights in bfloat16"))
         missing = peak.peak_bytes - self.usable_bytes
         lines = [
             f"{text}: saves about {gigabytes(saved)}" + (", enough alone" if saved >= missing else "")
             for saved, text in sorted(found, reverse=True)
             if saved > 0
         ]
-        return [*lines, "smaller buckets: --data.sizes FRAMES HEIGHT WIDTH"]
+        adapter = [] if setup.adapted else ["an adapter (another training: of frozen weights, in bfloat16)"]
+        return [*lines, "smaller buckets: --data.sizes FRAMES HEIGHT WIDTH", *adapter]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in bytes, seconds and operations."""

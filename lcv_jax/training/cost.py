@@ -1,11 +1,11 @@
 """What a step costs by formula, for tokens a second and model FLOPs utilisation."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from lcv_jax.array_types import Array
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.models.flops import counted_flops, forward_flops
 from lcv_jax.models.vae import WanVAE
@@ -14,11 +14,16 @@ from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.training.step import Learner
 
 
-def tokens_and_flops(learner: Learner, batch: dict[str, Array], kind: BatchKind) -> tuple[int, float]:
+def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind) -> tuple[int, float]:
     """Of a batch: video tokens (of an autoencoder: pixels), and operations that its step cannot do without.
 
     A forward and a backward pass, which is two forward passes, or one where the weights are frozen; what is computed
     again is not counted (that is what makes it "model" FLOPs). Teachers add forward passes.
+
+    Args:
+        learner: what the step is compiled for.
+        batch: arrays, or their shapes.
+        kind: of the batch.
     """
     if isinstance(learner.model, WanVAE):
         shape = batch["video_BTHWC"].shape
