@@ -85,6 +85,15 @@ def by_frame(order: TokenOrder, x_BSD: Float[Array, "B S D"], *vectors_BTD: Floa
     return order.frame_view(x_BSD), *(order.per_frame(vector_BTD) for vector_BTD in vectors_BTD)
 
 
+def per_frame(linear: Linear, t_BTE: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
+    """A linear layer of one vector a latent frame, by itself.
+
+    Fused with what is around it, its gradient is a product of arrays that are cut at frames, and XLA has no tiles for
+    that where a device has several clips whose frames are no power of two: it refuses the whole program.
+    """
+    return jax.lax.optimization_barrier(linear(jax.lax.optimization_barrier(t_BTE)))
+
+
 class SwiGLU(nn.Module):
     """`w2(silu(w1 x) * w3 x)`."""
 
@@ -117,7 +126,7 @@ class Block(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulation = Linear(6 * D, dtype=jnp.float32, param_dtype=self.param_dtype, name="adaLN_modulation_1")
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = jnp.split(
-            modulation(nn.silu(given.t_BTE)), 6, axis=-1
+            per_frame(modulation, nn.silu(given.t_BTE)), 6, axis=-1
         )
 
         h_BSD = modulate(x_BSD, shift_attn, scale_attn, order).astype(x_BSD.dtype)
@@ -148,8 +157,8 @@ class TimestepEmbedder(nn.Module):
         angle = timesteps_BT.astype(jnp.float32)[..., None] * frequency
         types = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
         h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        h = nn.silu(Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_0")(h))
-        return Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_2")(h)
+        h = nn.silu(per_frame(Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_0"), h))
+        return per_frame(Linear(self.cfg.adaln_tembed_dim, **types, name="mlp_2"), h)
 
 
 class CaptionEmbedder(nn.Module):
@@ -191,8 +200,8 @@ class FinalLayer(nn.Module):
         self, x_BSD: Float[Array, "B S D"], t_BTE: Float[Array, "B T E"], order: TokenOrder
     ) -> Float[Array, "B S C"]:
         types = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
-        modulation = Linear(2 * x_BSD.shape[-1], **types, name="adaLN_modulation_1")(nn.silu(t_BTE))
-        shift_BTD, scale_BTD = jnp.split(modulation, 2, axis=-1)
+        modulation = Linear(2 * x_BSD.shape[-1], **types, name="adaLN_modulation_1")
+        shift_BTD, scale_BTD = jnp.split(per_frame(modulation, nn.silu(t_BTE)), 2, axis=-1)
         _, h, w = self.cfg.patch_size
         linear = Linear(h * w * self.cfg.out_channels, **types, name="linear")
         return linear(modulate(x_BSD, shift_BTD, scale_BTD, order))
