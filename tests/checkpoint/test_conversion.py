@@ -444,7 +444,7 @@ def test_a_stop_half_way_leaves_no_checkpoint(tmp_path, number):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "half way\n"
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert not (tmp_path / "dest").exists()
     if number == signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == [f".dest.partial-{process.pid}"]
