@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +18,7 @@ import jax
 import tyro
 
 from lcv_jax.checkpoint import store
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
@@ -42,11 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     chosen = tyro.cli(Export, args=arguments, prog="python -m lcv_jax.export")
-    try:
+    with mistakes_in_one_line():
         export(chosen)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 def export(chosen: Export) -> None:

@@ -16,7 +16,6 @@ import logging
 import operator
 import sys
 import time
-import warnings
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from lcv_jax.checkpoint.store import package_versions
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
 from lcv_jax.options import SamplingOptions
@@ -211,41 +211,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(chosen: Any) -> None:
-    try:
-        with warnings_in_one_line():
-            chosen.devices.join()
-            if jax.process_count() > 1:
-                check_same_config(
-                    dataclasses.replace(chosen, devices=dataclasses.replace(chosen.devices, process_id=None))
-                )
-            if isinstance(chosen.task, Batch):
-                run_batch(chosen.task, chosen.weights, chosen.devices)
-            else:
-                task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
-                run_task(task, chosen.files, chosen.weights, chosen.devices)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; a long video goes on after its last finished segment", file=sys.stderr)
-        sys.exit(130)
-
-
-@contextlib.contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Each warning once: what is checked before a model loads is checked again by the pipeline."""
-    shown = set()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        line = f"warning: {' '.join(str(message).split())}"
-        if line not in shown:
-            print(line, file=sys.stderr)
-        shown.add(line)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield
+    with mistakes_in_one_line("interrupted; a long video goes on after its last finished segment"):
+        chosen.devices.join()
+        if jax.process_count() > 1:
+            check_same_config(dataclasses.replace(chosen, devices=dataclasses.replace(chosen.devices, process_id=None)))
+        if isinstance(chosen.task, Batch):
+            run_batch(chosen.task, chosen.weights, chosen.devices)
+        else:
+            task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
+            run_task(task, chosen.files, chosen.weights, chosen.devices)
 
 
 def _load(weights: Weights, devices: Devices) -> Pipeline:

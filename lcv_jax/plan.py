@@ -26,7 +26,8 @@ import tyro
 from rich.console import Console
 
 from lcv_jax import gpus
-from lcv_jax.generate import Sampling, warnings_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.generate import Sampling
 from lcv_jax.options import SamplingOptions, check_refinement
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
@@ -332,15 +333,9 @@ def main(arguments: list[str] | None = None) -> None:
         jax.config.update("jax_platforms", "cpu")  # a plugin without a GPU would be an error
     logging.getLogger("absl").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+    with mistakes_in_one_line():
         chosen = _parse(arguments)
-        with warnings_in_one_line():
-            _run(chosen)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _run(chosen)
 
 
 def _parse(arguments: list[str]) -> Any:

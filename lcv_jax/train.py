@@ -25,9 +25,9 @@ import jax
 import tyro
 from jax.experimental import multihost_utils
 
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.config import PublishedConfig
 from lcv_jax.data.media_writer import write_image
-from lcv_jax.generate import warnings_in_one_line
 from lcv_jax.gpus.speeds import peak_flops
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
@@ -59,25 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports its inner workings there, and raises as well
     arguments = sys.argv[1:] if arguments is None else arguments
-    with leaving_at_once():
-        try:
-            begun = read_config(arguments[0] if arguments else "")
-            cfg = tyro.cli(
-                TrainConfig,
-                args=arguments[1:],
-                default=begun,
-                prog=f"python -m lcv_jax.train {arguments[0]}",
-                description=sys.modules[TrainConfig.__module__].__doc__,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
-            )
-            with warnings_in_one_line():
-                train(cfg)
-        except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
-            sys.exit(130)
+    with leaving_at_once(), mistakes_in_one_line("interrupted; the same command goes on after the last checkpoint"):
+        begun = read_config(arguments[0] if arguments else "")
+        cfg = tyro.cli(
+            TrainConfig,
+            args=arguments[1:],
+            default=begun,
+            prog=f"python -m lcv_jax.train {arguments[0]}",
+            description=sys.modules[TrainConfig.__module__].__doc__,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        )
+        train(cfg)
 
 
 def read_config(path: str) -> TrainConfig:

@@ -16,7 +16,6 @@ import json
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.array_types import Array
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.clips import Groups, TooShortError, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import Refinement, parse_refinement, pick
@@ -119,15 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     config = (tyro.conf.FlagCreatePairsOff,)
     chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.data.encode", config=config)
-    try:
-        with _warnings_in_one_line():
-            encode(chosen)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    with mistakes_in_one_line("interrupted; the same command goes on"):
+        encode(chosen)
 
 
 def encode(arguments: Arguments) -> None:
@@ -524,17 +517,6 @@ def _lines(total: int) -> Any:
             print(f"{count} of {total} clips, about {left:.0f} s left", file=sys.stderr)
 
     return advance
-
-
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A plan for people: tables for a terminal, and a picture of several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,13 +21,17 @@ def show(plan: Plan, console: Console) -> None:
         f"runs {plan.peak.name!r}, of {gigabytes(plan.usable_bytes)}; takes at least {duration(plan.seconds)}.",
         highlight=False,
     )
-    for table in (memory_table(plan), time_table(plan), collective_table(plan), buffer_table(plan)):
+    show_details(plan, (memory_table(plan), time_table(plan)), console)
+
+
+def show_details(plan: Plan, tables: Iterable[Table], console: Console) -> None:
+    """Prints what follows the verdict: tables that are not empty, what was assumed, and how to make it fit."""
+    for table in (*tables, collective_table(plan), buffer_table(plan)):
         if table.row_count:
             console.print(table)
     for line in plan.assumptions():
         console.print(line, highlight=False)
-    advice = plan.advice()
-    if advice:
+    if advice := plan.advice():
         console.print("To make it fit:", highlight=False)
         for line in advice:
             console.print(f"  {line}", highlight=False, markup=False)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lcv_jax.planning.report import gigabytes
-from lcv_jax.planning.tables import buffer_table, collective_table, duration, markdown_table, new_table
+from lcv_jax.planning.tables import duration, markdown_table, new_table, show_details
 from lcv_jax.planning.training import TrainingStage
 from lcv_jax.planning.training_report import USUAL_UTILISATION, TrainingPlan
 
@@ -29,15 +29,7 @@ def show(plan: TrainingPlan, console: Console) -> None:
         f"{duration(plan.usual_seconds)}; {setup.steps:,} steps usually {days(setup.steps * plan.usual_seconds)}.",
         highlight=False,
     )
-    for table in (memory_table(plan), time_table(plan), collective_table(plan), buffer_table(plan)):
-        if table.row_count:
-            console.print(table)
-    for line in plan.assumptions():
-        console.print(line, highlight=False)
-    if advice := plan.advice():
-        console.print("To make it fit:", highlight=False)
-        for line in advice:
-            console.print(f"  {line}", highlight=False, markup=False)
+    show_details(plan, (memory_table(plan), time_table(plan)), console)
 
 
 def memory_table(plan: TrainingPlan) -> Table:

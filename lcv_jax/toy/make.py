@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import json
 import multiprocessing
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
@@ -94,14 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     config = (tyro.conf.FlagCreatePairsOff,)
     chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.make", config=config)
-    try:
+    with mistakes_in_one_line("interrupted; nothing was left behind"):
         make(chosen)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
-        sys.exit(130)
 
 
 def make(arguments: Arguments) -> None:

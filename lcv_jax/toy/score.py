@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.denoise import decode_latents, encode_frames, upsample_clip
@@ -410,14 +410,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     config = (tyro.conf.FlagCreatePairsOff,)
     chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.score", config=config)
-    try:
+    with mistakes_in_one_line():
         run(chosen)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def run(arguments: Arguments) -> Report:

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import math
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from lcv_jax.checkpoint.export import STEMS
 from lcv_jax.checkpoint.published import open_published
 from lcv_jax.checkpoint.safetensors_files import Planned, published_order, write_safetensors
 from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config
 from lcv_jax.toy.captions import vocabulary
 from lcv_jax.toy.sizes import OFFSETS, SIZES, ToySize
@@ -62,11 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.start")
-    try:
+    with mistakes_in_one_line():
         start(chosen)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 def start(arguments: Arguments) -> None:

@@ -123,15 +123,19 @@ class Metrics:
         for task in sorted({one.task for one in work}):
             losses = [one["loss"] for one, its in zip(fetched, work, strict=True) if its.task == task]
             line[f"loss/{task}"] = float(np.mean(losses))
-        if "autoencoder" in (one.task for one in work):  # it knows no times
-            return {name: value if math.isfinite(value) else None for name, value in line.items()}
+        if "autoencoder" not in (one.task for one in work):  # it knows no times
+            line |= self._errors_by_time(fetched)
+        return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+    def _errors_by_time(self, fetched: list[dict[str, Any]]) -> dict[str, float]:
         errors = np.concatenate([one["error_B"] for one in fetched])
         times = np.concatenate([one["t_B"] for one in fetched])
         bins = np.clip((times * self._cfg.timestep_bins).astype(int), 0, self._cfg.timestep_bins - 1)
+        line = {}
         for number in np.unique(bins):
             low, high = number / self._cfg.timestep_bins, (number + 1) / self._cfg.timestep_bins
             line[f"error/t_{low:.2f}-{high:.2f}"] = float(errors[bins == number].mean())
-        return {name: value if math.isfinite(value) else None for name, value in line.items()}
+        return line
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What the model can do by now: videos of the same prompts and noise, or an autoencoder's reconstructions."""
 
+import functools
 from typing import Any
 
 import jax
@@ -50,15 +51,10 @@ def reconstructions(model: WanVAE, params: Params, video_BTHWC: Array) -> UInt8[
     return np.concatenate([np.asarray(video_BTHWC), to_uint8(np.asarray(back))], axis=3)
 
 
-@jax.jit
-def _as_video(video_BTHWC: Array) -> Array:
-    return jnp.asarray(video_BTHWC, jnp.float32) / 127.5 - 1
-
-
+@functools.partial(jax.jit, static_argnums=0)
 def _reconstruct(model: WanVAE, params: Params, video_BTHWC: Array) -> Array:
     apply: Any = model.apply
-    run = jax.jit(lambda params, video: apply({"params": params}, video) / 2 + 0.5)
-    return run(params, _as_video(video_BTHWC))
+    return apply({"params": params}, video_BTHWC.astype(jnp.float32) / 127.5 - 1) / 2 + 0.5
 
 
 def grid(videos_BTHWC: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,13 +1,14 @@
 """A run's trained weights as a folder to generate from, and to train on from."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Params
-from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.save import save_trained
 from lcv_jax.config import PublishedConfig, VAEConfig
 from lcv_jax.models.vae import WanVAE
@@ -62,11 +63,7 @@ class LatentStatistics:
 
     def add(self, model: WanVAE, params: Params, video_BTHWC: Array) -> None:
         """Takes clips in, uint8."""
-        import jax
-
-        apply: Any = model.apply
-        encode = jax.jit(lambda params, video: apply({"params": params}, video / 127.5 - 1, method="encode")[0])
-        mean_SC = encode(params, jnp.asarray(video_BTHWC, jnp.float32)).reshape(-1, self._cfg.z_dim)
+        mean_SC = _means(model, params, video_BTHWC).reshape(-1, self._cfg.z_dim)
         self._count += mean_SC.shape[0]
         self._sum += mean_SC.sum(0)
         self._squares += jnp.square(mean_SC).sum(0)
@@ -78,6 +75,7 @@ class LatentStatistics:
         return dataclasses.replace(self._cfg, latents_mean=tuple(map(float, mean)), latents_std=tuple(map(float, std)))
 
 
-def read_config(checkpoint: Path, network: str) -> Any:
-    """The config of the network that is trained."""
-    return store.load_config(checkpoint, network)
+@functools.partial(jax.jit, static_argnums=0)
+def _means(model: WanVAE, params: Params, video_BTHWC: Array) -> Array:
+    apply: Any = model.apply
+    return apply({"params": params}, video_BTHWC.astype(jnp.float32) / 127.5 - 1, method="encode")[0]

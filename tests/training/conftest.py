@@ -1,6 +1,7 @@
 """A run of four steps on encoded noise, small enough to train many times."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -41,13 +42,13 @@ def encoded(tmp_path_factory, tiny_checkpoint):
     return folder / "encoded"
 
 
-@pytest.fixture
-def config(encoded, tiny_checkpoint, tmp_path):
-    """config(**fields): a run in tmp_path/run with these fields changed."""
+@pytest.fixture(scope="session")
+def config_of(encoded, tiny_checkpoint):
+    """config_of(run=..., **fields): a run with these fields changed."""
 
-    def make(**fields):
+    def make(run, **fields):
         cfg = TrainConfig(
-            run=tmp_path / "run",
+            run=run,
             checkpoint=tiny_checkpoint,
             objective=FlowMatching(),
             data=DataConfig(path=encoded, max_sequence_length=16, tasks=TaskShares(t2v=1.0, i2v=1.0), prefetch=1),
@@ -64,6 +65,12 @@ def config(encoded, tiny_checkpoint, tmp_path):
 
 
 @pytest.fixture
+def config(config_of, tmp_path):
+    """config(**fields): likewise, in tmp_path/run."""
+    return functools.partial(config_of, tmp_path / "run")
+
+
+@pytest.fixture
 def lines_of():
     """lines_of(run): what its metrics.jsonl says."""
 
@@ -76,14 +83,14 @@ def lines_of():
 @pytest.fixture
 def write_config():
     """write_config(path, cfg): a file whose get_config() returns the config."""
-    return _write_config
 
+    def write(path, cfg):
+        modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
+        imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
+        path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
+        return path
 
-def _write_config(path, cfg):
-    modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
-    imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
-    path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
-    return path
+    return write
 
 
 def _source(value):

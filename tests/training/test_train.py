@@ -16,7 +16,7 @@ import pytest
 
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
-from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.data.config import DataConfig
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
@@ -59,22 +59,10 @@ def told(lines):
 
 
 @pytest.fixture(scope="module")
-def whole(encoded, tiny_checkpoint, tmp_path_factory):
+def whole(config_of, tmp_path_factory):
     """A run of four steps that nobody disturbed."""
-    from lcv_jax.objectives.flow_matching import FlowMatching
-    from lcv_jax.training.config import TrainConfig
-
-    cfg = TrainConfig(
-        run=tmp_path_factory.mktemp("whole") / "run",
-        checkpoint=tiny_checkpoint,
-        objective=FlowMatching(),
-        data=DataConfig(path=encoded, max_sequence_length=16, tasks=TaskShares(t2v=1.0, i2v=1.0), prefetch=1),
-        steps=4,
-        batch_size=8,
-        dtype="float32",
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.5),
-        checkpoints=CheckpointsConfig(every=2),
-        logging=LoggingConfig(every=1),
+    cfg = config_of(
+        tmp_path_factory.mktemp("whole") / "run",
         samples=SamplesConfig(every=2, prompts=("clip 1", "clip 2"), num_frames=5, size=(32, 32), num_steps=2),
         devices=ONE,
     )
