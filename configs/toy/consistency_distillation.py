@@ -15,14 +15,20 @@ from lcv_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     """Four teacher steps reach every phase's end: the target is the teacher's own."""
+    return consistency("consistency_distillation", num_steps=16, teacher_steps=4, start="cfg_step_lora")
+
+
+def consistency(name: str, *, num_steps: int, teacher_steps: int, start: str) -> TrainConfig:
+    """The teacher is always the CFG-distilled adapter."""
     cfg = cfg_distillation()
     assert cfg.adapter is not None
     return dataclasses.replace(
         cfg,
-        run=OUT / "consistency_distillation",
+        run=OUT / name,
         checkpoint=OUT / "cfg_distillation" / "weights",
-        objective=ConsistencyDistillation(num_steps=16, shift=SHIFT, teacher_steps=4),
-        adapter=dataclasses.replace(cfg.adapter, start="cfg_step_lora"),
-        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=2e-4),
-        samples=dataclasses.replace(cfg.samples, num_steps=16),
+        objective=ConsistencyDistillation(num_steps=num_steps, shift=SHIFT, teacher_steps=teacher_steps),
+        adapter=dataclasses.replace(cfg.adapter, start=start, teacher="cfg_step_lora"),
+        steps=300,
+        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=2e-4, warmup_steps=30, ema_decay=0.98),
+        samples=dataclasses.replace(cfg.samples, num_steps=num_steps),
     )

@@ -125,7 +125,8 @@ def load_adapter(
 
     Args:
         folder: a converted folder.
-        name: one of its adapters, or the path of a .safetensors file in the published key format.
+        name: one of its adapters, FOLDER/adapters/NAME of another converted folder, or the path of a .safetensors file
+            in the published key format.
         cfg: the transformer that it is for.
         dtype: what to cast to; None keeps what is stored.
         sharding: as in `load_component`.
@@ -144,8 +145,8 @@ def load_adapter(
                 array = array if dtype is None else array.astype(dtype)
                 convert.place(placed, path, jax.device_put(array, rule(path, array.shape)))
             return placed
-        stored = Path(folder) / "adapters" / name
-        return _load(stored, lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
+        folder, name = _place_of_adapter(folder, name)
+        return _load(folder / "adapters" / name, lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
 
@@ -164,9 +165,17 @@ def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
             convert.check_names("the adapter", names.published_shapes(names.lora_table(found, cfg)), found)
         except ValueError as error:
             raise ValueError(f"adapter {name}: {error}") from None
-    elif name not in list_adapters(folder):
+        return
+    folder, name = _place_of_adapter(folder, name)
+    if name not in list_adapters(folder):
         have = ", ".join(list_adapters(folder)) or "no adapters"
         raise ValueError(f"adapter {name}: there is none in {folder}; it has {have}")
+
+
+def _place_of_adapter(folder: str | Path, name: str | Path) -> tuple[Path, str]:
+    """The converted folder, and the name in it."""
+    path = Path(name)
+    return (path.parent.parent, path.name) if path.parent.name == "adapters" else (Path(folder), str(name))
 
 
 def tokenizer_folder(folder: str | Path) -> Path:

@@ -30,12 +30,16 @@ from lcv_jax.checkpoint.published import open_published
 from lcv_jax.checkpoint.safetensors_files import Planned, published_order, write_safetensors
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line
-from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config
+from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
 from lcv_jax.toy.captions import vocabulary
 from lcv_jax.toy.sizes import OFFSETS, SIZES, ToySize
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 _ENOUGH_BYTES = 1 << 27
+_UNEVEN = 0.2
+"""Weight of random kernels beside those that average."""
+_LOG_VARIANCE = -5.0
+"""Of latents at first: little enough not to drown what they say."""
 _LOOK = 8.0
 """Bias of a head for the word that it looks at: exp(8) to 1 against any other."""
 _NEIGHBOUR = 0.4
@@ -89,7 +93,11 @@ def start(arguments: Arguments) -> None:
 def write_published(folder: Path, size: ToySize, seed: int, dtype: Any) -> None:
     """Writes all components, into an existing folder, in the published layout."""
     configs = {"dit": size.dit, "vae": size.vae, "text_encoder": size.text_encoder}
-    makers: dict[str, Any] = {"dit": random_transformer, "vae": random_params, "text_encoder": random_text_encoder}
+    makers: dict[str, Any] = {
+        "dit": random_transformer,
+        "vae": random_autoencoder,
+        "text_encoder": random_text_encoder,
+    }
     for number, (name, cfg) in enumerate(configs.items()):
         params = makers[name](cfg, np.random.default_rng([seed, number]))
         state = convert.NETWORKS[name].torch_state(params, cfg)
@@ -116,6 +124,46 @@ def random_params(cfg: PublishedConfig, rng: np.random.Generator) -> Params:
             value = np.full(leaf.shape, kind in ("gamma", "weight"), np.float32)
         convert.place(params, leaf.path, value)
     return params
+
+
+def random_autoencoder(cfg: VAEConfig, rng: np.random.Generator) -> Params:
+    """It begins as a blur: latents carry the mean colours of their blocks, and residual branches add nothing.
+
+    Random convolutions forget the colour of what they average, and for hundreds of steps nothing but grey is learnt.
+    """
+
+    def begin(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name == "quant_conv/bias":
+            leaf[cfg.z_dim :] = _LOG_VARIANCE
+        elif name.endswith("conv_in/bias"):
+            leaf[...] = 0.5 * rng.standard_normal(leaf.shape)
+        if not name.endswith("kernel") or "/conv1/" in name or "attentions" in name:
+            return leaf
+        if "/conv2/" in name:
+            return np.zeros_like(leaf)
+        return (_averaging(name, leaf.shape, rng) + _UNEVEN * leaf).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(begin, random_params(cfg, rng))
+
+
+def _averaging(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """A convolution that turns channels, and averages the pixels and frames that a stride leaves out."""
+    *_, before, after = shape
+    kernel = np.zeros(shape)
+    turned = math.sqrt(max(before, after) / after) * _orthogonal(rng, before, after)
+    if "time_conv" in name and after == 2 * before:  # one frame becomes two
+        half = _orthogonal(rng, before, before)
+        kernel[-1, 0, 0] = np.concatenate([half, half], axis=1)
+    elif "time_conv" in name:
+        kernel[-2:, 0, 0] = turned / 2
+    elif "resample" in name and name.startswith("encoder"):
+        kernel[:2, :2] = turned / 4
+    elif "resample" in name:
+        kernel[1, 1] = turned
+    else:  # the last frame is the present one
+        kernel[-1, shape[1] // 2, shape[2] // 2] = turned
+    return kernel
 
 
 def random_transformer(cfg: DiTConfig, rng: np.random.Generator) -> Params:

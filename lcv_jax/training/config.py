@@ -75,7 +75,9 @@ class AdapterConfig:
     alpha: float = 64.0
     """What it adds is multiplied by alpha / rank."""
     start: str | None = None
-    """An adapter of the checkpoint, or a .safetensors file, to start from; the teacher of a distillation has it too."""
+    """An adapter to start from: one of the checkpoint, FOLDER/adapters/NAME of another one, or a .safetensors file."""
+    teacher: str | None = None
+    """The adapter, likewise, that a distillation's teacher has. None: that of `start`."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:

@@ -84,12 +84,11 @@ class Start:
         params = self._loaded(cfg.dtype)
         if adapter is None:
             return Frozen(params=params)
-        combined = None
         scale = jnp.float32(adapter.alpha / adapter.rank)
         if adapter.start is not None:
-            started = self._adapter(adapter.start)
-            scale = jnp.ravel(jax.tree.leaves(states.split_scale(started)[1])[0])[0]
-            combined = combine([(started, 1.0)]) if teaches else None
+            scale = jnp.ravel(jax.tree.leaves(states.split_scale(self._adapter(adapter.start))[1])[0])[0]
+        teacher = (adapter.teacher or adapter.start) if teaches else None
+        combined = None if teacher is None else combine([(self._adapter(teacher), 1.0)])
         return Frozen(params=params, adapters=combined, alpha_scale=self._everywhere(scale))
 
     def frozen_shapes(self) -> Frozen:
@@ -104,7 +103,7 @@ class Start:
             return Frozen(params=params)
         whole = NamedSharding(mesh, PartitionSpec())
         combined = None
-        if teaches and adapter.start is not None:
+        if teaches and (adapter.teacher or adapter.start):  # a teacher's adapter of the same rank
             pairs = self._trained_shapes()
             combined = jax.eval_shape(lambda pairs: combine([(states.with_scale(pairs, 1.0), 1.0)]), pairs)
             combined = _placed(combined, jax.tree.map(lambda _: whole, combined))

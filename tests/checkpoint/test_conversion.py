@@ -125,6 +125,7 @@ def test_adapters_load_from_the_folder_and_from_a_file(converted):
         wanted = convert.lora_params(load_file(path), cfg)
         assert_equal_trees(store.load_adapter(converted, name, cfg), wanted)
         assert_equal_trees(store.load_adapter(converted, path, cfg), wanted)
+        assert_equal_trees(store.load_adapter("elsewhere", converted / "adapters" / name, cfg), wanted)
 
 
 def test_the_rest_is_there(converted):
@@ -476,6 +477,8 @@ def test_adapters_that_do_not_fit(converted):
     cfg = store.load_config(converted, "dit")
     with pytest.raises(ValueError, match=r"adapter nope: there is none in .*; it has cfg_step_lora, refinement_lora"):
         store.load_adapter(converted, "nope", cfg)
+    with pytest.raises(ValueError, match="there is none in"):
+        store.load_adapter("elsewhere", converted / "adapters" / "nope", cfg)
     with pytest.raises(ValueError, match=r"adapter cfg_step_lora: the adapter is for another model: it has depth 2"):
         store.load_adapter(converted, "cfg_step_lora", dataclasses.replace(cfg, depth=3))
     with pytest.raises(ValueError, match=r"the adapter is for another model: it has depth 2"):

@@ -17,11 +17,13 @@ import pytest
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig
+from lcv_jax.models.lora import combine
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.training import networks
 from lcv_jax.training.config import (
     AdapterConfig,
     CheckpointsConfig,
@@ -31,6 +33,7 @@ from lcv_jax.training.config import (
     SamplesConfig,
 )
 from lcv_jax.training.folder import locked
+from lcv_jax.training.state import split_scale
 
 ROOT = Path(__file__).parent.parent.parent
 ONE = DevicesConfig(data=1)
@@ -202,6 +205,20 @@ def test_adapters_train_export_and_teach(config, tmp_path):
     up = [tree["blocks"]["attn"]["qkv"] for tree in (before, now)]
     assert up[0]["alpha_scale"].tolist() == up[1]["alpha_scale"].tolist() == [0.5, 0.5]
     assert not np.array_equal(up[0]["up"], up[1]["up"])
+
+    # A student of a student, with the first one as teacher.
+    further = dataclasses.replace(
+        after,
+        checkpoint=cfg.run / "weights",
+        adapter=dataclasses.replace(
+            small, start=str(after.run / "weights" / "adapters" / "cfg_step_lora"), teacher="cfg_step_lora"
+        ),
+    )
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        start = networks.Start(further, networks.learner_of(further, config_, mesh))
+        jax.tree.map(np.testing.assert_array_equal, start.frozen().adapters, combine([(before, 1.0)]))
+        jax.tree.map(np.testing.assert_array_equal, start.state().params, split_scale(now)[0])
 
 
 def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, monkeypatch):
