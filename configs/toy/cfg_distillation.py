@@ -19,7 +19,7 @@ def get_config() -> TrainConfig:
         "cfg_distillation",
         after="sft",
         tasks=TaskShares(t2v=0.6, i2v=0.2, vc=0.2),
-        steps=600,
+        steps=300,
         learning_rate=5e-4,
         objective=CFGDistillation(shift=SHIFT),
     )

@@ -1,10 +1,11 @@
 r"""Toy refinement expert, an adapter for 128 x 128 x 33, with dense attention first.
 
-Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py, with larger clips of other scenes:
+Hardware: a laptop's CPU (2 cores). After configs/toy/consistency_distillation.py, whose adapter comes
+along, with larger clips of other scenes:
 
     python -m lcv_jax.toy.make outputs/toy/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 \
       --rough-share 0 --seed 1
-    python -m lcv_jax.data.encode outputs/toy/large/manifest.jsonl outputs/toy/vae/weights outputs/toy/encoded_large \
+    python -m lcv_jax.data.encode outputs/toy/large/manifest.jsonl outputs/toy/vae_2/weights outputs/toy/encoded_large \
       --sizes 33,128,128 --fps 16 --refine 64,64,8
 
     python -m lcv_jax.train configs/toy/refinement_dense.py
@@ -21,7 +22,7 @@ from lcv_jax.training.config import AdapterConfig, TrainConfig
 
 def get_config() -> TrainConfig:
     """Of the fine-tuned model."""
-    return refinement("refinement_dense", after="sft", start=None, sparse=None, steps=300)
+    return refinement("refinement_dense", after="consistency_distillation", start=None, sparse=None, steps=300)
 
 
 def refinement(

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Trains the small model of the procedural world, every stage from random weights to the refinement expert, and writes it
+# in the released layout: about two hours on two cores. Stopped or killed, the same command goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=outputs/toy
+train() { SECONDS=0; python -m lcv_jax.train "configs/toy/$1.py"; echo "$1: $SECONDS s"; }
+
+[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 2500
+[ -e $out/start ] || python -m lcv_jax.toy.start $out/start
+train vae_1
+train vae_2
+python -m lcv_jax.data.encode $out/clips/manifest.jsonl $out/vae_2/weights $out/encoded --sizes 17,64,64 --fps 8 --images-from-clips 1
+for stage in pretrain_1 pretrain_2 pretrain_3 sft cfg_distillation consistency_distillation; do train $stage; done
+
+[ -e $out/large ] || python -m lcv_jax.toy.make $out/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 --rough-share 0 --seed 1
+python -m lcv_jax.data.encode $out/large/manifest.jsonl $out/vae_2/weights $out/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8
+train refinement_dense
+train refinement_sparse
+
+# The released layout, in bfloat16.
+rm -rf $out/float32 $out/bfloat16 $out/published
+python convert_torch_weights.py $out/refinement_sparse/weights $out/float32 --to-torch
+python convert_torch_weights.py $out/float32 $out/bfloat16 --dtype bfloat16
+python convert_torch_weights.py $out/bfloat16 $out/published --to-torch
+
+# Beside the model that is shipped: distillation to fewer steps, and continuation trained without noise on its condition.
+train consistency_distillation_8
+train consistency_distillation_4
+train pretrain_3_without_noise
