@@ -4,8 +4,8 @@
     reading.best("shape"), reading.score("shape", "square")
 
 The object is what has the colour of an object: every pixel goes to the nearest of the objects' and the backgrounds'
-colours, and the colour that most pixels have is the object's. Its shape is the template of the same area that overlaps
-it best at any angle; its motion is what its centre, its area and the phase of its symmetry do over time.
+colours, and the colour that most pixels have is the object's. Its shape is the template of the same area, sharp or
+blurred, that overlaps it best at any angle; its motion is what its centre, its area and the phase of its symmetry do over time.
 
 A score says how sure a reader is of a value, 0..1. The scores of one attribute add up to 1 at most, and to less where
 there is no object or it does not move, so that they can serve as rewards.
@@ -37,6 +37,8 @@ from lcv_jax.toy.world import (
 ATTRIBUTES = ("colour", "shape", "motion", "speed", "texture", "background", "pan")
 
 _COLOUR_SPREAD = 30.0  # of 255: half the least distance between two objects' colours is 46
+_BLURS = (0.0, 0.2, 0.35)
+"""Of templates, in radii: a small autoencoder rounds corners, and what is left of them still tells shapes apart."""
 _SHAPE_SPREAD = 0.03  # of overlap: a square and a circle overlap by 0.82
 _STILL = 0.3  # of the slow rate
 _SPEED_SPREAD = 0.15  # of the logarithm of the rate: slow and quick are 0.7 or more apart
@@ -239,20 +241,32 @@ def _track(alpha_THW: np.ndarray) -> _Track:
 
 @functools.cache
 def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """Every shape at every angle, each of the same area, and the numbers of their shapes."""
-    line = (np.arange(_GRID) + 0.5) / _GRID * 2 * _GRID_REACH - _GRID_REACH
-    fine = np.linspace(-1.3, 1.3, 521)
+    """Every shape at every angle, sharp and blurred, each of the same area, and the numbers of their shapes."""
     masks, numbers = [], []
     for number, shape in enumerate(SHAPES):
-        area = np.mean(distance(shape, fine[None, :], fine[:, None]) < 0) * 2.6**2
-        size = math.sqrt(math.pi / area)
         order = _SYMMETRY.get(shape)
         for angle in np.arange(0, 2 * math.pi / order, math.radians(9)) if order else (0.0,):
-            cos, sin = math.cos(angle) / size, math.sin(angle) / size
-            u, v = cos * line[None, :] + sin * line[:, None], cos * line[:, None] - sin * line[None, :]
-            masks.append(np.clip(0.5 - distance(shape, u, v) * size / 0.15, 0, 1).ravel())
-            numbers.append(number)
+            for blur in _BLURS:
+                masks.append(_template(shape, float(angle), blur).ravel())
+                numbers.append(number)
     return np.array(masks, np.float32), np.array(numbers)
+
+
+def _template(shape: str, angle: float, blur: float) -> np.ndarray:
+    """How much of each point of the grid is the object, whose area is that of a circle of radius 1."""
+    line = (np.arange(_GRID) + 0.5) / _GRID * 2 * _GRID_REACH - _GRID_REACH
+    cell = 2 * _GRID_REACH / _GRID
+    far = np.abs(line[:, None] - line[None, :])
+    kernel = np.exp(-((far / blur) ** 2) / 2) * cell / (blur * math.sqrt(2 * math.pi)) if blur else np.eye(_GRID)
+    size, mask = 1.0, np.zeros((_GRID, _GRID))
+    for _ in range(4):  # until the area is right: blurring takes corners away
+        cos, sin = math.cos(angle) / size, math.sin(angle) / size
+        u, v = cos * line[None, :] + sin * line[:, None], cos * line[:, None] - sin * line[None, :]
+        mask = kernel @ np.clip(0.5 - distance(shape, u, v) * size / 0.15, 0, 1) @ kernel.T
+        if blur:
+            mask = np.clip((mask - 0.25) / 0.5, 0, 1)  # as pixels are read
+        size *= math.sqrt(math.pi / (mask.sum() * cell**2))
+    return mask
 
 
 def _shape_scores(alpha_THW: np.ndarray, track: _Track) -> dict[str, float]:
@@ -274,7 +288,8 @@ def _shape_scores(alpha_THW: np.ndarray, track: _Track) -> dict[str, float]:
     lower = padded[at[0], at[1] + 1, at[2]] * (1 - dx) + padded[at[0], at[1] + 1, at[2] + 1] * dx
     masks = (upper * (1 - dy) + lower * dy).reshape(len(frames), -1)
     templates, numbers = _templates()
-    inside = masks @ templates.T
+    # Of soft masks the overlap is the smaller, not the product: a blurred one has all of itself in itself.
+    inside = np.array([np.minimum(mask, templates).sum(axis=1) for mask in masks])
     either = masks.sum(axis=1)[:, None] + templates.sum(axis=1)[None, :] - inside
     overlap = inside / np.maximum(either, 1e-6)
     best = np.array([overlap[:, numbers == number].max(axis=1).mean() for number in range(len(SHAPES))])
