@@ -5,7 +5,8 @@
 
 The object is what has the colour of an object: every pixel goes to the nearest of the objects' and the backgrounds'
 colours, and the colour that most pixels have is the object's. Its shape is the template of the same area, sharp or
-blurred, that overlaps it best at any angle; its motion is what its centre, its area and the phase of its symmetry do over time.
+blurred, that overlaps it best at any angle; its motion is what its centre, its area and the phase of its symmetry do
+over time.
 
 A score says how sure a reader is of a value, 0..1. The scores of one attribute add up to 1 at most, and to less where
 there is no object or it does not move, so that they can serve as rewards.
