@@ -28,7 +28,7 @@ def consistency(name: str, *, num_steps: int, teacher_steps: int, start: str) ->
         checkpoint=OUT / "cfg_distillation" / "weights",
         objective=ConsistencyDistillation(num_steps=num_steps, shift=SHIFT, teacher_steps=teacher_steps),
         adapter=dataclasses.replace(cfg.adapter, start=start, teacher="cfg_step_lora"),
-        steps=300,
+        steps=200,
         optimizer=dataclasses.replace(cfg.optimizer, learning_rate=2e-4, warmup_steps=30, ema_decay=0.98),
         samples=dataclasses.replace(cfg.samples, num_steps=num_steps),
     )
