@@ -67,7 +67,7 @@ def config_of(encoded, tiny_checkpoint):
 @pytest.fixture
 def config(config_of, tmp_path):
     """config(**fields): likewise, in tmp_path/run."""
-    return functools.partial(config_of, tmp_path / "run")
+    return functools.partial(config_of, run=tmp_path / "run")
 
 
 @pytest.fixture
