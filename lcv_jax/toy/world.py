@@ -42,7 +42,7 @@ PANS = ("none", "left", "right")
 DURATION = 2.0
 """Seconds for which the object is sure to be inside the frame; later it may leave it."""
 RATES = {
-    "moves": (0.11, 0.25),  # shorter sides a second
+    "moves": (0.08, 0.19),  # shorter sides a second
     "scales": (math.log(1.4) / DURATION, math.log(2.1) / DURATION),  # of the logarithm of the size, a second
     "turns": (math.radians(40), math.radians(120)),  # a second, clockwise
 }
@@ -191,7 +191,7 @@ def sample_scene(
         x=x,
         y=y,
         size=size,
-        angle=float(rng.uniform(-0.35, 0.35)),
+        angle=float(rng.uniform(-0.1, 0.1)),
         rate=float(rate),
         phase=(float(rng.random()), float(rng.random())),
         tint=(int(rng.integers(-8, 9)), int(rng.integers(-8, 9)), int(rng.integers(-8, 9))),
@@ -213,10 +213,10 @@ _POOLS = {held_out: _pool(held_out) for held_out in (False, True)}
 def _sizes(motion: str, speed: str, rate: float, rng: np.random.Generator) -> tuple[float, float]:
     """The size at time 0 and the largest one."""
     if kind_of(motion) != "scales":
-        size = float(rng.uniform(0.155, 0.185))
+        size = float(rng.uniform(0.21, 0.24))
         return size, size
     factor = math.exp(rate * DURATION)
-    small = float(rng.uniform(0.14, 0.15) if speed == "quickly" else rng.uniform(0.15, 0.18))
+    small = float(rng.uniform(0.15, 0.17) if speed == "quickly" else rng.uniform(0.18, 0.22))
     return (small if motion == "grows" else small * factor), small * factor
 
 
