@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=outputs/toy
 train() { SECONDS=0; python -m lcv_jax.train "configs/toy/$1.py"; echo "$1: $SECONDS s"; }
 
-[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 2500
+[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 2000 --num-images 2000
 [ -e $out/start ] || python -m lcv_jax.toy.start $out/start
 train vae_1
 train vae_2

@@ -18,7 +18,7 @@ from lcv_jax.training.config import SamplesConfig, TrainConfig
 def get_config() -> TrainConfig:
     """A fifth of a clip's tokens, so that a step is cheap."""
     cfg = stage(
-        "pretrain_1", after="vae_3", tasks=TaskShares(t2i=1.0, t2v=0.0), steps=6000, learning_rate=1.5e-3, batch_size=32
+        "pretrain_1", after="vae_3", tasks=TaskShares(t2i=1.0, t2v=0.0), steps=3000, learning_rate=1.5e-3, batch_size=32
     )
     samples: SamplesConfig = dataclasses.replace(cfg.samples, num_frames=1)
     return dataclasses.replace(cfg, from_scratch=True, samples=samples)

@@ -16,6 +16,6 @@ def get_config() -> TrainConfig:
         "pretrain_3",
         after="pretrain_2",
         tasks=TaskShares(t2i=0.1, t2v=0.5, i2v=0.2, vc=0.2),
-        steps=2000,
+        steps=1200,
         learning_rate=6e-4,
     )

@@ -42,15 +42,18 @@ PANS = ("none", "left", "right")
 DURATION = 2.0
 """Seconds for which the object is sure to be inside the frame; later it may leave it."""
 RATES = {
-    "moves": (0.08, 0.19),  # shorter sides a second
+    "moves": (1 / 16, 3 / 16),  # shorter sides a second
     "scales": (math.log(1.4) / DURATION, math.log(2.1) / DURATION),  # of the logarithm of the size, a second
     "turns": (math.radians(40), math.radians(120)),  # a second, clockwise
 }
 """Slow and quick."""
 PAN_RATE = 0.12
 """Shorter sides a second."""
-RATE_SPREAD = 0.08
-"""Rates differ by up to this share from scene to scene."""
+GRID = 8
+"""Objects begin at places of a grid of so many over the shorter side, where there is room: edges then fall on few places
+within an autoencoder's latents, which is what a small model learns within the hour."""
+SIZE = 0.225
+"""Of objects that keep it."""
 
 _REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.24, "cross": 1.11, "ring": 1.0}
 """Farthest point of a shape from its centre, in sizes."""
@@ -176,9 +179,8 @@ def sample_scene(
     texture = TEXTURES[int(rng.integers(len(TEXTURES)))]
     # On a plain background nobody could see it.
     pan = PANS[int(rng.choice(3, p=(0.6, 0.2, 0.2)))] if texture != "plain" else "none"
-    slow, quick = RATES[kind_of(motion)]
-    rate = (slow if speed == "slowly" else quick) * rng.uniform(1 - RATE_SPREAD, 1 + RATE_SPREAD)
-    size, largest = _sizes(motion, speed, rate, rng)
+    rate = RATES[kind_of(motion)][SPEEDS.index(speed)]
+    size, largest = _sizes(motion, speed, rate)
     x, y = _start(motion, rate, largest * _REACH[shape] + _MARGIN, rng)
     return Scene(
         colour=colour,
@@ -191,8 +193,8 @@ def sample_scene(
         x=x,
         y=y,
         size=size,
-        angle=float(rng.uniform(-0.1, 0.1)),
-        rate=float(rate),
+        angle=0.0,
+        rate=rate,
         phase=(float(rng.random()), float(rng.random())),
         tint=(int(rng.integers(-8, 9)), int(rng.integers(-8, 9)), int(rng.integers(-8, 9))),
         light=(float(rng.uniform(-0.08, 0.08)), float(rng.uniform(-0.08, 0.08))),
@@ -210,13 +212,12 @@ def _pool(held_out: bool) -> tuple[tuple[tuple[str, str, str], ...], np.ndarray]
 _POOLS = {held_out: _pool(held_out) for held_out in (False, True)}
 
 
-def _sizes(motion: str, speed: str, rate: float, rng: np.random.Generator) -> tuple[float, float]:
+def _sizes(motion: str, speed: str, rate: float) -> tuple[float, float]:
     """The size at time 0 and the largest one."""
     if kind_of(motion) != "scales":
-        size = float(rng.uniform(0.21, 0.24))
-        return size, size
+        return SIZE, SIZE
     factor = math.exp(rate * DURATION)
-    small = float(rng.uniform(0.15, 0.17) if speed == "quickly" else rng.uniform(0.18, 0.22))
+    small = 0.16 if speed == "quickly" else 0.2
     return (small if motion == "grows" else small * factor), small * factor
 
 
@@ -226,7 +227,8 @@ def _start(motion: str, rate: float, reach: float, rng: np.random.Generator) -> 
     for step in _VELOCITY.get(motion, (0, 0)):
         travel = step * rate * DURATION
         low, high = reach - min(travel, 0), 1 - reach - max(travel, 0)
-        place.append(float(rng.uniform(low, high)) if low < high else (low + high) / 2)
+        first, last = math.ceil(low * GRID), math.floor(high * GRID)
+        place.append(int(rng.integers(first, last + 1)) / GRID if first <= last else (low + high) / 2)
     return place[0], place[1]
 
 
