@@ -31,6 +31,17 @@ def golden():
     return read_golden
 
 
+@pytest.fixture(scope="module")
+def few_optimisations():
+    """For programs that run for milliseconds and would compile for many seconds; child processes do as their parent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """examples/tiny_checkpoint, converted once a session by the command that users run."""
