@@ -62,6 +62,8 @@ class Reading:
     """Of the logarithm of its size, a second."""
     turning: float
     """Radians a second, clockwise."""
+    evenness: float
+    """Of the surest motion: 1 where every step is the same, about 0 where it goes to and fro or does not move."""
     sharpness: float
     """Root mean square gradient of brightness, levels a pixel."""
     laplacian: float
@@ -145,6 +147,7 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Re
         velocity=(rates["x"], rates["y"]),
         growth=rates["growth"],
         turning=rates["turning"],
+        evenness=_evenness(alpha_THW, track, shape, max(motion_scores, key=lambda name: motion_scores[name]), fps),
         sharpness=float(np.sqrt(np.mean(gradient_x**2 + gradient_y**2))),
         laplacian=float(np.sqrt(np.mean((around - 4 * inner) ** 2))),
         flicker=flicker,
@@ -319,9 +322,18 @@ def _rates(alpha_THW: np.ndarray, track: _Track, shape: str, fps: float | int) -
 
 def _turning(alpha_THW: np.ndarray, track: _Track, order: int | None, fps: float | int) -> float:
     """Radians a second, from the phase of the shape's n-fold symmetry."""
-    frames = np.flatnonzero(track.seen_T)
-    if order is None or len(frames) < 3:
+    if order is None or track.seen_T.sum() < 3:
         return 0.0
+    moment_T = _moments(alpha_THW, track, order)
+    steps = moment_T[1:] * moment_T[:-1].conj()
+    strength = math.sqrt(abs(steps.mean()))
+    # A blob without corners has a phase too, by chance.
+    return float(np.angle(steps.sum()) / order * fps) * min(1.0, (strength / 0.06) ** 2)
+
+
+def _moments(alpha_THW: np.ndarray, track: _Track, order: int) -> np.ndarray:
+    """The n-fold symmetry of every frame with an object: how strong, and its phase."""
+    frames = np.flatnonzero(track.seen_T)
     _, H, W = alpha_THW.shape
     radius_T11 = np.sqrt(track.area_T / math.pi)[frames, None, None]
     across = (np.arange(W) - track.x_T[frames, None])[:, None, :] / radius_T11
@@ -329,11 +341,26 @@ def _turning(alpha_THW: np.ndarray, track: _Track, order: int | None, fps: float
     # What lies further out than any shape reaches is not the object.
     near = alpha_THW[frames] * (across**2 + down**2 < 1.7**2)
     power = (across + 1j * down).astype(np.complex64) ** order
-    moment_T = (near * power).sum(axis=(1, 2)) / np.maximum((near * np.abs(power)).sum(axis=(1, 2)), 1e-6)
-    steps = moment_T[1:] * moment_T[:-1].conj()
-    strength = math.sqrt(abs(steps.mean()))
-    # A blob without corners has a phase too, by chance.
-    return float(np.angle(steps.sum()) / order * fps) * min(1.0, (strength / 0.06) ** 2)
+    return (near * power).sum(axis=(1, 2)) / np.maximum((near * np.abs(power)).sum(axis=(1, 2)), 1e-6)
+
+
+def _evenness(alpha_THW: np.ndarray, track: _Track, shape: str, motion: str, fps: float | int) -> float:
+    """By (sum of steps)^2 / (number x sum of squared steps), of steps of an eighth of a second."""
+    frames = np.flatnonzero(track.seen_T)
+    lag = max(1, round(fps / 8))
+    if len(frames) < 2 + lag:
+        return 0.0
+    kind, order = kind_of(motion), _SYMMETRY.get(shape)
+    if kind == "turns":
+        if order is None:
+            return 0.0
+        moment_T = _moments(alpha_THW, track, order)
+        step_T = np.angle(moment_T[lag:] * moment_T[:-lag].conj())
+    else:
+        size_T = np.log(np.maximum(track.area_T, 1e-6))
+        place_T = size_T if kind == "scales" else track.x_T if motion in ("left", "right") else track.y_T
+        step_T = place_T[frames][lag:] - place_T[frames][:-lag]
+    return float(step_T.sum() ** 2 / max(len(step_T) * (step_T**2).sum(), 1e-9))
 
 
 def _motion_scores(rates: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:

@@ -50,8 +50,8 @@ RATES = {
 PAN_RATE = 0.12
 """Shorter sides a second."""
 GRID = 8
-"""Objects begin at places of a grid of so many over the shorter side, where there is room: edges then fall on few places
-within an autoencoder's latents, which is what a small model learns within the hour."""
+"""Objects begin at places of a grid of so many over the shorter side, where there is room: edges fall on few places of
+latents, and a small model has less to learn."""
 SIZE = 0.225
 """Of objects that keep it."""
 

@@ -1,0 +1,1 @@
+"""Rewards: what scores videos, how it is reached, and what happens where it fails. NumPy alone, no networks."""
