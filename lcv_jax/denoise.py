@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
 from lcv_jax.data.resample import upsample
 from lcv_jax.diffusion.guidance import cfg_zero
-from lcv_jax.diffusion.sampler import sample
+from lcv_jax.diffusion.sampler import Velocity, sample
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
@@ -60,15 +60,39 @@ def denoise(
     Returns:
         The latents, condition frames included.
     """
+    B = noise_BTHWC.shape[0]
+    velocity = guided_velocity(
+        model, variables, text_GLD, text_mask_GL, guidance_scale, condition_bTHWC,
+        use_cache=use_cache, guide_condition=guide_condition and text_GLD.shape[0] > B,
+    )  # fmt: skip
+    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
+    if condition_bTHWC is not None:
+        clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
+        x_BTHWC = jnp.concatenate([clean, x_BTHWC], axis=1)
+    return _place(x_BTHWC)
+
+
+def guided_velocity(
+    model: LongCatVideo,
+    variables: Params,
+    text_GLD: Float[Array, "G L D"],
+    text_mask_GL: Bool[Array, "G L"],
+    guidance_scale: Float[Array, ""],
+    condition_bTHWC: Float[Array, "b t H W C"] | None = None,
+    *,
+    use_cache: bool = True,
+    guide_condition: bool = False,
+) -> Velocity:
+    """The velocity that sampling follows, of noisy frames B T H W C at a time: as `denoise` is told."""
     apply: Any = model.apply
-    B, G = noise_BTHWC.shape[0], text_GLD.shape[0]
+    G = text_GLD.shape[0]
     num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
     cache = None
-    guide_condition = guide_condition and G > B
     if condition_bTHWC is not None and use_cache and not guide_condition:
         cache = apply(variables, condition_bTHWC, method="encode_condition")
 
     def velocity(x_BTHWC: Array, t: Array) -> Array:
+        B = x_BTHWC.shape[0]
         x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
         timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
         shared = 0
@@ -84,11 +108,7 @@ def denoise(
         without, with_prompt = jnp.split(guided, 2)
         return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
 
-    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
-    if condition_bTHWC is not None:
-        clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
-        x_BTHWC = jnp.concatenate([clean, x_BTHWC], axis=1)
-    return _place(x_BTHWC)
+    return velocity
 
 
 _reporting = threading.Lock()
