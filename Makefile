@@ -1,11 +1,12 @@
-# `make demo` sets up and generates, `make train` trains, `make test` runs the tests. All lands in .venv, outputs/ and .cache/.
+# `make demo` sets up and generates, `make train` trains, `make align` goes on with GRPO, `make test` runs the tests.
+# All lands in .venv, outputs/ and .cache/.
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo train test test-slow test-compile lint clean
+.PHONY: demo train align test test-slow test-compile lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +18,9 @@ demo: .venv/installed
 
 train: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/train.sh
+
+align: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/align.sh
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

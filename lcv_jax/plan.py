@@ -32,7 +32,7 @@ from lcv_jax.options import SamplingOptions, check_refinement
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.planning import requests, tables, training, training_tables
+from lcv_jax.planning import requests, rollouts, tables, training, training_tables
 from lcv_jax.planning.compiling import Machine, Stage, compile_stage
 from lcv_jax.planning.report import Plan, Setup
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
@@ -273,7 +273,7 @@ def make_training_plan(
     """
     devices.check()
     batches = training.batch_shapes(cfg.data)
-    tasks = list(dict.fromkeys(batch.kind.task for batch in batches))
+    tasks = [*dict.fromkeys(batch.kind.task for batch in batches), *(["rollout"] if cfg.rollout else [])]
     if unknown := [task for task in only if task not in tasks]:
         raise ValueError(f"no task {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, tasks))}")
     cfg = training.on_devices(cfg, devices.num_gpus, samples)
@@ -288,6 +288,9 @@ def make_training_plan(
         if not only or batch.kind.task in only:
             with _compiling(batch.name, devices.gpu, progress):
                 stages.append(training.compile_step(cfg, batch, known, machine))
+    if cfg.rollout and (not only or "rollout" in only):
+        with _compiling("rollout", devices.gpu, progress):
+            stages += rollouts.compile_rollout(cfg, batches[0], known, machine)
     split = cfg.devices
     described_setup = TrainingSetup(
         config=name,

@@ -22,12 +22,12 @@ from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
 from jax.experimental import multihost_utils
 
 from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.config import PublishedConfig
-from lcv_jax.data.media_writer import write_image
 from lcv_jax.gpus.speeds import peak_flops
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
@@ -40,6 +40,8 @@ from lcv_jax.training.cost import tokens_and_flops
 from lcv_jax.training.folder import Checkpoints, check_config, locked
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.metrics import Metrics, Work
+from lcv_jax.training.probes import probes
+from lcv_jax.training.rollouts import Rollouts
 from lcv_jax.training.samples import Sampler, grid, reconstructions
 from lcv_jax.training.state import Frozen, TrainState, variables_of
 from lcv_jax.training.step import Learner, Measured, train_step
@@ -113,17 +115,22 @@ def train(cfg: TrainConfig) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     mesh = make_mesh(devices.data, devices.fsdp, devices.seq)
-    pipeline = load_pipeline(cfg.checkpoint, mesh=mesh, context=devices.attention())
+    pipeline = load_pipeline(
+        cfg.checkpoint,
+        mesh=mesh,
+        context=devices.attention(),
+        keep_text_encoder="device" if cfg.rollout is None else "host",  # a rollout encodes its captions at once
+    )
     network = pipeline.vae.cfg if cfg.network == "vae" else pipeline.dit_config
     learner = networks.learner_of(cfg, network, mesh)
     with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
         check_config(cfg)
-        inputs = Inputs(cfg, mesh, pipeline)
+        start = networks.Start(cfg, learner)
+        inputs = Inputs(cfg, mesh, pipeline) if cfg.rollout is None else Rollouts(cfg, mesh, pipeline, learner)
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
-            start = networks.Start(cfg, learner)
             frozen = start.frozen()
             if checkpoints.latest is None:
                 state = start.state()
@@ -175,7 +182,7 @@ def _steps(
     learner: Learner,
     state: TrainState,
     frozen: Frozen,
-    inputs: Inputs,
+    inputs: Inputs | Rollouts,
     pipeline: Pipeline,
     checkpoints: Checkpoints,
     stop: Stop,
@@ -185,20 +192,24 @@ def _steps(
     metrics = Metrics(cfg.run, cfg.logging, first_step=first, last_step=cfg.steps, peak_flops=_peak_flops(learner))
     observe = _observer(cfg, learner, frozen, pipeline, metrics)
     in_flight: list[tuple[int, Measured]] = []
+    due = stopping = False
     with metrics, _profiler(cfg) as profile:
         for step in range(first + 1, cfg.steps + 1):
             profile(step)
             asked = time.perf_counter()
-            kind, batch = next(inputs)
+            kind, batch = inputs.next(state, frozen)
             waited = time.perf_counter() - asked
             state, measured = train_step(learner, state, frozen, batch, kind)
             tokens, flops = tokens_and_flops(learner, batch, kind)
-            metrics.add(step, measured, Work(task=kind.task, tokens=tokens, flops=flops, waited=waited))
+            work = Work(task=kind.task, tokens=tokens, flops=flops, waited=waited, told=inputs.told)
+            metrics.add(step, measured, work)
             in_flight.append((step, measured))
             if len(in_flight) > AHEAD:
                 _check_finite(cfg, *in_flight.pop(0))
-            stopping = stop.at(step)
-            if step % cfg.checkpoints.every == 0 or step == cfg.steps or stopping:
+            stopping = stop.at(step) or stopping
+            due = due or step % cfg.checkpoints.every == 0 or step == cfg.steps or stopping
+            if due and inputs.at_rest:
+                due = False
                 while in_flight:  # a checkpoint of weights that are known to be good
                     _check_finite(cfg, *in_flight.pop(0))
                 checkpoints.save(state, inputs.get_state(), step)
@@ -206,7 +217,7 @@ def _steps(
                 jax.block_until_ready(state)
                 with metrics.paused():
                     observe(step, state, batch)
-            if stopping:
+            if stopping and inputs.at_rest:
                 print(f"asked to stop: saved at step {step}; the same command goes on from there", file=sys.stderr)
                 break
         while in_flight:
@@ -227,10 +238,14 @@ def _check_finite(cfg: TrainConfig, step: int, measured: Measured) -> None:
 
 
 def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics) -> Any:
-    """A function that makes samples of a state, as RUN/samples/STEP.png and in TensorBoard."""
+    """A function that makes samples of a state, as RUN/samples/STEP.png and in TensorBoard.
+
+    Of GRPO, above each video the reference model's; RUN/samples/STEP.json tells how they differ.
+    """
     if not cfg.samples.every:
         return None
     sampler = Sampler(cfg.samples, pipeline, cfg.data.max_sequence_length) if cfg.network == "dit" else None
+    references: list[np.ndarray] = []
 
     def observe(step: int, state: TrainState, batch: dict[str, Any]) -> None:
         params = state.params if state.ema is None else state.ema
@@ -240,11 +255,15 @@ def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipe
         else:
             assert isinstance(learner.model, LongCatVideo)
             videos = sampler.videos(learner.model, variables_of(params, frozen, learner.adapted))
-        picture = grid(videos)
-        if jax.process_index() == 0:
-            (cfg.run / "samples").mkdir(exist_ok=True)
-            write_image(cfg.run / "samples" / f"{step:08d}.png", picture)
-        metrics.add_image("samples", picture, step)
+        if cfg.rollout is not None:
+            assert sampler is not None
+            assert isinstance(learner.model, LongCatVideo)
+            if not references:
+                references.append(sampler.videos(learner.model, {"params": frozen.params}))
+            found = {"policy": probes(videos), "reference": probes(references[0])}
+            videos = np.stack([references[0], videos], axis=1).reshape(-1, *videos.shape[1:])
+            metrics.add_probes(found, step)
+        metrics.add_image("samples", grid(videos), step)
 
     return observe
 
@@ -282,14 +301,14 @@ def _peak_flops(learner: Learner) -> float | None:
 # 4. The end
 
 
-def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Frozen, inputs: Inputs) -> None:
+def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Frozen, inputs: Any) -> None:
     """Writes RUN/weights; an autoencoder's latents are measured first, to be normalised by."""
     configs: dict[str, PublishedConfig] = {}
     if isinstance(learner.model, WanVAE):
         statistics = LatentStatistics(learner.model.cfg)
         params = state.params if state.ema is None else state.ema
         for _ in range(STATISTICS_BATCHES):
-            _, batch = next(inputs)
+            _, batch = inputs.next()
             statistics.add(learner.model, params, batch["video_BTHWC"])
         configs["vae"] = statistics.config()
     if jax.process_index() == 0 and (cfg.run / WEIGHTS).exists():

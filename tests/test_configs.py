@@ -42,7 +42,7 @@ def config(name):
 
 
 def test_every_stage_has_a_config():
-    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "published"}
+    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "grpo", "published"}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -84,6 +84,18 @@ def test_the_objectives_have_the_reports_numbers():
     assert (sparse.sparse.sparsity, sparse.sparse.chunk_3d_shape_q) == (0.9375, (4, 4, 4))
 
 
+def test_grpo_has_the_reports_numbers():
+    """Tables 5 and 9."""
+    cfg = config("grpo")
+    rollout, adapter = cfg.rollout, cfg.adapter
+    assert (rollout.prompts, rollout.group_size, rollout.num_steps, rollout.critical_steps) == (64, 4, 16, 6)
+    assert (rollout.shift, cfg.objective.guidance_scale, cfg.objective.kl_weight) == (12.0, 4.0, 3e-4)
+    assert (cfg.optimizer.learning_rate, cfg.steps, cfg.batch_size) == (1e-4, 500, 64 * 4)
+    assert (adapter.rank, adapter.alpha, cfg.checkpoint) == (128, 64, config("sft").run / "weights")
+    assert rollout.rewards.weights == {"hpsv3_general": 1, "hpsv3_percentile": 1, "mq": 1, "ta": 1}
+    assert set(cfg.data.sizes) == {(93, *size) for name in (P480, P720) for size in buckets(name, 32)}
+
+
 def test_every_stage_starts_from_the_one_before():
     for name in STAGES:
         cfg = config(name)
@@ -95,7 +107,7 @@ def test_every_stage_starts_from_the_one_before():
 
 
 def test_batches_divide_on_the_stated_hardware_and_on_other_numbers_of_hosts():
-    for name in STAGES:
+    for name in (*STAGES, "grpo"):
         stated = int(re.search(r"Hardware: (\d+) x H200", (LONGCAT / f"{name}.py").read_text()).group(1))
         cfg = on_devices(config(name), stated, None)
         groups = cfg.devices.data * cfg.devices.fsdp

@@ -21,19 +21,25 @@ from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.kernels.implementations import RESIDUALS
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.parallel.mesh import make_mesh
-from lcv_jax.planning import compiling, requests, training, training_tables
+from lcv_jax.pipeline import load_pipeline
+from lcv_jax.planning import compiling, requests, rollouts, training, training_tables
 from lcv_jax.planning.compiling import Machine, compile_program
 from lcv_jax.planning.hlo import Collective
 from lcv_jax.planning.report import Setup
 from lcv_jax.planning.training import BatchShape, TrainingStage, batch_shapes, on_devices
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
+from lcv_jax.rewards.config import RewardsConfig, RewardSource
 from lcv_jax.training import networks
 from lcv_jax.training.config import AdapterConfig, DevicesConfig, OptimizerConfig, TrainConfig
+from lcv_jax.training.rollout_config import RolloutConfig
+from lcv_jax.training.rollouts import Rollouts
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda12_plugin") is None, reason="XLA's compiler for GPUs is not installed"
@@ -240,7 +246,9 @@ def test_tables_for_a_page():
 CONFIG = """
 from pathlib import Path
 from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.training.config import DevicesConfig, TrainConfig
 
 
@@ -385,6 +393,69 @@ def test_the_commands_of_the_page_are_understood(monkeypatch, capsys):
         assert set(chosen.output.only) <= {batch.kind.task for batch in batches}
         for count in chosen.output.sweep or (chosen.gpus.num_gpus,):
             on_devices(chosen.training, count, chosen.request.samples)
+
+
+# GRPO
+
+
+def grpo(tiny_checkpoint, **fields):
+    source = RewardSource(factory="lcv_jax.toy.rewards:sharpness", weights=(("sharpness", 1.0),))
+    rewards = RewardsConfig(sources=(source,))
+    rollout = {"prompts": 4, "group_size": 2, "prompts_at_once": 2, "num_steps": 4, "critical_steps": 3, **fields}
+    return make_config(
+        checkpoint=tiny_checkpoint,
+        objective=GRPO(),
+        data=PromptsConfig(path=ROOT / "examples" / "captions.txt", sizes=SIZES[1:], max_sequence_length=64),
+        rollout=RolloutConfig(rewards=rewards, **rollout),
+        adapter=AdapterConfig(name="new", rank=4, alpha=2.0),
+        optimizer=OptimizerConfig(ema_decay=None),
+    )
+
+
+def test_a_batch_of_grpo_is_planned_as_it_is_made(tiny_checkpoint):
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    cfg = dataclasses.replace(grpo(tiny_checkpoint), batch_size=4, dtype="float32")
+    pipeline = load_pipeline(tiny_checkpoint, mesh=mesh)
+    learner = networks.learner_of(cfg, pipeline.dit_config, mesh)
+    start = networks.Start(cfg, learner)
+    with jax.set_mesh(mesh), contextlib.closing(Rollouts(cfg, mesh, pipeline, learner)) as made:
+        made._prompts.sizes = SIZES[2:]  # the largest
+        kind, batch = made.next(start.state(), start.frozen())
+    (planned,) = batch_shapes(cfg.data)
+    *_, arrays, planned_kind = training.step_arguments(cfg, planned, requests.networks_of(tiny_checkpoint), mesh)
+    assert planned_kind == kind
+    assert {name: array.shape for name, array in arrays.items()} == {name: x.shape for name, x in batch.items()}
+
+
+def test_a_rollout_shares_its_beginning():
+    cfg = make_config()
+    for steps, most, size, count in ((4, 3, 2, 2 + 2 * 2), (16, 6, 4, 3.5 + 4 * 12.5)):
+        rollout = RolloutConfig(
+            rewards=RewardsConfig(sources=(RewardSource(factory="a:b", weights=(("a", 1.0),)),)),
+            num_steps=steps, critical_steps=most, group_size=size,
+        )  # fmt: skip
+        planned = dataclasses.replace(rollout, sde=dataclasses.replace(rollout.sde, noisy_steps="all"))
+        fields = {"rollout": rollout, "objective": GRPO(), "adapter": AdapterConfig(name="new")}
+        data = PromptsConfig(path=Path("nowhere"), sizes=SIZES)
+        assert rollouts.evaluations(dataclasses.replace(cfg, data=data, **fields)) == count
+        fields["rollout"] = planned
+        assert rollouts.evaluations(dataclasses.replace(cfg, data=data, **fields)) == steps * size
+
+
+def test_a_plan_of_grpo_has_its_rollout(tiny_checkpoint, compiled_for_here):
+    devices = plan.GPUs(num_gpus=2)
+    planned = plan.make_training_plan(grpo(tiny_checkpoint), "grpo", devices)
+    step, sampling, text, decode = planned.stages
+    assert [stage.task for stage in planned.stages] == ["grpo", "rollout", "rollout", "rollout"]
+    # A batch of 8 is a rollout of 4 prompts, two at a time.
+    assert [stage.share for stage in planned.stages] == [1, 2, 4, 8]
+    assert sampling.gradient_bytes == 0 < step.gradient_bytes
+    assert "encoders" in decode.resident_bytes
+    assert text.name == "encode text"
+    times = [planned.floor(stage).seconds for stage in planned.stages]
+    assert planned.seconds == pytest.approx(times[0] + 2 * times[1] + 4 * times[2] + 8 * times[3])
+    alone = plan.make_training_plan(grpo(tiny_checkpoint), "grpo", devices, only=["grpo"])
+    assert alone.seconds == pytest.approx(times[0])
 
 
 # With the compiler

@@ -12,4 +12,6 @@ from lcv_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     """Mostly videos."""
-    return stage("pretrain_2", after="pretrain_1", tasks=TaskShares(t2i=0.15, t2v=0.85), steps=12_000, learning_rate=1e-3)
+    return stage(
+        "pretrain_2", after="pretrain_1", tasks=TaskShares(t2i=0.15, t2v=0.85), steps=12_000, learning_rate=1e-3
+    )

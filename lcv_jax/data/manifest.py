@@ -82,6 +82,25 @@ def read_manifest(path: Path, *, captions: bool = True) -> list[Entry]:
     return entries
 
 
+def read_captions(path: Path) -> list[str]:
+    """The captions of a text file, one a line, or of a manifest, whose clips need not be there; each once, in order.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it cannot be read, or has none.
+    """
+    if path.suffix.lower() == ".txt":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file of captions")
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    else:
+        found = [caption.strip() for entry in read_manifest(path) for caption in entry.captions]
+    captions = list(dict.fromkeys(caption for caption in found if caption))
+    if not captions:
+        raise ValueError(f"{path}: holds no captions")
+    return captions
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

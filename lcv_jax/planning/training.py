@@ -17,7 +17,9 @@ from lcv_jax.config import DiTConfig, VAEConfig
 from lcv_jax.data.batches import BatchKind, possible_choices
 from lcv_jax.data.config import DataConfig, Size, as_text, bucket_groups
 from lcv_jax.data.encoded import INDEX, EncodedFolder
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.flops import forward_flops
+from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import batch_sharding, shardings
 from lcv_jax.planning.compiling import Machine, Stage, compile_program
@@ -27,6 +29,7 @@ from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.cost import tokens_and_flops
 from lcv_jax.training.inputs import check_batch_size
+from lcv_jax.training.rollouts import KIND
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner, train_step
 
@@ -53,7 +56,7 @@ class TrainingStage(Stage):
 
     task: str
     share: float
-    """Of all steps, those of this kind."""
+    """Of all steps, those of this kind; of a rollout's programs, how often they run for one step."""
     gradient_bytes: int
     """Of the temporary ones."""
     host_bytes: int
@@ -80,12 +83,14 @@ def sizes_of(cfg: DataConfig) -> list[Size]:
     return [size for group in groups for size in group]
 
 
-def batch_shapes(cfg: DataConfig) -> list[BatchShape]:
-    """Every kind of batch that the config's tasks give.
+def batch_shapes(cfg: DataConfig | PromptsConfig) -> list[BatchShape]:
+    """Every kind of batch that the config's tasks give; of GRPO there is one.
 
     Raises:
         ValueError: a task has a share, and no bucket serves it.
     """
+    if isinstance(cfg, PromptsConfig):
+        return [BatchShape(kind=KIND, size=max(cfg.all_sizes(), key=math.prod), share=1.0)]
     sizes = sizes_of(cfg)
     choices, shares = possible_choices(
         cfg,
@@ -181,7 +186,7 @@ def compile_step(cfg: TrainConfig, batch: BatchShape, known: Networks, machine: 
         shares=machine.mesh.size,
         # The state is read and written once, all weights are read by each part's forward and backward pass.
         moved_bytes=2 * sum(size for name, size in resident.items() if name != "frozen")
-        + parts * 2 * jnp.dtype(cfg.dtype).itemsize * _count((state.params, frozen.params)),
+        + parts * 2 * jnp.dtype(cfg.dtype).itemsize * count_of((state.params, frozen.params)),
     )
 
 
@@ -216,7 +221,8 @@ def bytes_each(tree: PyTree) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _count(tree: PyTree) -> int:
+def count_of(tree: PyTree) -> int:
+    """Numbers in a tree of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -232,11 +238,14 @@ def _arrays(
 
     if isinstance(network, VAEConfig):
         return {"video_BTHWC": shape((B, T, H, W, 3), jnp.uint8)}
-    factor, side = known.vae.temporal_factor, known.vae.spatial_factor
-    latents = shape((B, (T - 1) // factor + 1, H // side, W // side, network.in_channels), jnp.float32)
+    latents = shape((B, *latent_shape(batch.size, network, known)), jnp.float32)
     length, width = cfg.data.max_sequence_length, network.caption_channels
+    states, numbers = ["latents_BTHWC"], list[str]()
+    if isinstance(cfg.objective, GRPO):
+        states, numbers = ["x_BTHWC", "next_BTHWC"], ["log_prob_B", "advantage_B", "kept_B", "t_B", "dt_B", "s_B"]
     arrays = {
-        "latents_BTHWC": latents,
+        **dict.fromkeys(states, latents),
+        **dict.fromkeys(numbers, shape((B,), jnp.float32)),
         "text_BLD": shape((B, length, width), jnp.bfloat16),
         "text_mask_BL": shape((B, length), jnp.bool_),
     }
@@ -248,13 +257,19 @@ def _arrays(
     return arrays
 
 
+def latent_shape(size: Size, network: DiTConfig, known: Networks) -> tuple[int, int, int, int]:
+    """Of a clip of a size."""
+    (T, H, W), factor, side = size, known.vae.temporal_factor, known.vae.spatial_factor
+    return (T - 1) // factor + 1, H // side, W // side, network.in_channels
+
+
 def step_flops(cfg: TrainConfig, learner: Learner, arrays: dict[str, Any], kind: BatchKind) -> tuple[float, float]:
     """Operations of a step, by formula: those that it cannot do without, and with those that remat computes again."""
     _, model_flops = tokens_and_flops(learner, arrays, kind)
     network = learner.model.cfg
     if isinstance(network, VAEConfig) or cfg.remat == "none":
         return model_flops, model_flops
-    B, T, H, W, _ = arrays["latents_BTHWC"].shape
+    B, T, H, W, _ = arrays["x_BTHWC" if isinstance(cfg.objective, GRPO) else "latents_BTHWC"].shape
     grid = T, H // network.patch_size[1], W // network.patch_size[2]
     forward = forward_flops(
         network, grid=grid, num_condition=kind.num_cond_latents, text_tokens=arrays["text_BLD"].shape[1]

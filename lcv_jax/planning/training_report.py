@@ -55,7 +55,7 @@ class TrainingPlan(Plan):
 
     @property
     def seconds(self) -> float:
-        """Of one step at the least, the mean over kinds of batches by their shares."""
+        """Of one step at the least, the mean over kinds of batches by their shares, with its part of a rollout."""
         return self.mean([self.floor(stage).seconds for stage in self.stages])
 
     @property
@@ -68,9 +68,10 @@ class TrainingPlan(Plan):
         return stage.model_flops / stage.shares / self.gpu.speed.bf16_flops / USUAL_UTILISATION
 
     def mean(self, values: Sequence[float]) -> float:
-        """Over the planned kinds of batches, by their shares."""
+        """Over the planned kinds of batches, by their shares; what a rollout runs for a step is added to them."""
         shares = [stage.share for stage in self.stages]
-        return sum(share * value for share, value in zip(shares, values, strict=True)) / sum(shares)
+        kinds = sum(stage.share for stage in self.stages if stage.task != "rollout") or 1.0
+        return sum(share * value for share, value in zip(shares, values, strict=True)) / kinds
 
     def floor(self, stage: Stage) -> Floor:
         """Of one step of this kind, with what goes to the host's memory and back."""
@@ -100,7 +101,7 @@ class TrainingPlan(Plan):
             return []
         peak, setup = self.peak, self.training
         assert isinstance(peak, TrainingStage)
-        state = sum(size for name, size in peak.resident_bytes.items() if name != "frozen")
+        state = sum(size for name, size in peak.resident_bytes.items() if name not in ("frozen", "encoders"))
         activations = peak.temporary_bytes - peak.gradient_bytes
         found: list[tuple[int, str]] = []
         if setup.dtype == "float32":

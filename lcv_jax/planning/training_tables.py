@@ -10,7 +10,7 @@ from lcv_jax.planning.tables import duration, markdown_table, new_table, show_de
 from lcv_jax.planning.training import TrainingStage
 from lcv_jax.planning.training_report import USUAL_UTILISATION, TrainingPlan
 
-COMPONENTS = ("parameters", "moments", "average", "frozen")
+COMPONENTS = ("parameters", "moments", "average", "frozen", "encoders")
 
 
 def show(plan: TrainingPlan, console: Console) -> None:
@@ -61,7 +61,7 @@ def time_table(plan: TrainingPlan) -> Table:
         times = (floor.compute, floor.memory, floor.links, floor.network, floor.host)
         table.add_row(
             stage.name,
-            f"{stage.share:.0%}",
+            f"{stage.share:.3g} runs" if stage.task == "rollout" else f"{stage.share:.0%}",
             f"{stage.model_flops / 1e12:,.0f}",
             f"{stage.flops / 1e12:,.0f}",
             *(duration(seconds) if seconds else "" for seconds in times),
@@ -96,7 +96,7 @@ def markdown(plans: Sequence[TrainingPlan]) -> str:
 
 def _row(plan: TrainingPlan, stage: TrainingStage, *, hosts: bool) -> list[str]:
     setup = plan.training
-    state = sum(size for name, size in stage.resident_bytes.items() if name != "frozen")
+    state = sum(size for name, size in stage.resident_bytes.items() if name not in ("frozen", "encoders"))
     frozen = stage.resident_bytes.get("frozen", 0)
     _, gradients, activations, together = _rest(stage)
     at_a_time = f"{setup.samples}" + (f", {setup.accumulation} times" if setup.accumulation > 1 else "")

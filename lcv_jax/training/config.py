@@ -15,14 +15,17 @@ from typing import Any, Literal
 
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import DataConfig
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.objectives.refinement import Refinement
 from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.training.rollout_config import RolloutConfig
 
-Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder
+Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
 
 CHANGEABLE = ("run", "steps", "devices", "checkpoints", "logging", "samples", "remat", "data.workers", "data.prefetch")
 """Fields, or groups of them, that may differ from what a run was begun with."""
@@ -181,8 +184,8 @@ class TrainConfig:
     """Converted folder, or the weights/ of an earlier run, with the networks to start from."""
     objective: Objective
     """What is minimised."""
-    data: DataConfig
-    """What is trained on."""
+    data: DataConfig | PromptsConfig
+    """What is trained on: clips, or of GRPO captions."""
     steps: int
     """Optimiser steps of the whole run."""
     batch_size: int
@@ -195,6 +198,8 @@ class TrainConfig:
     """Adapters of the checkpoint, with multipliers, that are folded into the weights to start from."""
     sparse: BlockSparseConfig | None = None
     """Block-sparse attention. None is dense."""
+    rollout: RolloutConfig | None = None
+    """Of GRPO: what is sampled, and how it is judged."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """What the network computes in; trained weights and their moments are float32, frozen weights are of this type."""
     remat: Literal["full", "attention", "offload", "none"] = "attention"
@@ -219,6 +224,11 @@ class TrainConfig:
             raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
         if self.from_scratch and self.adapter:
             raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
+        grpo = isinstance(self.objective, GRPO)
+        if grpo != (self.rollout is not None) or grpo != isinstance(self.data, PromptsConfig):
+            raise ValueError("GRPO wants a rollout, and prompts as data; other objectives want neither")
+        if grpo and self.adapter is None:
+            raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
         if "average" in self.objective.needs and self.optimizer.ema_decay is None:
             raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
 
@@ -231,6 +241,8 @@ class TrainConfig:
         """All fields, for config.json."""
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         fields["objective"] = {"kind": type(self.objective).__name__, **fields["objective"]}
+        if not isinstance(self.data, DataConfig):
+            fields["data"] = {"kind": type(self.data).__name__, **fields["data"]}
         return fields
 
     @classmethod
@@ -240,11 +252,8 @@ class TrainConfig:
         Raises:
             ValueError: they are of another version.
         """
-        kind = {one.__name__: one for one in typing.get_args(Objective)}.get(fields["objective"].get("kind"))
         try:
-            objective = {name: value for name, value in fields["objective"].items() if name != "kind"}
-            read = {**fields, "objective": _read(kind, objective)}
-            return cls(**{name: _read(hint, read[name]) for name, hint in typing.get_type_hints(cls).items()})
+            return _read(cls, fields)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"a config of another version of lcv_jax: {error}") from None
 
@@ -252,9 +261,13 @@ class TrainConfig:
 def _read(hint: Any, value: Any) -> Any:
     """A value of JSON as an annotation says: dataclasses, tuples and paths; what is as it should be stays."""
     if isinstance(hint, types.UnionType):
-        if value is None or dataclasses.is_dataclass(value):
+        choices = [one for one in typing.get_args(hint) if one is not types.NoneType]
+        if value is None:
             return value
-        return _read(next(one for one in typing.get_args(hint) if one is not types.NoneType), value)
+        if isinstance(value, Mapping) and "kind" in value:
+            named = {one.__name__: one for one in choices}[value["kind"]]
+            return _read(named, {name: each for name, each in value.items() if name != "kind"})
+        return _read(choices[0], value)
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)
         inner = (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
@@ -262,7 +275,8 @@ def _read(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         assert isinstance(hint, type)
         hints = typing.get_type_hints(hint)
-        return hint(**{field.name: _read(hints[field.name], value[field.name]) for field in dataclasses.fields(hint)})
+        names = [field.name for field in dataclasses.fields(hint)]
+        return hint(**{name: _read(hints[name], value[name]) for name in names if name in value})
     return Path(value) if hint is Path else value
 
 

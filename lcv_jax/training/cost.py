@@ -11,6 +11,7 @@ from lcv_jax.models.flops import counted_flops, forward_flops
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
+from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.training.step import Learner
 
 
@@ -28,13 +29,15 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     if isinstance(learner.model, WanVAE):
         shape = batch["video_BTHWC"].shape
         return shape[0] * shape[1] * shape[2] * shape[3], 3 * shape[0] * _autoencoder_flops(learner.model, shape[1:])
-    B, T, H, W, _ = batch["latents_BTHWC"].shape
+    B, T, H, W, _ = batch["x_BTHWC" if isinstance(learner.objective, GRPO) else "latents_BTHWC"].shape
     cfg = learner.model.cfg
     grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]
     forward = forward_flops(
         cfg, grid=grid, num_condition=kind.num_cond_latents, text_tokens=batch["text_BLD"].shape[1]
     ).total
     passes = (2 if learner.adapted else 3) + _further_passes(learner.objective)
+    if isinstance(learner.objective, GRPO) and learner.objective.guidance_scale > 1:
+        passes *= 2
     return B * grid[0] * grid[1] * grid[2], B * passes * forward
 
 
@@ -44,6 +47,8 @@ def _further_passes(objective: Any) -> int:
         return 2
     if isinstance(objective, ConsistencyDistillation):
         return objective.teacher_steps + 1
+    if isinstance(objective, GRPO):
+        return 1
     return 0
 
 

@@ -1,7 +1,6 @@
 """Batches as the step takes them: this process's rows put on the mesh, encoded where the data are not yet."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lcv_jax.array_types import Array
 from lcv_jax.data import batches
 from lcv_jax.data.batches import Batch, BatchKind
+from lcv_jax.data.config import DataConfig
 from lcv_jax.denoise import encode_frames, encode_text
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.state import Frozen, TrainState
 
 NEGATIVE = "negative_text_1LD", "negative_mask_1L"
 
@@ -39,6 +40,7 @@ class Inputs:
         Raises:
             ValueError: data that cannot be read, or a batch that does not divide over the devices.
         """
+        assert isinstance(cfg.data, DataConfig)
         check_batch_size(cfg, mesh)
         self._mesh, self._sharding = mesh, batch_sharding(mesh, cfg.batch_size)
         self._whole = NamedSharding(mesh, PartitionSpec())
@@ -53,11 +55,13 @@ class Inputs:
         self._size, self._pipeline = cfg.batch_size, pipeline
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}
 
-    def __iter__(self) -> Iterator[tuple[BatchKind, dict[str, Array]]]:
-        return self
+    at_rest = True
+    """Between any two batches a checkpoint can say where this stands."""
+    told: ClassVar[dict[str, float]] = {}
+    """There is nothing more to tell of a batch."""
 
-    def __next__(self) -> tuple[BatchKind, dict[str, Array]]:
-        """A kind, and its arrays over all devices."""
+    def next(self, state: TrainState | None = None, frozen: Frozen | None = None) -> tuple[BatchKind, dict[str, Array]]:
+        """A kind, and its arrays over all devices; they do not depend on what was learnt so far."""
         batch: Batch = next(self._iterator)
         arrays = {name: self._place(array) for name, array in batch.arrays.items()}
         if batch.kind.task != "autoencoder" and "latents_BTHWC" not in arrays:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lcv_jax.data.media_writer import write_image
 from lcv_jax.training.config import LoggingConfig
 from lcv_jax.training.step import Measured
 
@@ -36,6 +37,14 @@ class Work:
     flops: float
     waited: float
     """Seconds until its batch was there."""
+    told: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What there is to say of its batch."""
+
+
+REWARD = "reward/"
+"""Names of rewards begin so."""
+PARTS = "seconds/"
+"""Names of what a step's time went to begin so, where its batch tells."""
 
 
 class Metrics:
@@ -91,6 +100,8 @@ class Metrics:
         if self._peak:
             line["mfu"] = sum(one.flops for one in work) / seconds / self._peak
         line["data_wait"] = sum(one.waited for one in work) / seconds
+        if parts := [value for name, value in line.items() if name.startswith(PARTS)]:
+            line[f"{PARTS}update"] = line["step_seconds"] - sum(parts)
         memory = jax.local_devices()[0].memory_stats()
         if memory:
             line["device_gb"] = memory.get("peak_bytes_in_use", 0) / 1e9
@@ -104,9 +115,24 @@ class Metrics:
         return line
 
     def add_image(self, name: str, image_HWC: np.ndarray, step: int) -> None:
-        """A picture for TensorBoard."""
+        """A picture, in RUN/NAME/STEP.png and for TensorBoard."""
         if self._writes:
+            write_image(self._folder(name) / f"{step:08d}.png", image_HWC)
             self._board.add_image(name, image_HWC, step, dataformats="HWC")
+
+    def add_probes(self, found: Mapping[str, Mapping[str, float]], step: int) -> None:
+        """What was found in the samples of several models, in RUN/samples/STEP.json and for TensorBoard."""
+        if not self._writes:
+            return
+        (self._folder("samples") / f"{step:08d}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        for model, values in found.items():
+            for name, value in values.items():
+                self._board.add_scalar(f"probe/{name}/{model}", value, step)
+
+    def _folder(self, name: str) -> Path:
+        folder = self._file.parent / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -119,6 +145,8 @@ class Metrics:
         """Means over steps; errors by task and by time. None is a value that is not finite: JSON has no word for it."""
         scalars = [name for name, value in fetched[0].items() if np.ndim(value) == 0 and name != "finite"]
         line = {name: float(np.mean([one[name] for one in fetched if name in one])) for name in scalars}
+        told = sorted({name for one in work for name in one.told})
+        line |= {name: float(np.mean([one.told[name] for one in work if name in one.told])) for name in told}
         line["not_finite"] = sum(not one["finite"] for one in fetched)
         for task in sorted({one.task for one in work}):
             losses = [one["loss"] for one, its in zip(fetched, work, strict=True) if its.task == task]
@@ -164,6 +192,13 @@ class _ConsoleLine:
     def show(self, line: dict[str, Any]) -> None:
         loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
         text = f"loss {loss}, {line['step_seconds']:.3g} s a step"
+        rewards = {name.removeprefix(REWARD): value for name, value in line.items() if name.startswith(REWARD)}
+        if rewards:  # the loss of GRPO says little: it is near 0 throughout
+            text = text.replace(f"loss {loss}", ", ".join(f"{name} {value:.3f}" for name, value in rewards.items()))
+        parts = {name.removeprefix(PARTS): value for name, value in line.items() if name.startswith(PARTS)}
+        if parts:
+            told = (f"{name} {seconds / line['step_seconds']:.0%}" for name, seconds in parts.items())
+            text += f" ({', '.join(told)})"
         if self._bar:
             self._bar.update(self._task, completed=line["step"], description=text)
             return

@@ -36,7 +36,8 @@ class TrainState:
     key: Any
     """Of all random draws, as data, uint32; each step folds its number in."""
     params: Params
-    ema: Params | None
+    ema: Any
+    """Like params; None: there is no average."""
     opt_state: Any
 
 

@@ -9,8 +9,33 @@ import numpy as np
 import pytest
 
 from lcv_jax.data.config import DataConfig, TaskShares
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
-from lcv_jax.training.config import CheckpointsConfig, LoggingConfig, OptimizerConfig, TrainConfig
+from lcv_jax.objectives.grpo import GRPO
+from lcv_jax.rewards.config import RewardsConfig, RewardSource
+from lcv_jax.training.config import (
+    AdapterConfig,
+    CheckpointsConfig,
+    DevicesConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from lcv_jax.training.rollout_config import RolloutConfig
+
+HACKABLE = RewardSource(factory="lcv_jax.toy.rewards:hackable_sharpness", weights=(("hackable_sharpness", 1.0),))
+MODULES = (
+    "pathlib",
+    "lcv_jax.training.config",
+    "lcv_jax.training.rollout_config",
+    "lcv_jax.data.config",
+    "lcv_jax.data.prompts",
+    "lcv_jax.objectives.flow_matching",
+    "lcv_jax.objectives.grpo",
+    "lcv_jax.objectives.drawing",
+    "lcv_jax.rewards.config",
+)
+"""Whose names a written config may use."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +101,41 @@ def config(config_of, tmp_path):
 
 
 @pytest.fixture
+def grpo_config(tiny_checkpoint, tmp_path):
+    """grpo_config(**fields): GRPO in tmp_path/run: two rollouts of two groups of two, each learnt from twice."""
+    (tmp_path / "captions.txt").write_text("a red circle\na blue square\na green ring\n")
+
+    def make(**fields):
+        cfg = TrainConfig(
+            run=tmp_path / "run",
+            checkpoint=tiny_checkpoint,
+            objective=GRPO(guidance_scale=2.0),
+            data=PromptsConfig(path=tmp_path / "captions.txt", sizes=((5, 32, 32),), max_sequence_length=16),
+            rollout=RolloutConfig(
+                rewards=RewardsConfig(sources=(HACKABLE,)),
+                prompts=2,
+                group_size=2,
+                prompts_at_once=1,
+                num_steps=4,
+                critical_steps=2,
+                shift=3.0,
+            ),
+            steps=4,
+            batch_size=2,
+            dtype="float32",
+            remat="none",
+            adapter=AdapterConfig(name="grpo_lora", rank=4, alpha=2.0),
+            optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=None),
+            checkpoints=CheckpointsConfig(every=1),
+            logging=LoggingConfig(every=1),
+            devices=DevicesConfig(data=1),
+        )
+        return dataclasses.replace(cfg, **fields)
+
+    return make
+
+
+@pytest.fixture
 def lines_of():
     """lines_of(run): what its metrics.jsonl says."""
 
@@ -90,8 +150,7 @@ def write_config():
     """write_config(path, cfg): a file whose get_config() returns the config."""
 
     def write(path, cfg):
-        modules = ("pathlib", "lcv_jax.training.config", "lcv_jax.data.config", "lcv_jax.objectives.flow_matching")
-        imports = "".join(f"from {module} import *\n" for module in (*modules, "lcv_jax.objectives.drawing"))
+        imports = "".join(f"from {module} import *\n" for module in MODULES)
         path.write_text(f"{imports}def get_config():\n    return {_source(cfg)}\n")
         return path
 

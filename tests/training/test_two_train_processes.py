@@ -66,6 +66,22 @@ def test_two_processes_train_and_one_goes_on(config, write_config, tmp_path, mon
 
 
 @pytest.mark.slow
+def test_two_processes_roll_out_and_are_judged_together(grpo_config, write_config, tmp_path, monkeypatch, lines_of):
+    """Each scores a half of the videos; means and largest spreads are over all, as on one device."""
+    monkeypatch.setattr(train, "make_mesh", lambda *shape: make_mesh(*shape, jax.devices()[:1]))
+    fields = {"prompts": 4, "group_size": 2, "prompts_at_once": 4}
+    rollout = dataclasses.replace(grpo_config().rollout, **fields)
+    alone = grpo_config(run=tmp_path / "alone", rollout=rollout, batch_size=4)
+    train.train(alone)
+    cfg = grpo_config(rollout=rollout, batch_size=4, devices=DevicesConfig(data=2, fsdp=2, sharding="full"))
+    ended = run_two(write_config(tmp_path / "config.py", cfg))
+    assert [status for status, _ in ended] == [0, 0], "\n".join(said for _, said in ended)
+    told = [lines_of(run) for run in (cfg.run, alone.run)]
+    for name in ("reward/hackable_sharpness", "reward_largest_spread/hackable_sharpness", "advantage_spread", "loss"):
+        np.testing.assert_allclose(*([line[name] for line in lines] for lines in told), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_mistake_is_told_and_both_processes_end(config, write_config, tmp_path):
     cfg = config(devices=DevicesConfig(data=4), batch_size=6)
     ended = run_two(write_config(tmp_path / "config.py", cfg))
