@@ -1,7 +1,7 @@
 """Multi-reward GRPO of text to video, 480p and 720p x 93 (report, tables 5 and 9), an adapter of the fine-tuned model.
 
 Hardware: 32 x H200 (141 GB), 4 hosts of 8, and the rewards' servers elsewhere. Before it, fine-tuning, and captions.
-Each server is `python -m lcv_jax.rewards.server MODULE:FACTORY` (docs/rewards.md) around a released reward model:
+Each server is `python -m lcv_jax.rewards.server MODULE:FACTORY` (docs/grpo.md) around a released reward model:
 HPSv3 with a fixed prompt over all frames and with the caption over the best 30 %, VideoAlign's motion quality on
 grayscale video, and its text alignment.
 

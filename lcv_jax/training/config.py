@@ -247,10 +247,10 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "TrainConfig":
-        """The config that `to_json` gave these of.
+        """The config that `to_json` gave these of; what an older version did not have yet is as it is by default.
 
         Raises:
-            ValueError: they are of another version.
+            ValueError: a field is unknown here, or lacks and has no default.
         """
         try:
             return _read(cls, fields)
@@ -275,8 +275,7 @@ def _read(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         assert isinstance(hint, type)
         hints = typing.get_type_hints(hint)
-        names = [field.name for field in dataclasses.fields(hint)]
-        return hint(**{name: _read(hints[name], value[name]) for name in names if name in value})
+        return hint(**{name: _read(hints[name], each) for name, each in value.items()})
     return Path(value) if hint is Path else value
 
 

@@ -66,6 +66,8 @@ def check_config(cfg: TrainConfig) -> None:
             begun = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise ValueError(f"{path} is damaged: delete {cfg.run}, or choose another --run") from None
+        with contextlib.suppress(ValueError):  # of another version: the comparison names what
+            begun = TrainConfig.from_json(begun).to_json()
         if differing := differences(begun, now):
             raise ValueError(
                 f"{cfg.run} was begun with another config: {'; '.join(differing)}. "

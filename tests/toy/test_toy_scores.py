@@ -152,7 +152,7 @@ def test_continuation_is_compared_with_the_true_one():
     frozen = score.score_continue_video(Frozen(SCENES), SCENES)
     assert percent(frozen, "motion_kept") == 0
     assert mean(frozen, "psnr_to_true") < 30
-    assert mean(frozen, "seam_jump") > 2
+    assert mean(frozen, "seam_jump") > 1.5
 
 
 def test_long_videos_are_measured_segment_by_segment():

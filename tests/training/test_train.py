@@ -352,9 +352,27 @@ def test_a_config_comes_back_from_json(whole):
     cfg = dataclasses.replace(
         whole, adapter=AdapterConfig(name="a", start="b"), objective=ConsistencyDistillation(), fold=(("c", 0.5),)
     )
-    assert type(cfg).from_json(json.loads(json.dumps(cfg.to_json()))) == cfg
-    with pytest.raises(ValueError, match="another version of lcv_jax: 'seed'"):
-        type(cfg).from_json({name: value for name, value in cfg.to_json().items() if name != "seed"})
+    fields = json.loads(json.dumps(cfg.to_json()))
+    assert type(cfg).from_json(fields) == cfg
+    assert type(cfg).from_json({name: fields[name] for name in fields if name not in ("seed", "rollout")}) == cfg
+    with pytest.raises(ValueError, match="another version of lcv_jax: .*'batch_size'"):
+        type(cfg).from_json({name: fields[name] for name in fields if name != "batch_size"})
+    with pytest.raises(ValueError, match="another version of lcv_jax: .*'batches'"):
+        type(cfg).from_json({**fields, "batches": 2})
+
+
+def test_a_run_goes_on_with_a_version_that_has_more_fields(whole, tmp_path):
+    from lcv_jax.training.folder import check_config
+
+    cfg = dataclasses.replace(whole, run=tmp_path)
+    path = tmp_path / "config.json"
+    fields = cfg.to_json()
+    path.write_text(json.dumps({name: fields[name] for name in fields if name != "rollout"}))
+    check_config(cfg)
+    assert json.loads(path.read_text()) == fields
+    path.write_text(json.dumps({**fields, "batches": 2}))
+    with pytest.raises(ValueError, match="batches was 2, is absent"):
+        check_config(cfg)
 
 
 def test_metrics_of_steps_that_were_lost_go(whole, tmp_path, lines_of):
