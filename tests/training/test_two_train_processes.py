@@ -77,8 +77,9 @@ def test_two_processes_roll_out_and_are_judged_together(grpo_config, write_confi
     ended = run_two(write_config(tmp_path / "config.py", cfg))
     assert [status for status, _ in ended] == [0, 0], "\n".join(said for _, said in ended)
     told = [lines_of(run) for run in (cfg.run, alone.run)]
-    for name in ("reward/hackable_sharpness", "reward_largest_spread/hackable_sharpness", "advantage_spread", "loss"):
-        np.testing.assert_allclose(*([line[name] for line in lines] for lines in told), rtol=2e-3, atol=1e-6)
+    for name in ("reward/hackable_sharpness", "reward_largest_spread/hackable_sharpness", "advantage_spread"):
+        np.testing.assert_allclose(*([line[name] for line in lines] for lines in told), rtol=2e-3)
+    np.testing.assert_allclose(*([line["grad_norm"] for line in lines] for lines in told), rtol=2e-2)
 
 
 @pytest.mark.slow
