@@ -44,9 +44,9 @@ def few_optimisations():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
-    """examples/tiny_checkpoint, converted once a session by the command that users run."""
+    """tests/tiny_checkpoint, converted once a session by the command that users run."""
     root = Path(__file__).parent.parent
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    command = [sys.executable, "convert_torch_weights.py", "examples/tiny_checkpoint", str(folder)]
+    command = [sys.executable, "convert_torch_weights.py", "tests/tiny_checkpoint", str(folder)]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     return folder

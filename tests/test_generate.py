@@ -453,7 +453,7 @@ def test_a_mistake_is_one_line_before_weights_load(cli, tmp_path, tiny_checkpoin
     (tmp_path / "other" / store.PROVENANCE).write_text(json.dumps({**provenance, "version": 99}))
     folders = {
         "OTHER_VERSION": "other",
-        "PUBLISHED": str(pathlib.Path(__file__).parent.parent / "examples/tiny_checkpoint"),
+        "PUBLISHED": str(pathlib.Path(__file__).parent.parent / "tests/tiny_checkpoint"),
     }
     status, out, err = cli(*(folders.get(argument, argument) for argument in arguments))
     assert (status, out) == (2, "")

@@ -362,7 +362,7 @@ def test_folders_that_are_no_checkpoint(tmp_path, tiny_checkpoint):
     with pytest.raises(ValueError, match="no folder"):
         load_pipeline(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="published checkpoint; convert it first"):
-        load_pipeline("examples/tiny_checkpoint")
+        load_pipeline("tests/tiny_checkpoint")
     provenance = json.loads((tiny_checkpoint / "lcv_jax.json").read_text())
     (tmp_path / "lcv_jax.json").write_text(json.dumps({**provenance, "version": 99}))
     with pytest.raises(ValueError, match="of another version"):

@@ -26,7 +26,7 @@ from lcv_jax.checkpoint.published import find_fold, open_published
 from lcv_jax.models import lora
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = ROOT / "examples" / "tiny_checkpoint"
+TINY = ROOT / "tests" / "tiny_checkpoint"
 NETWORKS = ("dit", "vae", "text_encoder")
 
 

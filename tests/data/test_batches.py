@@ -19,7 +19,7 @@ from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.data.plans import CHUNK, Choice, Plans
 
 ALL = TaskShares(t2i=1.0, t2v=2.0, i2v=1.0, vc=1.0, refine=1.0)
-TINY = Path(__file__).parents[2] / "examples" / "tiny_checkpoint"
+TINY = Path(__file__).parents[2] / "tests" / "tiny_checkpoint"
 
 
 def config(path, **fields):

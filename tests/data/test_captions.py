@@ -11,7 +11,7 @@ import pytest
 
 from lcv_jax.data.captions import clean, load_tokenizer
 
-FOLDER = Path(__file__).parents[2] / "examples" / "tiny_checkpoint" / "tokenizer"
+FOLDER = Path(__file__).parents[2] / "tests" / "tiny_checkpoint" / "tokenizer"
 # What the published pipeline makes of these two, in a window of 64.
 GOLDEN = {
     "A skater ollies over a neon-lit urban staircase, slow-motion capture of wheels mid-air": (
