@@ -16,7 +16,7 @@ def get_config() -> TrainConfig:
         "sft",
         after="pretrain_3",
         tasks=TaskShares(t2i=0.1, t2v=0.5, i2v=0.2, vc=0.2),
-        steps=500,
+        steps=1500,
         learning_rate=2e-4,
     )
     return with_data(cfg, weight_column="weight")

@@ -441,7 +441,8 @@ def run(arguments: Arguments) -> Report:
     print(f"{arguments.num_clips} clips in {seconds:.0f} s")
     if arguments.json is not None:
         given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-        content = {"arguments": given, "seconds": round(seconds, 1), **report.to_json()}
+        told = {"arguments": given, "captions": prompts_of(scenes), "seconds": round(seconds, 1)}
+        content = {**told, **report.to_json()}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if arguments.sheet is not None:
