@@ -3,20 +3,15 @@
 Scores are read from benchmarks/results/toy, curves from outputs/toy/*/metrics.jsonl. Needs matplotlib.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
+from pages import DOCS, RESULTS, RUNS
 
-plt.switch_backend("svg")
-plt.rcParams["svg.hashsalt"] = "the same file every time"
-
-DOCS = Path(__file__).parent
-RESULTS = DOCS.parent / "benchmarks" / "results" / "toy"
-RUNS = DOCS.parent / "outputs" / "toy"
 STAGES = (
     "vae_1",
     "vae_2",
@@ -96,42 +91,26 @@ def main() -> None:
     page = DOCS / "toy.md"
     text = page.read_text(encoding="utf-8")
     for name, (rows, columns) in TABLES.items():
-        results = {label: _read(RESULTS / f"{file}.json") for label, file in rows.items()}
-        text = _filled(text, name, table(results, columns))
-    text = _filled(text, "stages", stages())
+        results = {label: pages.read_json(RESULTS / f"{file}.json") for label, file in rows.items()}
+        text = pages.filled(text, name, table(results, columns))
+    text = pages.filled(text, "stages", stages())
     for name in CAPTIONED:
-        captions = _read(RESULTS / f"{name}.json")["captions"]
-        text = _filled(text, f"captions {name}", "Rows: " + "; ".join(captions[:8]) + ".")
+        captions = pages.read_json(RESULTS / f"{name}.json")["captions"]
+        text = pages.filled(text, f"captions {name}", "Rows: " + "; ".join(captions[:8]) + ".")
     page.write_text(text, encoding="utf-8")
     draw_curves(DOCS / "toy_curves.svg")
     draw_drift(DOCS / "toy_drift.svg")
 
 
-def _filled(text: str, name: str, content: str) -> str:
-    begin, end = f"<!-- {name} -->", "<!-- end -->"
-    before, rest = text.split(begin)  # a page without a place for it, or with two, is wrong
-    return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def stages() -> str:
     """What each stage took, and where its loss began and ended."""
-    lines = ["| stage | steps | minutes | loss, first and last 100 steps |", "| --- | --- | --- | --- |"]
+    rows = [["stage", "steps", "minutes", "loss, first and last 100 steps"]]
     for stage in STAGES:
-        logged = _logged(stage)
+        logged = pages.read_metrics(RUNS / stage)
         first, last = ([line["loss"] for line in part] for part in (logged[:4], logged[-4:]))
-        lines.append(
-            f"| [{stage}](../configs/toy/{stage}.py) | {logged[-1]['step']:,} | {_minutes(logged):.0f} "
-            f"| {np.mean(first):.3g}, {np.mean(last):.3g} |"
-        )
-    return "\n".join(lines)
-
-
-def _logged(stage: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (RUNS / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        link, losses = f"[{stage}](../configs/toy/{stage}.py)", f"{np.mean(first):.3g}, {np.mean(last):.3g}"
+        rows.append([link, f"{logged[-1]['step']:,}", f"{_minutes(logged):.0f}", losses])
+    return pages.table(rows)
 
 
 def _minutes(logged: Sequence[Mapping[str, float]]) -> float:
@@ -152,8 +131,7 @@ def table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> s
         ]
     else:
         lines = [["", *heads]] + [[label, *row.values()] for label, row in rows.items()]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pages.table(lines)
 
 
 def _told(value: Mapping[str, float] | None) -> str:
@@ -171,35 +149,30 @@ def draw_curves(path: Path) -> None:
     for panel in axes.flat[len(STAGES) :]:
         panel.axis("off")
     for stage, panel in zip(STAGES, axes.flat, strict=False):
-        lines = _logged(stage)
+        lines = pages.read_metrics(RUNS / stage)
         steps = [line["step"] for line in lines]
         for name in sorted({name for line in lines for name in line if name.startswith("loss/")}):
             found = [(step, line[name]) for step, line in zip(steps, lines, strict=True) if line.get(name) is not None]
             x, y = np.array(found).T
-            panel.plot(x, _smooth(y), label=name.removeprefix("loss/"), linewidth=1.2)
+            panel.plot(x, pages.smooth(y), label=name.removeprefix("loss/"), linewidth=1.2)
         panel.set(title=f"{stage}, {_minutes(lines):.0f} min", xlabel="step", yscale="log")
         panel.grid(visible=True, which="both", alpha=0.3)
         panel.legend(fontsize=7, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
-def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
-    padded = np.pad(values, (width // 2, width // 2), mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid")
+    pages.save(figure, path)
 
 
 def draw_drift(path: Path) -> None:
     """How mean colours move away from the first segment's, by the way that segments are joined."""
     figure, panel = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for label, name in {"noise on the condition": "long", "clean condition": "long_without_noise"}.items():
-        curves = _read(RESULTS / f"{name}.json")["curves"]
+        curves = pages.read_json(RESULTS / f"{name}.json")["curves"]
         style = "-" if name == "long" else "--"
         panel.plot(curves["continued_drift"], style, color="C0", label=f"continued from 9 frames, {label}")
         panel.plot(curves["from_single_frames_drift"], style, color="C1", label=f"from single frames, {label}")
     panel.axhline(3, color="grey", linewidth=0.8)
     panel.set(xlabel="segment", ylabel="drift of the mean colour, %")
     panel.legend(fontsize=7, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    pages.save(figure, path)
 
 
 if __name__ == "__main__":

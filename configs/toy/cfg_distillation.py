@@ -19,8 +19,8 @@ def get_config() -> TrainConfig:
         "cfg_distillation",
         after="sft",
         tasks=TaskShares(t2v=0.6, i2v=0.2, vc=0.2),
-        steps=300,
-        learning_rate=5e-4,
+        steps=2000,
+        learning_rate=2e-3,
         objective=CFGDistillation(shift=SHIFT),
     )
     cfg = dataclasses.replace(

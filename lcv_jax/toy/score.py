@@ -2,6 +2,7 @@
 
     python -m lcv_jax.toy.score toy --task text-to-video --num-clips 64 --batch 16 --json t2v.json
     python -m lcv_jax.toy.score toy --task text-to-video --distilled --num-steps 8
+    python -m lcv_jax.toy.score toy --task text-to-video --adapters grpo_lora 1
     python -m lcv_jax.toy.score toy --task long --num-clips 4 --num-segments 20 --sheet long.png
 
 Shares come with Wilson's, means with normal 95 % confidence intervals. Beside the model's numbers stand those of true
@@ -82,6 +83,8 @@ class Arguments:
     """CFG-Zero scale. None: 4, or 1 when distilled."""
     distilled: bool = False
     """With the distilled adapter, without guidance."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """More adapters, each with its multiplier; not of refine."""
     sparse: bool | None = None
     """Block-sparse attention. Refine makes both and compares them."""
     enhance_hf: bool | None = None
@@ -122,8 +125,9 @@ class Arguments:
 
     def options(self) -> dict[str, Any]:
         """Fields of SamplingOptions, those that are given."""
-        fields = ("num_steps", "guidance_scale", "distilled", "sparse", "enhance_hf", "shift", "negative_prompt")
-        return {**{name: getattr(self, name) for name in fields}, "max_sequence_length": 32}
+        given = ("num_steps", "guidance_scale", "distilled", "adapters", "sparse", "enhance_hf", "shift")
+        fields = {name: getattr(self, name) for name in given}
+        return {**fields, "negative_prompt": self.negative_prompt, "max_sequence_length": 32}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

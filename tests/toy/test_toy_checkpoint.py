@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
     return folder
 
 
-def test_it_fits_into_16_MB():
+def test_it_fits_into_16_mb():
     assert sum(file.stat().st_size for file in (ROOT / "examples" / "toy_checkpoint").rglob("*")) <= 16 * 2**20
 
 
@@ -35,7 +35,7 @@ def test_text_to_video_shows_what_the_caption_says(weights, distilled):
     asked = score.Arguments(checkpoint=weights, num_steps=16, distilled=distilled)
     model = score.Model(load_pipeline(weights), asked)
     measured = score.score_text_to_video(model, score.held_out_scenes(16, 0)).measured
-    least = {"colour": 14, "shape": 0, "motion": 0, "background": 0}
+    least = {"colour": 15, "shape": 12, "motion": 11, "background": 15}  # 16, 15, 13 and 16 when it was shipped
     for name, hits in least.items():
         assert measured[name].hits >= hits, f"{name}: {measured[name]}"
 
@@ -59,9 +59,9 @@ def test_two_minutes_of_training_learn(weights, tmp_path, monkeypatch):
         [
             "configs/toy/pretrain_1.py",
             *("--checkpoint", str(weights), "--data.path", str(tmp_path / "encoded"), "--run", str(run)),
-            *("--steps", "400", "--samples.every", "None"),
+            *("--steps", "200", "--samples.every", "None"),
         ]
     )
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] > 1
-    assert np.mean(losses[-4:]) < 0.5  # 0.44 when this was written, 0.57 after half the steps
+    assert np.mean(losses[-2:]) < 0.68  # 0.58 when this was written, 0.73 after half the steps
