@@ -24,7 +24,10 @@ from lcv_jax.training.rollout_config import RolloutConfig
 
 
 def get_config() -> TrainConfig:
-    """Table 9's, with fewer prompts a rollout; half the steps and no guidance make it four times cheaper."""
+    """Forty rollouts of 32 videos, half the steps of table 9 and no guidance.
+
+    Decoding is four fifths of a rollout here, so each is learnt from twice, in two batches.
+    """
     return TrainConfig(
         run=OUT / "grpo",
         checkpoint=OUT / "sft" / "weights",
@@ -32,22 +35,23 @@ def get_config() -> TrainConfig:
         data=PromptsConfig(path=Path("examples/captions.txt"), sizes=((17, 64, 64),), max_sequence_length=32),
         rollout=RolloutConfig(
             rewards=readers(alignment=1.0, motion=1.0, sharpness=1.0),
-            prompts=16,
+            prompts=8,
             prompts_at_once=4,
             num_steps=8,
             critical_steps=3,
+            passes=2,
             shift=SHIFT,
             fps=8.0,
         ),
-        steps=60,
-        batch_size=64,
+        steps=160,
+        batch_size=16,
         dtype="float32",
         remat="none",
         adapter=AdapterConfig(name="grpo_lora", rank=16, alpha=8.0),
         optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, ema_decay=None),
-        checkpoints=CheckpointsConfig(every=20),
+        checkpoints=CheckpointsConfig(every=40),
         logging=LoggingConfig(every=1),
-        samples=SamplesConfig(every=20, prompts=PROMPTS, num_frames=17, size=(64, 64), num_steps=8, guidance_scale=1.0),
+        samples=SamplesConfig(every=40, prompts=PROMPTS, num_frames=17, size=(64, 64), num_steps=8, guidance_scale=1.0),
     )
 
 

@@ -84,8 +84,8 @@ class ReaderReward:
         for clip, (video_THWC, prompt) in enumerate(zip(videos_BTHWC, prompts, strict=True)):
             asked, reading = parse(prompt), read_clip(video_THWC, fps)
             found = {
-                "alignment": _alignment(reading, asked),
-                "motion": _motion(reading, asked),
+                "alignment": sure_of_caption(reading, asked),
+                "motion": sure_of_motion(reading, asked),
                 "sharpness": edge_sharpness(video_THWC),
             }
             for name in self.names:
@@ -96,13 +96,15 @@ class ReaderReward:
         return Scores(values=values, failures=failures)
 
 
-def _alignment(reading: Reading, asked: Asked) -> float:
+def sure_of_caption(reading: Reading, asked: Asked) -> float:
+    """What `alignment` is; NaN for a caption without any of these."""
     wanted = {name: getattr(asked, name) for name in CAPTIONED}
     sure = [reading.score(name, value) for name, value in wanted.items() if value is not None]
     return float(np.mean(sure)) if sure else np.nan
 
 
-def _motion(reading: Reading, asked: Asked) -> float:
+def sure_of_motion(reading: Reading, asked: Asked) -> float:
+    """What `motion` is; NaN for a caption without."""
     if asked.motion is None:
         return np.nan
     speed = 1.0 if asked.speed is None else reading.score("speed", asked.speed)

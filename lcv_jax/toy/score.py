@@ -45,6 +45,7 @@ from lcv_jax.toy.measures import (
     to_json,
 )
 from lcv_jax.toy.readers import read_clip
+from lcv_jax.toy.rewards import sure_of_caption, sure_of_motion
 from lcv_jax.toy.sheets import rows_of_clips
 from lcv_jax.toy.world import COMBINATIONS, Scene, is_held_out, render, sample_scene
 
@@ -251,8 +252,12 @@ def _draw(arguments: Arguments, scene: Scene) -> Clip:
 
 
 def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) -> dict[str, Share | Average]:
-    readings = [read_clip(clip, fps) for clip in clips]
-    return {**caption_shares(readings, [parse(prompt) for prompt in prompts]), **quality(readings)}
+    readings, asked = [read_clip(clip, fps) for clip in clips], [parse(prompt) for prompt in prompts]
+    rewards = {
+        f"{name}_reward": average(reward(*each) for each in zip(readings, asked, strict=True))
+        for name, reward in {"alignment": sure_of_caption, "motion": sure_of_motion}.items()
+    }
+    return {**caption_shares(readings, asked), **rewards, **quality(readings)}
 
 
 def score_text_to_video(model: Model, scenes: Sequence[Scene]) -> Report:

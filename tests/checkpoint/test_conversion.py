@@ -421,7 +421,7 @@ def test_a_disk_that_fills_up(monkeypatch, capsys, tmp_path, error):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import convert_torch_weights
 from lcv_jax.checkpoint import conversion
 
@@ -435,6 +435,7 @@ def slowly(*args):
             time.sleep(60)
 
 conversion._parts = slowly
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs tests in the background has it ignored
 convert_torch_weights.main()
 """
 
