@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=outputs/align
 rm -rf "$out"
 align() { python -m lcv_jax.train configs/toy/grpo.py --checkpoint outputs/train/run/weights --run "$out/run" --batch-size 8 \
-  --rollout.prompts 4 --rollout.prompts-at-once 4 --rollout.passes 1 --samples.every 2 --checkpoints.every 2 "$@"; }
+  --rollout.prompts 4 --rollout.prompts-at-once 4 --rollout.group-size 4 --samples.every 2 --checkpoints.every 2 "$@"; }
 
 align --steps 2
 align --steps 4

@@ -1,4 +1,4 @@
-"""Toy GRPO from the reward that is easy to hack, beside alignment and motion.
+"""Toy GRPO from the reward that is easy to hack, beside alignment.
 
 Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py:
 
@@ -11,4 +11,4 @@ from lcv_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     """All weights 1, as the report's."""
-    return with_rewards("grpo_guarded", readers(hackable=True, alignment=1.0, motion=1.0))
+    return with_rewards("grpo_guarded", readers(hackable=True, alignment=1.0))

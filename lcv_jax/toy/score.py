@@ -242,9 +242,9 @@ def held_out_scenes(num: int, seed: int, *, trained: bool = False, motion: str |
     return [sample_scene((seed, 77, number), combination=pool[order[number % len(pool)]]) for number in range(num)]
 
 
-def prompts_of(scenes: Sequence[Scene]) -> list[str]:
-    """A caption of each."""
-    return [caption(scene, scene.seed) for scene in scenes]
+def prompts_of(scenes: Sequence[Scene], *, still: bool = False) -> list[str]:
+    """A caption of each; still: as of images."""
+    return [caption(scene, scene.seed, still=still) for scene in scenes]
 
 
 def _draw(arguments: Arguments, scene: Scene) -> Clip:
@@ -261,8 +261,9 @@ def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) 
 
 
 def score_text_to_video(model: Model, scenes: Sequence[Scene]) -> Report:
-    """Whether clips show what captions say."""
-    asked, prompts = model.arguments, prompts_of(scenes)
+    """Whether clips, or images, show what captions say."""
+    asked = model.arguments
+    prompts = prompts_of(scenes, still=asked.num_frames == 1)
     clips = model.from_text(prompts, [asked.seed + number for number in range(len(scenes))])
     true = [model.autoencoded(_draw(asked, scene)) for scene in scenes]
     return Report(
