@@ -4,6 +4,7 @@ Scores are read from benchmarks/results/toy, curves from outputs/toy/grpo_runs. 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,65 +19,86 @@ LABELS = {
     "group_spread": "group's own deviation",
     "all_steps": "noise at all steps",
     "hackable": "one hackable reward",
-    "guarded": "the same beside alignment and motion",
+    "guarded": "the same beside alignment",
 }
 ABLATIONS = ("grpo", "no_reweighting", "group_spread", "all_steps")
 HACKING = ("grpo", "hackable", "guarded")
-SCORES = ("colour", "shape", "motion", "speed", "all", "sharpness", "laplacian", "motion_energy", "flicker")
+SHARES = ("colour", "shape", "texture", "background")
+IMAGE_SCORES = (*SHARES, "alignment_reward", "sharpness", "laplacian", "saturation")
+VIDEO_SCORES = (*SHARES, "motion", "speed", "all", "alignment_reward", "motion_reward", "flicker")
+PICTURES = {"before": "before", "grpo_0": "after", "hackable_0": "hackable", "guarded_0": "guarded"}
+CELL = 132
+"""Pixels from one image of a sheet to the next."""
 
 
 def main() -> None:
     """Tables of what was scored, and pictures of what was logged."""
     page = DOCS / "grpo.md"
-    text = pages.filled(page.read_text(encoding="utf-8"), "held-out", held_out())
-    page.write_text(pages.filled(text, "rewards", rewards()), encoding="utf-8")
-    draw("grpo_ablations.svg", ABLATIONS, ("reward/alignment", "reward/motion", "kl", "advantage_spread"))
-    draw("grpo_hacking.svg", HACKING, ("reward/hackable_sharpness", "reward/alignment", "reward/motion", "kl"))
+    text = page.read_text(encoding="utf-8")
+    images = {"before": ["before"]} | {label: _seeds(variant) for variant, label in LABELS.items()}
+    videos = {"before": ["video_before"], "after, on images": _seeds("video")}
+    for name, content in {
+        "rewards": rewards(),
+        "images": held_out(images, IMAGE_SCORES),
+        "videos": held_out(videos, VIDEO_SCORES),
+    }.items():
+        text = pages.filled(text, name, content)
+    page.write_text(text, encoding="utf-8")
+    draw("grpo_ablations.svg", ABLATIONS, ("reward/alignment", "reward/sharpness", "kl"))
+    draw("grpo_hacking.svg", HACKING, ("reward/hackable_sharpness", "reward/alignment", "kl"))
+    draw_pictures("grpo_pictures.png")
 
 
-def held_out() -> str:
-    """Scores of captions that were not trained, before and after: of three seeds the mean, the least and the most."""
-    rows = [["", *(name.replace("_", " ") for name in SCORES)]]
-    for label, name in {"before": "t2v_8_steps_without_guidance", "before, 50 steps, guidance 4": "t2v_sft"}.items():
-        measured = pages.read_json(RESULTS / f"{name}.json")["measured"]
-        rows.append([label, *(_number(_value(measured[score]), score) for score in SCORES)])
-    for variant, label in LABELS.items():
-        found = [pages.read_json(RESULTS / f"grpo_{variant}_{seed}.json")["measured"] for seed in SEEDS]
-        rows.append([label, *(_spread([_value(each[score]) for each in found], score) for score in SCORES)])
-    return pages.table(rows)
+def _seeds(variant: str) -> list[str]:
+    return [f"{variant}_{seed}" for seed in SEEDS]
+
+
+def held_out(rows: Mapping[str, Sequence[str]], scores: Sequence[str]) -> str:
+    """Scores of captions that were not trained: of several runs the mean, the least and the most."""
+    lines = [["", *(name.replace("_", " ") for name in scores)]]
+    for label, names in rows.items():
+        found = [pages.read_json(RESULTS / f"grpo_{name}.json")["measured"] for name in names]
+        lines.append([label, *(_spread([each[score] for each in found]) for score in scores)])
+    return pages.table(lines)
 
 
 def rewards() -> str:
-    """Mean rewards of the first and the last ten rollouts."""
-    names = ("alignment", "motion", "sharpness", "hackable_sharpness")
+    """Mean rewards of the first and the last six rollouts."""
+    names = ("alignment", "sharpness", "hackable_sharpness")
     rows = [["", *(name.replace("_", " ") for name in names), "divergence at the end", "minutes a run"]]
     for variant, label in LABELS.items():
-        runs = [pages.read_metrics(RUNS / "grpo_runs" / f"{variant}_{seed}") for seed in SEEDS]
+        runs = [_rollouts(name) for name in _seeds(variant)]
         cells = [_first_and_last(runs, f"reward/{name}") for name in names]
-        minutes = np.mean([sum(line["step_seconds"] for line in run) for run in runs]) / 60
-        rows.append([label, *cells, f"{np.mean([run[-1]['kl'] for run in runs]):.2g}", f"{minutes:.0f}"])
+        seconds = [sum(line["step_seconds"] for line in pages.read_metrics(_run(name))) for name in _seeds(variant)]
+        divergence = np.mean([line["kl"] for run in runs for line in run[-6:]])
+        rows.append([label, *cells, f"{divergence:.2g}", f"{np.mean(seconds) / 60:.1f}"])
     return pages.table(rows)
+
+
+def _run(name: str) -> Path:
+    return RUNS / "grpo_runs" / name
+
+
+def _rollouts(name: str) -> list[dict[str, Any]]:
+    """What was logged of each rollout's first step."""
+    lines = pages.read_metrics(_run(name))
+    return [line for line in lines if line["step"] % (len(lines) // 24) == 1]
 
 
 def _first_and_last(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> str:
     if name not in runs[0][0]:
         return ""
-    ends = [[np.mean([line[name] for line in part]) for part in (run[:10], run[-10:])] for run in runs]
+    ends = [[np.mean([line[name] for line in part]) for part in (run[:6], run[-6:])] for run in runs]
     (first, last), lasts = np.mean(ends, axis=0), [end[1] for end in ends]
     return f"{first:.3f} to {last:.3f} ({min(lasts):.3f} to {max(lasts):.3f})"
 
 
-def _value(measured: Mapping[str, float]) -> float:
-    return measured["percent"] if "percent" in measured else measured["mean"]
-
-
-def _number(value: float, score: str) -> str:
-    return f"{value:.0f} %" if score in SCORES[:5] else f"{value:.3g}"
-
-
-def _spread(values: Sequence[float], score: str) -> str:
-    least, most = _number(min(values), score), _number(max(values), score)
-    return f"{_number(float(np.mean(values)), score)} ({least.removesuffix(' %')} to {most})"
+def _spread(scores: Sequence[Mapping[str, float]]) -> str:
+    shares = "percent" in scores[0]
+    values = [score["percent" if shares else "mean"] for score in scores]
+    told = [f"{value:.0f}" if shares else f"{value:.3g}" for value in (np.mean(values), min(values), max(values))]
+    unit = " %" if shares else ""
+    return told[0] + unit + (f" ({told[1]} to {told[2]})" if len(values) > 1 else "")
 
 
 def draw(file: str, variants: Sequence[str], names: Sequence[str]) -> None:
@@ -84,17 +106,31 @@ def draw(file: str, variants: Sequence[str], names: Sequence[str]) -> None:
     figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), layout="constrained")
     for name, panel in zip(names, axes, strict=True):
         for colour, variant in enumerate(LABELS):
-            runs = [pages.read_metrics(RUNS / "grpo_runs" / f"{variant}_{seed}") for seed in SEEDS]
-            if variant not in variants or name not in runs[0][0]:
+            if variant not in variants:
+                continue
+            runs = [_rollouts(each) for each in _seeds(variant)]
+            if name not in runs[0][0]:
                 continue
             curves = np.stack([pages.smooth([line[name] for line in run]) for run in runs])
-            steps = [line["step"] for line in runs[0]]
-            panel.plot(steps, curves.mean(axis=0), color=f"C{colour}", label=LABELS[variant], linewidth=1.4)
-            panel.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=f"C{colour}", alpha=0.18)
+            rollouts = np.arange(1, len(runs[0]) + 1)
+            panel.plot(rollouts, curves.mean(axis=0), color=f"C{colour}", label=LABELS[variant], linewidth=1.4)
+            panel.fill_between(rollouts, curves.min(axis=0), curves.max(axis=0), color=f"C{colour}", alpha=0.18)
         panel.set(title=name, xlabel="rollout")
         panel.grid(visible=True, alpha=0.3)
     axes[0].legend(fontsize=7, frameon=False)
     pages.save(figure, DOCS / file)
+
+
+def draw_pictures(file: str) -> None:
+    """A row of images of the same captions and noise for each of several runs."""
+    figure, axes = plt.subplots(len(PICTURES), 1, figsize=(8, len(PICTURES)), layout="constrained")
+    for (name, label), panel in zip(PICTURES.items(), axes, strict=True):
+        sheet = plt.imread(RUNS / "grpo_runs" / f"{name}.png")[:, :CELL]
+        panel.imshow(np.concatenate(np.split(sheet, len(sheet) // CELL), axis=1))
+        panel.set_ylabel(label)
+        panel.set(xticks=[], yticks=[])
+    figure.savefig(DOCS / file, dpi=132)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import load_pipeline, refinement_padding
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_checkpoint):

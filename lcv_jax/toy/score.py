@@ -253,10 +253,9 @@ def _draw(arguments: Arguments, scene: Scene) -> Clip:
 
 def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) -> dict[str, Share | Average]:
     readings, asked = [read_clip(clip, fps) for clip in clips], [parse(prompt) for prompt in prompts]
-    rewards = {
-        f"{name}_reward": average(reward(*each) for each in zip(readings, asked, strict=True))
-        for name, reward in {"alignment": sure_of_caption, "motion": sure_of_motion}.items()
-    }
+    rewards = {"alignment_reward": average(map(sure_of_caption, readings, asked))}
+    if all(each.motion is not None for each in asked):
+        rewards["motion_reward"] = average(map(sure_of_motion, readings, asked))
     return {**caption_shares(readings, asked), **rewards, **quality(readings)}
 
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 CASES = {
     "text, guidance in halves, two-dimensional context": (
         {"data": 2, "seq": 4},

@@ -16,6 +16,8 @@ from test_launch import free_port
 from lcv_jax import generate
 from lcv_jax.long_video import Segments
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 ROOT = Path(__file__).parents[2]
 STEPS = {"num_frames": 9, "num_steps": 2, "max_sequence_length": 16}
 SIZE = {"size": (32, 64), **STEPS}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lcv_jax.toy import measures, score
+from lcv_jax.toy.captions import parse
 from lcv_jax.toy.score import Arguments, Model, Report, held_out_scenes, prompts_of
 from lcv_jax.toy.sheets import rows_of_clips
 from lcv_jax.toy.world import is_held_out, render
@@ -127,12 +128,26 @@ def test_text_to_video_of_a_perfect_model_and_of_a_deaf_one():
         ("colour", "shape", "motion", "speed", "all"), 100
     )
     assert report.measured == report.true
+    assert mean(report, "alignment_reward") > 0.95
+    assert 0.5 < mean(report, "motion_reward") < 1
 
     class Deaf(Oracle):
         def from_text(self, prompts, seeds):
             return [self.draw(prompt) for prompt in prompts[1:] + prompts[:1]]
 
     assert percent(score.score_text_to_video(Deaf(SCENES), SCENES), "all") < 30
+
+
+def test_images_are_asked_for_without_motion():
+    class Painter(Oracle):
+        def from_text(self, prompts, seeds):
+            assert all(parse(prompt).motion is None for prompt in prompts)
+            return [render(scene, 64, 64, 1, 8.0) for scene in SCENES]
+
+    report = score.score_text_to_video(Painter(SCENES, num_frames=1), SCENES)
+    assert percent(report, "shape") == percent(report, "all") == 100
+    assert mean(report, "alignment_reward") > 0.95
+    assert not {"motion", "motion_reward"} & set(report.measured)
 
 
 def test_image_to_video_measures_the_first_frame():
