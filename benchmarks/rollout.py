@@ -14,10 +14,10 @@ import rich
 from rich.table import Table
 
 from benchmarks.timing import seconds_of
-from lcv_jax.denoise import denoise
 from lcv_jax.diffusion import schedule as schedules
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.sampling.denoise import denoise
 from lcv_jax.training.rollout import rollout
 from lcv_jax.training.rollout_config import SDEConfig
 

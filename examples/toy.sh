@@ -13,11 +13,11 @@ train() { SECONDS=0; python -m lcv_jax.train "configs/toy/$1.py"; echo "$1: $SEC
 train vae_1
 train vae_2
 train vae_3
-python -m lcv_jax.data.encode $out/clips/manifest.jsonl $out/vae_3/weights $out/encoded --sizes 17,64,64 --fps 8 --images-from-clips 1
+python -m lcv_jax.encode $out/clips/manifest.jsonl $out/vae_3/weights $out/encoded --sizes 17,64,64 --fps 8 --images-from-clips 1
 for stage in pretrain_1 pretrain_2 pretrain_3 sft cfg_distillation consistency_distillation; do train $stage; done
 
 [ -e $out/large ] || python -m lcv_jax.toy.make $out/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 --rough-share 0 --seed 1
-python -m lcv_jax.data.encode $out/large/manifest.jsonl $out/vae_3/weights $out/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8
+python -m lcv_jax.encode $out/large/manifest.jsonl $out/vae_3/weights $out/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8
 train refinement_dense
 train refinement_sparse
 

@@ -10,7 +10,7 @@ train() { python -m lcv_jax.train configs/toy/pretrain_2.py --checkpoint "$out/s
 
 python -m lcv_jax.toy.make "$out/clips" --num-clips 32
 python -m lcv_jax.toy.start "$out/start" --size tiny
-python -m lcv_jax.data.encode "$out/clips/manifest.jsonl" "$out/start" "$out/encoded" --sizes 17,64,64 --fps 8 --images-from-clips 1
+python -m lcv_jax.encode "$out/clips/manifest.jsonl" "$out/start" "$out/encoded" --sizes 17,64,64 --fps 8 --images-from-clips 1
 train --steps 20
 train --steps 30
 python -m lcv_jax.export "$out/run" "$out/weights" --dtype bfloat16

@@ -32,14 +32,7 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
-from lcv_jax.options import SamplingOptions
-from lcv_jax.parallel.broadcast import from_first, is_first
-from lcv_jax.parallel.context import ContextParallel
-from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
-from lcv_jax.parallel.mesh import make_mesh
-from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
-from lcv_jax.tasks import (
+from lcv_jax.generation.tasks import (
     FPS,
     TASKS,
     Listeners,
@@ -53,6 +46,13 @@ from lcv_jax.tasks import (
     task_from_json,
     task_to_json,
 )
+from lcv_jax.parallel.broadcast import from_first, is_first
+from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
+from lcv_jax.parallel.mesh import make_mesh
+from lcv_jax.parallel.sharding import REPLICATED, full_sharding
+from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
+from lcv_jax.sampling.options import SamplingOptions
 
 SHEET_FRAMES = 16
 LOG_SECONDS = 30

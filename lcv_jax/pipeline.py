@@ -3,8 +3,8 @@
     pipeline = load_pipeline("checkpoints/longcat")
     video_BTHWC = pipeline.text_to_video("a cat surfs a wave", num_frames=93)
 
-All tasks are `denoise` (denoise.py) with another condition: none, the latent of an image, those of a clip's last
-frames, or those of refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
+All tasks are `denoise` (sampling/denoise.py) with different conditions: none, the latent of an image, those of a clip's
+last frames, or those of refined frames. A video is B T H W 3, float32 in [0, 1]; latents and noise are B T H W C.
 """
 
 import collections
@@ -27,13 +27,15 @@ from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.frames import resize_and_crop, to_uint8
-from lcv_jax.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
 from lcv_jax.diffusion.flow import mix
 from lcv_jax.models.dit import LongCatVideo, sparse_order
 from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
-from lcv_jax.options import (
+from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
+from lcv_jax.sampling.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
+from lcv_jax.sampling.options import (
     DISTILLED_ADAPTER,
     REFINEMENT_ADAPTER,
     SamplingOptions,
@@ -44,8 +46,6 @@ from lcv_jax.options import (
     check_size,
     whole_frames,
 )
-from lcv_jax.parallel.context import ContextParallel
-from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""

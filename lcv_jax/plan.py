@@ -28,7 +28,6 @@ from rich.console import Console
 from lcv_jax import gpus
 from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.generate import Sampling
-from lcv_jax.options import SamplingOptions, check_refinement
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
@@ -36,6 +35,7 @@ from lcv_jax.planning import requests, rollouts, tables, training, training_tabl
 from lcv_jax.planning.compiling import Machine, Stage, compile_stage
 from lcv_jax.planning.report import Plan, Setup
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
+from lcv_jax.sampling.options import SamplingOptions, check_refinement
 from lcv_jax.train import read_config
 from lcv_jax.training.config import TrainConfig
 

@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from lcv_jax import generate, tasks
+from lcv_jax import generate
 from lcv_jax.checkpoint import store
 from lcv_jax.data.frames import resize_and_crop, to_uint8
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.data.media_writer import VideoWriter
-from lcv_jax.options import SamplingOptions
+from lcv_jax.generation import tasks
 from lcv_jax.pipeline import Pipeline, load_pipeline
+from lcv_jax.sampling.options import SamplingOptions
 
 STEPS = ["--num-frames", "5", "--num-steps", "2", "--max-sequence-length", "16"]
 SMALL = ["--height", "32", "--width", "48", *STEPS]

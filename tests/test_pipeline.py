@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lcv_jax.checkpoint import store
-from lcv_jax.denoise import denoise
-from lcv_jax.options import SamplingOptions, check_choice
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import load_pipeline, refinement_padding
+from lcv_jax.sampling.denoise import denoise
+from lcv_jax.sampling.options import SamplingOptions, check_choice
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
 

@@ -21,7 +21,6 @@ from lcv_jax import gpus, pipeline, plan
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.flops import ForwardFlops, counted_flops, forward_flops
-from lcv_jax.options import SamplingOptions
 from lcv_jax.parallel.sharding import full_sharding
 from lcv_jax.planning import compiling, requests, tables
 from lcv_jax.planning.buffers import largest_buffers, short_name
@@ -37,6 +36,7 @@ from lcv_jax.planning.hlo import (
 )
 from lcv_jax.planning.report import Plan, Setup, gigabytes
 from lcv_jax.planning.requests import ContinueVideo, ImageToVideo, Refine, TextToVideo, programs_of
+from lcv_jax.sampling.options import SamplingOptions
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda12_plugin") is None, reason="XLA's compiler for GPUs is not installed"

@@ -5,7 +5,7 @@ autoencoder, the text encoder and the transformer's config are used; and images,
 (published.py).
 
     python convert_torch_weights.py LongCat-Video weights --components dit,vae,text_encoder,tokenizer,scheduler
-    python -m lcv_jax.data.encode images.parquet weights data/longcat/images_256p --sizes 1,192,608 1,224,512 1,256,448
+    python -m lcv_jax.encode images.parquet weights data/longcat/images_256p --sizes 1,192,608 1,224,512 1,256,448
 
     python -m lcv_jax.train configs/longcat_13b/pretrain_1.py
 """

@@ -3,7 +3,7 @@ r"""Pretraining 2 of 5: images and videos of 256p x 93 (report, table 3).
 Hardware: 32 x H200 (141 GB), 4 hosts of 8. Before it, the stage before, and clips, whose first frames
 are the images too, in all of SIZES_256P (published.py), of which these are three:
 
-    python -m lcv_jax.data.encode clips.parquet weights data/longcat/256p --images-from-clips 1 \
+    python -m lcv_jax.encode clips.parquet weights data/longcat/256p --images-from-clips 1 \
         --sizes 93,192,608 93,224,512 93,256,448
 
     python -m lcv_jax.train configs/longcat_13b/pretrain_2.py

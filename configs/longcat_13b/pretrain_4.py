@@ -3,7 +3,7 @@
 Hardware: 32 x H200 (141 GB), 4 hosts of 8. Before it, the stage before, and clips, whose first frames
 are the images:
 
-    python -m lcv_jax.data.encode clips.parquet weights data/longcat/480p --images-from-clips 1 --resolutions 480p
+    python -m lcv_jax.encode clips.parquet weights data/longcat/480p --images-from-clips 1 --resolutions 480p
 
     python -m lcv_jax.train configs/longcat_13b/pretrain_4.py
 """

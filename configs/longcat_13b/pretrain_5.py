@@ -3,7 +3,7 @@ r"""Pretraining 5 of 5: all four tasks at 480p and 720p x 93 (report, table 3).
 Hardware: 128 x H200 (141 GB), 16 hosts of 8. Before it, the stage before, and clips, whose first frames
 are the images:
 
-    python -m lcv_jax.data.encode clips.parquet weights data/longcat/480p_720p --images-from-clips 1 \
+    python -m lcv_jax.encode clips.parquet weights data/longcat/480p_720p --images-from-clips 1 \
         --resolutions 480p 720p
 
     python -m lcv_jax.train configs/longcat_13b/pretrain_5.py

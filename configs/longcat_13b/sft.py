@@ -3,7 +3,7 @@
 Hardware: 32 x H200 (141 GB), 4 hosts of 8. Before it, pretraining, and filtered clips with a column "weight": the
 inverse of how dense a clip's caption lies among the others in an embedding space (report, section 4.1).
 
-    python -m lcv_jax.data.encode chosen.parquet weights data/longcat/sft --images-from-clips 1 --resolutions 480p 720p
+    python -m lcv_jax.encode chosen.parquet weights data/longcat/sft --images-from-clips 1 --resolutions 480p 720p
 
     python -m lcv_jax.train configs/longcat_13b/sft.py
 """

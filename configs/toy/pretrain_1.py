@@ -2,7 +2,7 @@
 
 Hardware: a laptop's CPU (2 cores). Before it, the autoencoder (configs/toy/vae_1.py to vae_3.py), and with it
 
-    python -m lcv_jax.data.encode outputs/toy/clips/manifest.jsonl outputs/toy/vae_3/weights outputs/toy/encoded \
+    python -m lcv_jax.encode outputs/toy/clips/manifest.jsonl outputs/toy/vae_3/weights outputs/toy/encoded \
       --sizes 17,64,64 --fps 8 --images-from-clips 1
 
     python -m lcv_jax.train configs/toy/pretrain_1.py

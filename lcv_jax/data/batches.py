@@ -344,8 +344,8 @@ def _unable(cfg: DataConfig, task: str, sizes: Sequence[Size], num_latents: Sequ
         f"{as_text(size)} ({latents} latent frames)" for size, latents in zip(sizes, num_latents, strict=True)
     )
     advice = {
-        "t2i": "images, or lcv_jax.data.encode --images-from-clips",
+        "t2i": "images, or lcv_jax.encode --images-from-clips",
         "vc": f"clips longer than one of condition_latents = {[length for length, _ in cfg.condition_latents]}",
-        "refine": "the lower resolution that --refine of lcv_jax.data.encode, or data.refine, adds",
+        "refine": "the lower resolution that --refine of lcv_jax.encode, or data.refine, adds",
     }.get(task, "clips of several frames")
     return f"the task {task} has a share, but no bucket serves it; it needs {advice}. There are {have}"

@@ -46,7 +46,7 @@ class DataConfig:
     """Clips to train on."""
 
     path: Path
-    """A folder of lcv_jax.data.encode, or a manifest (.jsonl, .csv, .parquet) for the other modes."""
+    """A folder of lcv_jax.encode, or a manifest (.jsonl, .csv, .parquet) for the other modes."""
     mode: Literal["encoded", "clips", "autoencoder"] = "encoded"
     """Encoded ahead; or frames and token ids of a manifest's clips, which the trainer encodes; or frames alone, crops
     at random moments and places, to train an autoencoder."""

@@ -197,10 +197,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; wanted one of python -m lcv_jax.data.encode")
+            raise ValueError(f"{folder}: no such folder; wanted one of python -m lcv_jax.encode")
         if (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is not encoded to its end: run the same lcv_jax.data.encode again, it goes on")
-        raise ValueError(f"{folder} holds no encoded clips: it has no {INDEX}; wanted one of lcv_jax.data.encode")
+            raise ValueError(f"{folder} is not encoded to its end: run the same lcv_jax.encode again, it goes on")
+        raise ValueError(f"{folder} holds no encoded clips: it has no {INDEX}; wanted one of lcv_jax.encode")
     try:
         index = json.loads(path.read_text())
         found = index["format"], index["version"]

@@ -1,7 +1,7 @@
 """The best key blocks of every query block, as one Pallas kernel on the Triton backend.
 
-Algorithm: `block_select.best_blocks`, on a tile of whole rows of scores; then every chosen block's place in its list is
-the number of chosen blocks before it, and the lists are written by a masked scatter.
+Algorithm: `block_ranking.best_blocks`, on a tile of whole rows of scores; then every chosen block's place in its list
+is the number of chosen blocks before it, and the lists are written by a masked scatter.
 
 Grid: one program for a few rows, 1024 scores or one row, whichever is more. J is padded to a power of two with keys
 below every score (NaN's) at the highest indices, which are never chosen before a real block.
@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from lcv_jax.array_types import Array
-from lcv_jax.kernels.block_select import best_blocks, order_keys
+from lcv_jax.kernels.block_ranking import best_blocks, order_keys
 
 SCORES_A_PROGRAM = 1024
 SCORES_A_THREAD = 32

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcv_jax import denoise as programs
 from lcv_jax import pipeline as pipelines
 from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
@@ -25,8 +24,9 @@ from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.flops import ForwardFlops, forward_flops
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
-from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline
+from lcv_jax.sampling import denoise as programs
+from lcv_jax.sampling.options import SamplingOptions
 
 ADAPTER_RANK = 128
 """Of the released adapters (report, section 4)."""

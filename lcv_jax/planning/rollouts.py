@@ -10,12 +10,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.grpo import GRPO
-from lcv_jax.options import SamplingOptions
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.planning.compiling import Machine, compile_program, compile_stage
 from lcv_jax.planning.hlo import collectives
 from lcv_jax.planning.requests import Networks, TextToVideo, parameter_shapes, programs_of
 from lcv_jax.planning.training import BatchShape, TrainingStage, count_of, held_bytes, latent_shape
+from lcv_jax.sampling.options import SamplingOptions
 from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.rollout import policy_rollout

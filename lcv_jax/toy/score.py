@@ -28,10 +28,10 @@ from rich.table import Table
 from lcv_jax.command_line import mistakes_in_one_line
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import write_image
-from lcv_jax.denoise import decode_latents, encode_frames, upsample_clip
-from lcv_jax.long_video import segment_seed
-from lcv_jax.options import SamplingOptions
+from lcv_jax.generation.long_video import segment_seed
 from lcv_jax.pipeline import Pipeline, load_pipeline
+from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
+from lcv_jax.sampling.options import SamplingOptions
 from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.measures import (
     Average,

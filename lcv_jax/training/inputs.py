@@ -11,9 +11,9 @@ from lcv_jax.array_types import Array
 from lcv_jax.data import batches
 from lcv_jax.data.batches import Batch, BatchKind
 from lcv_jax.data.config import DataConfig
-from lcv_jax.denoise import encode_frames, encode_text
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
+from lcv_jax.sampling.denoise import encode_frames, encode_text
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.state import Frozen, TrainState
 

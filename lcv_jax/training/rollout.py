@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Bool, Float, Int, Params, PRNGKeyArray
-from lcv_jax.denoise import guided_velocity
 from lcv_jax.diffusion import sde
 from lcv_jax.diffusion.flow import euler_step
 from lcv_jax.diffusion.sampler import Velocity
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.objectives.grpo import log_prob
+from lcv_jax.sampling.denoise import guided_velocity
 from lcv_jax.training.rollout_config import SDEConfig
 from lcv_jax.training.state import Frozen, variables_of
 from lcv_jax.training.step import Learner

@@ -22,12 +22,12 @@ from lcv_jax.array_types import Array, Float, Params
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.prompts import Prompts, PromptsConfig
-from lcv_jax.denoise import decode_latents
 from lcv_jax.diffusion import schedule as schedules
 from lcv_jax.objectives.grpo import GRPO, advantages
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.rewards.config import open_rewards
+from lcv_jax.sampling.denoise import decode_latents
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.inputs import check_batch_size
 from lcv_jax.training.metrics import PARTS, REWARD

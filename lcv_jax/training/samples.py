@@ -10,11 +10,11 @@ from einops import rearrange
 
 from lcv_jax.array_types import Array, Params, UInt8
 from lcv_jax.data.frames import to_uint8
-from lcv_jax.denoise import decode_latents, denoise
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
-from lcv_jax.options import SamplingOptions
 from lcv_jax.pipeline import Pipeline
+from lcv_jax.sampling.denoise import decode_latents, denoise
+from lcv_jax.sampling.options import SamplingOptions
 from lcv_jax.training.config import SamplesConfig
 
 SHOWN_FRAMES = 6

@@ -3,7 +3,7 @@
 import pytest
 from small_clips import StubNetworks, write_clips, write_manifest
 
-from lcv_jax.data import encode
+from lcv_jax import encode
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from lcv_jax.data import encode
+from lcv_jax import encode
 from lcv_jax.data.media_writer import VideoWriter, write_image
 
 STEP = 9

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from small_clips import number_of, write_clips, write_manifest
 
-from lcv_jax.data import encode, encoded
+from lcv_jax import encode
+from lcv_jax.data import encoded
 from lcv_jax.data.clips import read_frames
 from lcv_jax.data.degrade import degrade, generator_of
 from lcv_jax.data.encoded import EncodedFolder, pack_record, unpack_record
 from lcv_jax.data.manifest import Entry
 from lcv_jax.data.media_writer import VideoWriter
-from lcv_jax.denoise import encode_frames, upsample_clip
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.sampling.denoise import encode_frames, upsample_clip
 
 COMMON = ("--sizes", "5,16,16", "--fps", "8")
 
@@ -192,7 +193,7 @@ SLOW = """
 import sys, time
 sys.path[:0] = [{tests!r}, {root!r}]
 from small_clips import StubNetworks
-from lcv_jax.data import encode
+from lcv_jax import encode
 class Slow(StubNetworks):
     def latents(self, video_THWC):
         time.sleep(0.15)

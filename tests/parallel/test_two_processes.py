@@ -14,7 +14,7 @@ from PIL import Image
 from test_launch import free_port
 
 from lcv_jax import generate
-from lcv_jax.long_video import Segments
+from lcv_jax.generation.long_video import Segments
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")
 

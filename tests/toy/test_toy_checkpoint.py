@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcv_jax import train
-from lcv_jax.data import encode
+from lcv_jax import encode, train
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.toy import make, score
 

@@ -46,7 +46,7 @@ def _few_optimisations(few_optimisations):
 @pytest.fixture(scope="session")
 def encoded(tmp_path_factory, tiny_checkpoint):
     """Sixteen clips of 5 frames, 32 x 32, written as videos and encoded by the command that users run."""
-    from lcv_jax.data import encode
+    from lcv_jax import encode
     from lcv_jax.data.media_writer import VideoWriter
 
     folder = tmp_path_factory.mktemp("data")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lcv_jax.config import DiTConfig
-from lcv_jax.denoise import denoise, guided_velocity
 from lcv_jax.diffusion import sde
 from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.sampling.denoise import denoise, guided_velocity
 from lcv_jax.training.rollout import rollout
 from lcv_jax.training.rollout_config import SDEConfig
 

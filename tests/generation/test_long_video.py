@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_reader import read_video
-from lcv_jax.long_video import Segments, cut, draft, refine, segment_seed, windows
+from lcv_jax.generation.long_video import Segments, cut, draft, refine, segment_seed, windows
 from lcv_jax.pipeline import Pipeline, load_pipeline
 
 pytestmark = pytest.mark.usefixtures("few_optimisations")

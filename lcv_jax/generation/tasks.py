@@ -19,12 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from tyro.conf import Fixed
 
-from lcv_jax import long_video
 from lcv_jax.data.media_reader import read_image, read_video
-from lcv_jax.long_video import OnSegment, Segments
-from lcv_jax.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
+from lcv_jax.generation import long_video
+from lcv_jax.generation.long_video import OnSegment, Segments
 from lcv_jax.parallel.broadcast import from_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
+from lcv_jax.sampling.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
 
 FPS = 15.0
 """Frames a second of what the model was trained on; refinement doubles it."""

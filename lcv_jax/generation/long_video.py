@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from lcv_jax.data.frames import to_uint8
-from lcv_jax.options import check_condition, whole_frames
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
+from lcv_jax.sampling.options import check_condition, whole_frames
 
 OnSegment = Callable[[str, int, int], None]
 """Called before each segment with the stage ("draft" or "refined"), its number from 0 and the number of segments."""

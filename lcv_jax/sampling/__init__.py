@@ -1,0 +1,1 @@
+"""From noise to latents: one jitted sampling loop (denoise.py) and its options (options.py)."""
