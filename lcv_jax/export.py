@@ -38,10 +38,10 @@ class Export:
     """What the trained weights are written as."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.export") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    chosen = tyro.cli(Export, args=arguments, prog="python -m lcv_jax.export")
+    chosen = tyro.cli(Export, args=arguments, prog=prog)
     with mistakes_in_one_line():
         export(chosen)
 

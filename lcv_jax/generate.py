@@ -194,7 +194,7 @@ def _command(name: str, kind: Any) -> Any:
     return Annotated[command, tyro.conf.subcommand(name=name)]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.generate") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its inner workings there
     commands = [_command(name, kind) for name, kind in {**TASKS, "batch": Batch}.items()]
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen: Any = tyro.cli(
         functools.reduce(operator.or_, commands),
         args=arguments,
-        prog="python -m lcv_jax.generate",
+        prog=prog,
         description="Text, an image or a clip to a video file. Every task has its own --help.",
         config=config,
     )

@@ -330,18 +330,18 @@ def _command(name: str, kind: type) -> Any:
     return Annotated[command, tyro.conf.subcommand(name=name)]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.plan") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     if not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # a plugin without a GPU would be an error
     logging.getLogger("absl").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if arguments is None else arguments
     with mistakes_in_one_line():
-        chosen = _parse(arguments)
+        chosen = _parse(arguments, prog)
         _run(chosen)
 
 
-def _parse(arguments: list[str]) -> Any:
+def _parse(arguments: list[str], prog: str) -> Any:
     """The command that was given; of training, with the config's fields as flags."""
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         path = arguments[1]
@@ -350,7 +350,7 @@ def _parse(arguments: list[str]) -> Any:
             TrainCommand,
             args=arguments[1:],
             default=default,
-            prog="python -m lcv_jax.plan train",
+            prog=f"{prog} train",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
         )
     commands = [_command(name, kind) for name, kind in requests.REQUESTS.items()]
@@ -364,7 +364,7 @@ def _parse(arguments: list[str]) -> Any:
     return tyro.cli(
         functools.reduce(operator.or_, commands),
         args=arguments,
-        prog="python -m lcv_jax.plan",
+        prog=prog,
         description="How much memory a video or a training takes, whether it fits a GPU, how fast it can be at best.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
     )

@@ -8,6 +8,7 @@ The config is a file whose `get_config()` returns a TrainConfig (training/config
 same command again goes on where the run was stopped or killed, or with more --steps where it ended.
 """
 
+import ast
 import contextlib
 import dataclasses
 import importlib.util
@@ -48,6 +49,8 @@ from lcv_jax.training.step import Learner, Measured, train_step
 from lcv_jax.training.weights import LatentStatistics, save_weights
 
 WEIGHTS = "weights"
+PROJECT = Path(__file__).parents[1]
+"""A checkout has the project's configs/ there."""
 STATISTICS_BATCHES = 32
 """Batches that the mean and the spread of an autoencoder's latents are measured on."""
 AHEAD = 2
@@ -57,25 +60,50 @@ AHEAD = 2
 # 1. The command line
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.train") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports its inner workings there, and raises as well
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(usage(prog))
+        return
     with leaving_at_once(), mistakes_in_one_line("interrupted; the same command goes on after the last checkpoint"):
         begun = read_config(arguments[0] if arguments else "")
         cfg = tyro.cli(
             TrainConfig,
             args=arguments[1:],
             default=begun,
-            prog=f"python -m lcv_jax.train {arguments[0]}",
+            prog=f"{prog} {arguments[0]}",
             description=sys.modules[TrainConfig.__module__].__doc__,
             config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
         )
         train(cfg)
 
 
+def usage(prog: str) -> str:
+    """Help without a config: how a run is started, and the configs of this folder and of the project, a line each."""
+    lines = [
+        f"usage: {prog} CONFIG.py [--FIELD VALUE ...]",
+        "",
+        "Trains, fine-tunes or resumes with a config, a Python file with get_config(). Every field of it is a flag:",
+        f"`{prog} CONFIG.py --help` lists them. The same command resumes a run after its last checkpoint.",
+    ]
+    for root in dict.fromkeys((Path(), PROJECT)):
+        paths = [path for path in sorted(root.glob("configs/**/*.py")) if "def get_config(" in path.read_text()]
+        if paths and not (root == PROJECT and Path().resolve() == PROJECT):
+            lines += ["", f"Configs in {root.resolve()}:", ""]
+            lines += [f"  {path.relative_to(root)!s:51}{_first_line(path)}" for path in paths]
+    return "\n".join(lines)
+
+
+def _first_line(path: Path) -> str:
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
 def read_config(path: str) -> TrainConfig:
     """What a config file's `get_config()` returns.
+
+    It imports from its own folder, and the project's configs from anywhere: `from configs.toy.sft import get_config`.
 
     Raises:
         ValueError: there is no such file, or it has no such function.
@@ -87,11 +115,12 @@ def read_config(path: str) -> TrainConfig:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).parent))  # as of a script: configs of a folder may share a file in it
+    before = list(sys.path)
+    sys.path[:] = [str(Path(path).parent), *before, str(PROJECT)]
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.pop(0)
+        sys.path[:] = before
     cfg = module.get_config() if hasattr(module, "get_config") else None
     if not isinstance(cfg, TrainConfig):
         raise ValueError(f"{path} must define get_config() that returns a lcv_jax.training.config.TrainConfig")

@@ -9,8 +9,7 @@ Attention is dense: blocks of four latent frames cannot hold the single conditio
 task, `--sparse.sparsity 0.875 --data.tasks.i2v 0` trains with sparse attention, on buckets of granularity 64.
 """
 
-from published import distillation, weights_of
-
+from configs.longcat_13b.published import distillation, weights_of
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.training.config import TrainConfig
 

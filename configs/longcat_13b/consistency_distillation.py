@@ -8,8 +8,7 @@ start.
 Attention is dense, for the reason that cfg_distillation.py gives.
 """
 
-from published import distillation, weights_of
-
+from configs.longcat_13b.published import distillation, weights_of
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.training.config import TrainConfig
 

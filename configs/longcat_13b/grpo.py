@@ -10,8 +10,7 @@ grayscale video, and its text alignment.
 
 import dataclasses
 
-from published import DATA, VIDEO, adapter, sizes, stage, weights_of
-
+from configs.longcat_13b.published import DATA, VIDEO, adapter, sizes, stage, weights_of
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.rewards.config import RewardsConfig, RewardSource

@@ -10,8 +10,7 @@ autoencoder, the text encoder and the transformer's config are used; and images,
     python -m lcv_jax.train configs/longcat_13b/pretrain_1.py
 """
 
-from published import DATA, IMAGES, RELEASED, sizes_256p, stage
-
+from configs.longcat_13b.published import DATA, IMAGES, RELEASED, sizes_256p, stage
 from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.training.config import TrainConfig

@@ -9,8 +9,7 @@ are the images too, in all of SIZES_256P (published.py), of which these are thre
     python -m lcv_jax.train configs/longcat_13b/pretrain_2.py
 """
 
-from published import DATA, IMAGES, VIDEO, sizes_256p, stage, weights_of
-
+from configs.longcat_13b.published import DATA, IMAGES, VIDEO, sizes_256p, stage, weights_of
 from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.training.config import TrainConfig

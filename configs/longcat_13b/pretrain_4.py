@@ -8,8 +8,7 @@ are the images:
     python -m lcv_jax.train configs/longcat_13b/pretrain_4.py
 """
 
-from published import ALL_TASKS, DATA, sizes, stage, weights_of
-
+from configs.longcat_13b.published import ALL_TASKS, DATA, sizes, stage, weights_of
 from lcv_jax.data.config import DataConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.training.config import TrainConfig

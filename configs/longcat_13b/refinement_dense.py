@@ -9,8 +9,7 @@ versions that refinement starts from: of half the frame rate, and of the same.
     python -m lcv_jax.train configs/longcat_13b/refinement_dense.py
 """
 
-from published import refinement, weights_of
-
+from configs.longcat_13b.published import refinement, weights_of
 from lcv_jax.training.config import TrainConfig
 
 

@@ -5,8 +5,7 @@ Hardware: 32 x H200 (141 GB), 4 hosts of 8. Before it, refinement_dense.py: its 
     python -m lcv_jax.train configs/longcat_13b/refinement_sparse.py
 """
 
-from published import refinement, weights_of
-
+from configs.longcat_13b.published import refinement, weights_of
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.training.config import TrainConfig
 

@@ -8,8 +8,7 @@ inverse of how dense a clip's caption lies among the others in an embedding spac
     python -m lcv_jax.train configs/longcat_13b/sft.py
 """
 
-from published import ALL_TASKS, DATA, sizes, stage, weights_of
-
+from configs.longcat_13b.published import ALL_TASKS, DATA, sizes, stage, weights_of
 from lcv_jax.data.config import DataConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.training.config import TrainConfig

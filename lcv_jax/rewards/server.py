@@ -72,7 +72,7 @@ def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) ->
     return ThreadingHTTPServer((host, port), Handler)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewards.server") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     # A reward's environment may lack it, and worker.py does without.
     import tyro
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         """Longer requests are refused."""
 
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.rewards.server", config=config)
+    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line("stopped"):
         reward = make_reward(chosen.factory, json.loads(chosen.options))
         with make_server(reward, chosen.host, chosen.port, chosen.most_megabytes << 20) as server:

@@ -90,10 +90,10 @@ class Arguments:
             )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.make") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.make", config=config)
+    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line("interrupted; nothing was left behind"):
         make(chosen)
 

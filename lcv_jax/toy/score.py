@@ -414,11 +414,11 @@ TASKS: Mapping[str, Callable[[Model, Sequence[Scene]], Report]] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.score") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.score", config=config)
+    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line():
         run(chosen)
 

@@ -62,10 +62,10 @@ class Arguments:
     """Of all weights."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.start") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m lcv_jax.toy.start")
+    chosen = tyro.cli(Arguments, args=arguments, prog=prog)
     with mistakes_in_one_line():
         start(chosen)
 

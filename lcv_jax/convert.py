@@ -1,0 +1,169 @@
+"""Converts a published LongCat-Video checkpoint for lcv_jax, checks one, or turns a converted one back.
+
+    lcv convert LongCat-Video weights
+    lcv convert LongCat-Video weights --dtype bfloat16 --fold cfg_step_lora
+    lcv convert LongCat-Video --check
+    lcv convert weights LongCat-Video-again --to-torch
+
+In a checkout, `python convert_torch_weights.py` is the same command.
+"""
+
+import dataclasses
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Convert a published LongCat-Video checkpoint for lcv_jax, check one, or turn a converted one back.
+
+    The published folder has dit/, vae/, text_encoder/, tokenizer/, scheduler/ and lora/. Memory stays small whatever
+    the size of the checkpoint; DEST appears only when it is complete.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
+    """The published folder; with --to-torch a converted one."""
+    dest: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DEST")] = None
+    """The folder to write: it must not exist, or be empty. Not given with --check."""
+    dtype: Literal["source", "float32", "bfloat16"] = "source"
+    """What the parameters are stored as; source keeps each as it is published."""
+    components: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME,...")] = None
+    """Only some of dit, vae, text_encoder, tokenizer, scheduler, lora; all by default."""
+    fold: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="ADAPTER[=MULTIPLIER]"),
+    ] = ()
+    """Add an adapter to the dit's weights for good: a name in SOURCE/lora, or a .safetensors file. May be repeated."""
+    check: bool = False
+    """Only read names, shapes and dtypes, report them, and write nothing."""
+    to_torch: bool = False
+    """Write the published layout again from a converted folder, bit-equal in the stored dtype."""
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.convert") -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    # Orbax reports its inner workings through absl.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run(chosen)
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+    except ValueError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        sys.exit(130)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def run(arguments: Arguments) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+        ValueError: a user's mistake, or a checkpoint that is not right.
+        OSError: a file that cannot be read or written, or a full disk.
+    """
+    from lcv_jax.checkpoint import conversion, export, published
+
+    components = arguments.components.split(",") if arguments.components else None
+    if arguments.check and arguments.to_torch:
+        raise ValueError("--check reads a published folder and --to-torch a converted one: give one of them")
+    if arguments.dest is not None and arguments.check:
+        raise ValueError(f"--check writes nothing: leave out {arguments.dest}")
+    if arguments.check:
+        source = published.open_published(arguments.source, components)
+        for text in arguments.fold:
+            published.find_fold(source, text)
+        _report(source)
+        return
+
+    if arguments.dest is None:
+        raise ValueError("DEST is missing: give the folder to write, or --check to only read")
+    if arguments.to_torch:
+        if arguments.fold or arguments.dtype != "source":
+            raise ValueError("--to-torch writes what is stored: --fold and --dtype belong to the conversion")
+        stored = export.open_converted(arguments.source, components)
+        with _ProgressBar(stored.sizes) as progress:
+            export.export_checkpoint(stored, arguments.dest, progress=progress)
+        print(f"wrote {arguments.dest} in the published layout")
+        return
+
+    source = published.open_published(arguments.source, components)
+    folds = [published.find_fold(source, text) for text in arguments.fold]
+    dtype = None if arguments.dtype == "source" else np.dtype(arguments.dtype)
+    sizes = {weights.name: weights.num_bytes for weights in source.weights}
+    with _ProgressBar(sizes) as progress:
+        conversion.convert_checkpoint(source, arguments.dest, dtype=dtype, folds=folds, progress=progress)
+    print(f"wrote {arguments.dest}")
+
+
+class _ProgressBar:
+    """A bar over all bytes: rate, time left, and what is under way."""
+
+    def __init__(self, sizes: dict[str, int]):
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task("", total=sum(sizes.values()))
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        return lambda name, num_bytes: self.bar.update(self.task, advance=num_bytes, description=name)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+
+def _report(source: Any) -> None:
+    """What a published folder holds."""
+    table = Table("component", "files", "tensors", "parameters", "dtypes", "size")
+    for weights in source.weights:
+        tensors = [tensor for name, tensor in weights.tensors.items() if name not in weights.aliases]
+        table.add_row(
+            weights.name,
+            str(len(weights.files)),
+            str(len(weights.tensors)),
+            f"{sum(int(np.prod(tensor.shape)) for tensor in tensors):,}",
+            ", ".join(sorted({tensor.dtype.name for tensor in tensors})),
+            f"{weights.num_bytes / 1e9:.3f} GB",
+        )
+    Console().print(table)
+    print(f"{source.folder} is complete: every tensor has its place, nothing is missing")
+
+
+if __name__ == "__main__":
+    main()
