@@ -1,10 +1,20 @@
-"""What the command lines share: a user's mistake is one line and an exit status, never a traceback."""
+"""What the command lines share: a user's mistake is one line and exit status 2; a bug keeps its traceback.
+
+This is where the two are told apart. Mistakes are ValueError (a value, or a file: see user_files.py), OSError (the
+system), ImportError (a package that is not installed), NotImplementedError, FloatingPointError (training diverged) and
+memory that does not suffice. Everything else is a bug.
+"""
 
 import contextlib
+import io
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+_MISTAKES = (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError)
 
 
 @contextlib.contextmanager
@@ -12,17 +22,81 @@ def mistakes_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     """Within, an error that a user can do something about is one line and exit status 2; so is each warning one line.
 
     Args:
-        interrupted: what is said after Ctrl-C, whose exit status is 130.
+        interrupted: message after Ctrl-C, whose exit status is 130.
     """
     try:
         with _warnings_in_one_line():
             yield
-    except (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        message = mistake(error)
+        if message is None:
+            raise
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def mistake(error: Exception) -> str | None:
+    """The message of a user's mistake; None for a bug."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}): choose a smaller size, fewer frames or a smaller batch"
+    if _is_device_memory(error):
+        told = next(iter(str(error).splitlines()), "")
+        return (
+            f"not enough device memory ({told}): choose a smaller size, fewer frames, a smaller batch, or more devices"
+        )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) if isinstance(error, _MISTAKES) else None
+
+
+def _is_device_memory(error: Exception) -> bool:
+    """Whether a device ran out of memory, without an import of JAX."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def parse_arguments(kind: Any, arguments: list[str] | None, *, prog: str, **options: Any) -> Any:
+    """`tyro.cli`, whose errors are one line and exit status 2 instead of a box."""
+    import tyro
+
+    with io.StringIO() as box:
+        try:
+            with contextlib.redirect_stderr(box), _wide_terminal(arguments):
+                return tyro.cli(kind, args=arguments, prog=prog, **options)
+        except SystemExit as stop:
+            if stop.code != 2:
+                raise
+        print(f"error: {_one_line(box.getvalue(), kind)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(box: str, kind: Any) -> str:
+    """The contents of a box of tyro's, without its title."""
+    lines = [" ".join(line.strip("│| ").split()) for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if re.search("[-─]{3,}", line)]  # the first ends the title
+    told = " ".join(line for i, line in enumerate(lines) if line and i not in rules and i > rules[0])
+    told = told.removeprefix("Error parsing ").removeprefix(f"{getattr(kind, '__name__', '')}: ")
+    return told.replace("For full helptext, run", "; see").replace("For full helptext, see", "; see").replace(" ;", ";")
+
+
+@contextlib.contextmanager
+def _wide_terminal(arguments: list[str] | None) -> Iterator[None]:
+    """A terminal so wide that no word of an error is broken; help keeps the real one."""
+    if {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
+        yield
+        return
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "2000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 @contextlib.contextmanager

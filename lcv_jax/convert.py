@@ -11,7 +11,6 @@ In a checkout, `python convert_torch_weights.py` is the same command.
 import dataclasses
 import logging
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +27,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,28 +60,16 @@ class Arguments:
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.convert") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     # Orbax reports its inner workings through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        run(chosen)
-    except OSError as error:
-        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
-    except ValueError as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
-        sys.exit(130)
+    config = (tyro.conf.FlagCreatePairsOff,)
+    with mistakes_in_one_line("interrupted; nothing was left behind"):
+        run(parse_arguments(Arguments, arguments, prog=prog, config=config))
 
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 def run(arguments: Arguments) -> None:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.array_types import Array
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.clips import Groups, TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
@@ -88,9 +88,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.enco
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line("interrupted; the same command goes on"):
-        encode(chosen)
+        encode(parse_arguments(Arguments, arguments, prog=prog, config=config))
 
 
 def encode(arguments: Arguments) -> None:

@@ -18,7 +18,7 @@ import jax
 import tyro
 
 from lcv_jax.checkpoint import store
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
@@ -41,9 +41,8 @@ class Export:
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.export") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    chosen = tyro.cli(Export, args=arguments, prog=prog)
     with mistakes_in_one_line():
-        export(chosen)
+        export(parse_arguments(Export, arguments, prog=prog))
 
 
 def export(chosen: Export) -> None:

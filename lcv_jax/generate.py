@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from lcv_jax.checkpoint.store import package_versions
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
 from lcv_jax.generation.tasks import (
@@ -199,27 +199,29 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.gene
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its inner workings there
     commands = [_command(name, kind) for name, kind in {**TASKS, "batch": Batch}.items()]
     config = tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed
-    chosen: Any = tyro.cli(
-        functools.reduce(operator.or_, commands),
-        args=arguments,
-        prog=prog,
-        description="Text, an image or a clip to a video file. Every task has its own --help.",
-        config=config,
-    )
-    with leaving_at_once():
+    with (
+        leaving_at_once(),
+        mistakes_in_one_line("interrupted; a long video goes on after its last finished segment"),
+    ):
+        chosen = parse_arguments(
+            functools.reduce(operator.or_, commands),
+            arguments,
+            prog=prog,
+            description="Text, an image or a clip to a video file. Every task has its own --help.",
+            config=config,
+        )
         _run(chosen)
 
 
 def _run(chosen: Any) -> None:
-    with mistakes_in_one_line("interrupted; a long video goes on after its last finished segment"):
-        chosen.devices.join()
-        if jax.process_count() > 1:
-            check_same_config(dataclasses.replace(chosen, devices=dataclasses.replace(chosen.devices, process_id=None)))
-        if isinstance(chosen.task, Batch):
-            run_batch(chosen.task, chosen.weights, chosen.devices)
-        else:
-            task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
-            run_task(task, chosen.files, chosen.weights, chosen.devices)
+    chosen.devices.join()
+    if jax.process_count() > 1:
+        check_same_config(dataclasses.replace(chosen, devices=dataclasses.replace(chosen.devices, process_id=None)))
+    if isinstance(chosen.task, Batch):
+        run_batch(chosen.task, chosen.weights, chosen.devices)
+    else:
+        task = dataclasses.replace(chosen.task, options=chosen.sampling.checked())
+        run_task(task, chosen.files, chosen.weights, chosen.devices)
 
 
 def _load(weights: Weights, devices: Devices) -> Pipeline:

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 
 from lcv_jax import gpus
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.generate import Sampling
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
@@ -346,9 +346,9 @@ def _parse(arguments: list[str], prog: str) -> Any:
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         path = arguments[1]
         default = TrainCommand(training=read_config(path), request=Train(config=Path(path)))
-        return tyro.cli(
+        return parse_arguments(
             TrainCommand,
-            args=arguments[1:],
+            arguments[1:],
             default=default,
             prog=f"{prog} train",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
@@ -361,9 +361,9 @@ def _parse(arguments: list[str], prog: str) -> Any:
         namespace={"__doc__": Train.__doc__},
     )
     commands.append(Annotated[train, tyro.conf.subcommand(name="train")])
-    return tyro.cli(
+    return parse_arguments(
         functools.reduce(operator.or_, commands),
-        args=arguments,
+        arguments,
         prog=prog,
         description="How much memory a video or a training takes, whether it fits a GPU, how fast it can be at best.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),

@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 from jax.experimental import multihost_utils
 
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import PublishedConfig
 from lcv_jax.gpus.speeds import peak_flops
 from lcv_jax.models.dit import LongCatVideo
@@ -47,6 +47,7 @@ from lcv_jax.training.samples import Sampler, grid, reconstructions
 from lcv_jax.training.state import Frozen, TrainState, variables_of
 from lcv_jax.training.step import Learner, Measured, train_step
 from lcv_jax.training.weights import LatentStatistics, save_weights
+from lcv_jax.user_files import running
 
 WEIGHTS = "weights"
 PROJECT = Path(__file__).parents[1]
@@ -69,9 +70,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.trai
         return
     with leaving_at_once(), mistakes_in_one_line("interrupted; the same command goes on after the last checkpoint"):
         begun = read_config(arguments[0] if arguments else "")
-        cfg = tyro.cli(
+        cfg = parse_arguments(
             TrainConfig,
-            args=arguments[1:],
+            arguments[1:],
             default=begun,
             prog=f"{prog} {arguments[0]}",
             description=sys.modules[TrainConfig.__module__].__doc__,
@@ -106,7 +107,7 @@ def read_config(path: str) -> TrainConfig:
     It imports from its own folder, and the project's configs from anywhere: `from configs.toy.sft import get_config`.
 
     Raises:
-        ValueError: there is no such file, or it has no such function.
+        ValueError: there is no such file, it has no such function, or it raises an exception; the line is named.
     """
     if not path.endswith(".py") or not Path(path).is_file():
         given = f"no such file: {path}" if path and not path.startswith("-") else "no config was given"
@@ -118,10 +119,11 @@ def read_config(path: str) -> TrainConfig:
     before = list(sys.path)
     sys.path[:] = [str(Path(path).parent), *before, str(PROJECT)]
     try:
-        spec.loader.exec_module(module)
+        with running(path):
+            spec.loader.exec_module(module)
+            cfg = module.get_config() if hasattr(module, "get_config") else None
     finally:
         sys.path[:] = before
-    cfg = module.get_config() if hasattr(module, "get_config") else None
     if not isinstance(cfg, TrainConfig):
         raise ValueError(f"{path} must define get_config() that returns a lcv_jax.training.config.TrainConfig")
     return cfg

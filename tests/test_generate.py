@@ -443,7 +443,7 @@ TALK = ("interactive-video", "CHECKPOINT", "--prompt")
         ((*TEXT, "--crf", "400"), "crf must lie in 0..63, got 400"),
         ((*CLIP, "--output", "MEDIA/clip.mp4"), "clip.mp4 is read, and would be overwritten"),
         ((*IMAGE, "--output", "MEDIA/tall.mp4", "--contact-sheet"), "tall.png is read, and would be overwritten"),
-        (("batch", "CHECKPOINT", "no.json"), "No such file or directory: 'no.json'"),
+        (("batch", "CHECKPOINT", "no.json"), "no.json: No such file or directory"),
         (("batch", "CHECKPOINT", "MEDIA/broken.png"), "broken.png is not JSON"),
     ],
     ids=lambda value: " ".join(value[2:])[:60] if isinstance(value, tuple) else None,

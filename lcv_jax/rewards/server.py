@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.rewards.factory import make_reward
 from lcv_jax.rewards.wire import VERSION, WireError, read_message
 from lcv_jax.rewards.worker import answer
@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewa
         """Longer requests are refused."""
 
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line("stopped"):
+        chosen = parse_arguments(Arguments, arguments, prog=prog, config=config)
         reward = make_reward(chosen.factory, json.loads(chosen.options))
         with make_server(reward, chosen.host, chosen.port, chosen.most_megabytes << 20) as server:
             url = f"http://{chosen.host}:{server.server_port}"

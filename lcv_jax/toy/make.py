@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.checkpoint.workspace import workspace
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
@@ -93,9 +93,8 @@ class Arguments:
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.make") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line("interrupted; nothing was left behind"):
-        make(chosen)
+        make(parse_arguments(Arguments, arguments, prog=prog, config=config))
 
 
 def make(arguments: Arguments) -> None:

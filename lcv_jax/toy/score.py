@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.generation.long_video import segment_seed
@@ -418,8 +418,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     config = (tyro.conf.FlagCreatePairsOff,)
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog, config=config)
     with mistakes_in_one_line():
+        chosen = parse_arguments(Arguments, arguments, prog=prog, config=config)
         run(chosen)
 
 

@@ -29,7 +29,7 @@ from lcv_jax.checkpoint.export import STEMS
 from lcv_jax.checkpoint.published import open_published
 from lcv_jax.checkpoint.safetensors_files import Planned, published_order, write_safetensors
 from lcv_jax.checkpoint.workspace import workspace
-from lcv_jax.command_line import mistakes_in_one_line
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
 from lcv_jax.toy.captions import vocabulary
 from lcv_jax.toy.sizes import OFFSETS, SIZES, ToySize
@@ -65,9 +65,8 @@ class Arguments:
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.start") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    chosen = tyro.cli(Arguments, args=arguments, prog=prog)
     with mistakes_in_one_line():
-        start(chosen)
+        start(parse_arguments(Arguments, arguments, prog=prog))
 
 
 def start(arguments: Arguments) -> None:

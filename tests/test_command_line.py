@@ -1,0 +1,103 @@
+import dataclasses
+import warnings
+
+import jax
+import pytest
+
+from lcv_jax.bounds import Count, Positive, check_fields
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner."""
+
+    rate: Positive = 1.0
+    """A rate."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Something."""
+
+    steps: Count = 1
+    """Steps of it."""
+    inner: Inner = Inner()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+MISTAKES = [
+    (ValueError("rank must be\nat least 1"), "rank must be at least 1"),
+    (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png: No such file or directory"),
+    (ImportError("no grain"), "no grain"),
+    (FloatingPointError("not finite"), "not finite"),
+    (MemoryError("3 GB"), "not enough memory (3 GB): choose a smaller size"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "allocating 9 bytes."),
+]
+
+
+@pytest.mark.parametrize(("error", "message"), MISTAKES)
+def test_a_mistake_is_one_line(capsys, error, message):
+    with pytest.raises(SystemExit) as raised, mistakes_in_one_line():
+        raise error
+    assert raised.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+INTERNAL = jax.errors.JaxRuntimeError("INTERNAL: x")
+BUGS = [KeyError("x"), AttributeError("x"), AssertionError(), RecursionError(), INTERNAL]
+
+
+@pytest.mark.parametrize("error", BUGS)
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)) as raised, mistakes_in_one_line():
+        raise error
+    assert raised.value is error
+
+
+def test_an_interrupt_has_its_own_status(capsys):
+    with pytest.raises(SystemExit) as raised, mistakes_in_one_line("the same command resumes"):
+        raise KeyboardInterrupt
+    assert raised.value.code == 130
+    assert capsys.readouterr().err == "the same command resumes\n"
+
+
+def test_a_warning_is_one_line_once(capsys):
+    with mistakes_in_one_line():
+        for _ in range(2):
+            warnings.warn("rounded\ndown", stacklevel=1)
+    assert capsys.readouterr().err == "warning: rounded down\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "error: steps must be at least 1, got 0; see prog --help\n"),
+        (["--steps", "many"], "error: --steps: invalid literal for int() with base 10: 'many'"),
+        (["--inner.rate", "nan"], "error: inner: rate must be above 0 and finite, got nan; see prog --help\n"),
+        (["--stesp", "1"], "error: Unrecognized options: --stesp, 1 Perhaps you meant: --steps INT Steps of it."),
+    ],
+)
+def test_a_wrong_argument_is_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as raised:
+        parse_arguments(Arguments, arguments, prog="prog")
+    assert raised.value.code == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(message)
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_help_is_printed_as_it_is(capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse_arguments(Arguments, ["--help"], prog="prog")
+    assert raised.value.code == 0
+    assert "Steps of it." in capsys.readouterr().out
