@@ -1,12 +1,13 @@
 # `make demo` sets up and generates, `make train` trains, `make align` goes on with GRPO, `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
+# `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo train align test test-slow test-compile lint clean
+.PHONY: demo train align test test-slow test-compile lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,6 +44,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+docs: .venv/docs-installed
+	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf .venv .venv-gpu-compile .cache outputs

@@ -1,8 +1,8 @@
 """Trains a stage: `python -m lcv_jax.train CONFIG.py ...`.
 
-    python -m lcv_jax.train configs/toy/pretrain.py
-    python -m lcv_jax.train configs/toy/pretrain.py --optimizer.learning-rate 3e-4 --run outputs/faster
-    python -m lcv_jax.train configs/toy/pretrain.py --help
+    python -m lcv_jax.train configs/toy/pretrain_3.py
+    python -m lcv_jax.train configs/toy/pretrain_3.py --optimizer.learning-rate 3e-4 --run outputs/faster
+    python -m lcv_jax.train configs/toy/pretrain_3.py --help
 
 The config is a file whose `get_config()` returns a TrainConfig (training/config.py); every field of it is a flag. The
 same command again goes on where the run was stopped or killed, or with more --steps where it ended.
