@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("lcv_jax.train", "train or fine-tune with a config: full weights, adapters, distillation, GRPO"),
     "export": ("lcv_jax.export", "export the last checkpoint of a run as a folder to generate from"),
     "plan": ("lcv_jax.plan", "compute memory and time of generation or training on a GPU that is not here"),
+    "evaluate": ("lcv_jax.evaluate", "evaluate models: suites, sampling, ratings, judges, measures, reports"),
     "serve-rewards": ("lcv_jax.rewards.server", "serve a reward model over HTTP, for GRPO"),
     "toy make": ("lcv_jax.toy.make", "write captioned clips of the procedural world"),
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),
