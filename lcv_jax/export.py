@@ -3,8 +3,9 @@
     python -m lcv_jax.export outputs/toy/pretrain_1 outputs/halfway --dtype bfloat16
     python convert_torch_weights.py outputs/halfway outputs/published --to-torch
 
-A run that is done has such a folder already, RUN/weights, in float32. The second command turns one into the published
-layout, adapters into the published adapter format.
+A run that is done has such folders already, in float32: RUN/weights with the EMA weights, and RUN/weights_raw with
+those of the last step. The second command turns one into the published layout, adapters into the published adapter
+format.
 """
 
 import contextlib
@@ -23,12 +24,12 @@ from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.folder import CONFIG, Checkpoints
-from lcv_jax.training.weights import save_weights
+from lcv_jax.training.weights import WhichWeights, kept_weights, save_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes the average of the weights of a run's last checkpoint, with all else that generation needs."""
+    """Writes the trained weights of a run's last checkpoint, with everything else that generation needs."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
@@ -36,6 +37,9 @@ class Export:
     """The folder to write: it must not exist, or be empty."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the trained weights are written as."""
+    weights: WhichWeights | None = None
+    """The exponential moving average of the weights, or the weights of the last step. None: the average, where the run
+    has one."""
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.export") -> None:
@@ -64,8 +68,9 @@ def export(chosen: Export) -> None:
             raise ValueError(f"{cfg.run} has no checkpoint yet")
         start = networks.Start(cfg, networks.learner_of(cfg, store.load_config(cfg.checkpoint, "dit"), mesh))
         state, _ = checkpoints.restore(start.shapes())
-        save_weights(cfg, chosen.dest, state, start.frozen(), dtype=chosen.dtype)
-    print(f"wrote {chosen.dest}: step {int(state.step)} of {cfg.steps}")
+        which = chosen.weights or kept_weights(cfg)[0]
+        save_weights(cfg, chosen.dest, state, start.frozen(), which=which, dtype=chosen.dtype)
+    print(f"wrote {chosen.dest}: {which} weights of step {int(state.step)} of {cfg.steps}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.cost import tokens_and_flops
-from lcv_jax.training.folder import Checkpoints, check_config, locked
+from lcv_jax.training.folder import Checkpoints, check_config, locked, with_warmup
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.metrics import Metrics, Work
 from lcv_jax.training.probes import probes
@@ -46,10 +46,10 @@ from lcv_jax.training.rollouts import Rollouts
 from lcv_jax.training.samples import Sampler, grid, reconstructions
 from lcv_jax.training.state import Frozen, TrainState, variables_of
 from lcv_jax.training.step import Learner, Measured, train_step
-from lcv_jax.training.weights import LatentStatistics, save_weights
+from lcv_jax.training.weights import LatentStatistics, WhichWeights, choose, kept_weights, save_weights
 from lcv_jax.user_files import running
 
-WEIGHTS = "weights"
+WEIGHTS, RAW_WEIGHTS = "weights", "weights_raw"
 PROJECT = Path(__file__).parents[1]
 """A checkout has the project's configs/ there."""
 STATISTICS_BATCHES = 32
@@ -153,7 +153,7 @@ def train(cfg: TrainConfig) -> None:
         keep_text_encoder="device" if cfg.rollout is None else "host",  # a rollout encodes its captions at once
     )
     network = pipeline.vae.cfg if cfg.network == "vae" else pipeline.dit_config
-    learner = networks.learner_of(cfg, network, mesh)
+    learner = networks.learner_of(with_warmup(cfg), network, mesh)
     with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
         check_config(cfg)
         start = networks.Start(cfg, learner)
@@ -220,6 +220,8 @@ def _steps(
 ) -> TrainState:
     """The state after the last step, or after the one at which the run was asked to stop."""
     first = int(state.step)
+    if cfg.samples.every and jax.process_index() == 0:
+        print(f"samples in {cfg.run / 'samples'} show the {kept_weights(cfg)[0]} weights", file=sys.stderr)
     metrics = Metrics(cfg.run, cfg.logging, first_step=first, last_step=cfg.steps, peak_flops=_peak_flops(learner))
     observe = _observer(cfg, learner, frozen, pipeline, metrics)
     in_flight: list[tuple[int, Measured]] = []
@@ -279,7 +281,7 @@ def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipe
     references: list[np.ndarray] = []
 
     def observe(step: int, state: TrainState, batch: dict[str, Any]) -> None:
-        params = state.params if state.ema is None else state.ema
+        params = choose(state, kept_weights(cfg)[0])
         if sampler is None:
             assert isinstance(learner.model, WanVAE)
             videos = reconstructions(learner.model, params, batch["video_BTHWC"][: len(cfg.samples.prompts)])
@@ -333,21 +335,26 @@ def _peak_flops(learner: Learner) -> float | None:
 
 
 def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Frozen, inputs: Any) -> None:
-    """Writes RUN/weights; an autoencoder's latents are measured first, to be normalised by."""
-    configs: dict[str, PublishedConfig] = {}
+    """Writes RUN/weights and RUN/weights_raw; an autoencoder's latents are measured first, to be normalised by."""
+    kept = kept_weights(cfg)
+    configs: dict[WhichWeights, dict[str, PublishedConfig]] = {which: {} for which in kept}
     if isinstance(learner.model, WanVAE):
-        statistics = LatentStatistics(learner.model.cfg)
-        params = state.params if state.ema is None else state.ema
+        statistics = {which: LatentStatistics(learner.model.cfg) for which in kept}
         for _ in range(STATISTICS_BATCHES):
             _, batch = inputs.next()
-            statistics.add(learner.model, params, batch["video_BTHWC"])
-        configs["vae"] = statistics.config()
-    if jax.process_index() == 0 and (cfg.run / WEIGHTS).exists():
-        shutil.rmtree(cfg.run / WEIGHTS)  # of the run before it was given more steps
-    save_weights(cfg, cfg.run / WEIGHTS, state, frozen, configs=configs)
+            for which in kept:
+                statistics[which].add(learner.model, choose(state, which), batch["video_BTHWC"])
+        configs = {which: {"vae": statistics[which].config()} for which in kept}
+    folders = dict(zip(kept, (cfg.run / WEIGHTS, cfg.run / RAW_WEIGHTS), strict=False))
+    if jax.process_index() == 0:
+        for folder in folders.values():  # of the run before it was given more steps
+            shutil.rmtree(folder, ignore_errors=True)
+    for which in reversed(kept):  # RUN/weights, which says that the run is done, comes last
+        save_weights(cfg, folders[which], state, frozen, which=which, configs=configs[which])
     for name, reason in inputs.quarantined.items():
         print(f"warning: {name} was left out: {reason}", file=sys.stderr)
-    print(f"done: weights in {cfg.run / WEIGHTS}", file=sys.stderr)
+    others = "".join(f", {which} weights in {folders[which]}" for which in kept[1:])
+    print(f"done: {kept[0]} weights in {cfg.run / WEIGHTS}{others}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class OptimizerConfig:
     learning_rate: float = 1e-4
     """After the warm-up."""
     warmup_steps: int = 0
-    """Steps over which the rate grows from 0."""
+    """Steps over which the rate grows from 0. If the run is shorter than that when it first starts, the warm-up takes a
+    tenth of it instead."""
     b1: float = 0.9
     """Decay of the gradients' average."""
     b2: float = 0.99
@@ -52,7 +53,8 @@ class OptimizerConfig:
     accumulation: int = 1
     """Parts that a batch is computed in, one after the other: less memory, the same gradient."""
     ema_decay: float | None = 0.9999
-    """Of the average of the weights, which is what is sampled from and exported. None: no average."""
+    """Of the exponential moving average (EMA) of the weights, which samples use and which is exported by default. At
+    step t the decay is min(ema_decay, (1 + t) / (10 + t)), so that short runs are averaged too. None: no average."""
     max_skipped: int = 0
     """Steps in a row with a loss or gradient that is not finite that are passed over; one more ends the run."""
 

@@ -1,21 +1,24 @@
 """The folder of a run: who may write to it, what config it belongs to, and its checkpoints.
 
     RUN/config.json           the config that it was begun with
+    RUN/begun.json            what else a resumed run must keep: how many steps it was begun with
     RUN/lock                  held by the process that trains
     RUN/checkpoints/STEP/     orbax: the train state and the place in the data
     RUN/metrics.jsonl  RUN/tensorboard/  RUN/samples/  RUN/profile/
-    RUN/weights/              to generate from, when it is done
+    RUN/weights/              EMA weights to generate from, when it is done; RUN/weights_raw/, those of the last step
 
 A checkpoint appears under its number only when it is whole, so that a run killed at any moment, or a disk that fills,
 leaves the last good one.
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import jax
 from lcv_jax.training.config import CheckpointsConfig, TrainConfig, differences
 from lcv_jax.training.state import TrainState
 
-CONFIG = "config.json"
+CONFIG, BEGUN = "config.json", "begun.json"
 
 
 @contextlib.contextmanager
@@ -74,9 +77,44 @@ def check_config(cfg: TrainConfig) -> None:
                 "Set them back, or choose another --run"
             )
     if jax.process_index() == 0:
-        work = path.with_suffix(".partial")
-        work.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-        work.replace(path)
+        _write(path, now)
+        if not (cfg.run / BEGUN).is_file():
+            _write(cfg.run / BEGUN, {"steps": cfg.steps})
+
+
+def with_warmup(cfg: TrainConfig) -> TrainConfig:
+    """The config with a learning-rate warm-up that fits the run; prints a line where it had to be shortened.
+
+    The run's length is the one that it was begun with, so that a run resumed with more steps keeps its schedule.
+    """
+    steps = _begun_steps(cfg)
+    given = cfg.optimizer.warmup_steps
+    if given <= steps:
+        return cfg
+    warmup = max(1, steps // 10)
+    if jax.process_index() == 0:
+        print(
+            f"warning: optimizer.warmup_steps {given} exceeds the {steps} steps that the run was begun with: "
+            f"the learning rate warms up over {warmup} instead",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=warmup))
+
+
+def _begun_steps(cfg: TrainConfig) -> int:
+    path = cfg.run / BEGUN
+    if not path.is_file():
+        return cfg.steps
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: delete {cfg.run}, or choose another --run") from None
+
+
+def _write(path: Path, content: Any) -> None:
+    work = path.with_suffix(".partial")
+    work.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    work.replace(path)
 
 
 class Checkpoints:

@@ -68,6 +68,16 @@ def learning_rate(cfg: OptimizerConfig) -> optax.Schedule:
     return lambda step: cfg.learning_rate * jnp.minimum(1.0, (step + 1) / cfg.warmup_steps)
 
 
+def ema_weight(cfg: OptimizerConfig, step: Array) -> Array:
+    """The weight of the new parameters in the exponential moving average after a step, counted from 0.
+
+    The decay, 1 minus this, is warmed up: min(ema_decay, (1 + step) / (10 + step)). A short run is therefore averaged
+    over its own last steps, instead of being outweighed by the parameters it started from.
+    """
+    assert cfg.ema_decay is not None
+    return jnp.maximum(1 - cfg.ema_decay, 9 / (10 + step))
+
+
 def decays(params: Params) -> Params:
     """Which parameters weight decay pulls to zero: matrices, but not biases, norms, or embeddings."""
 

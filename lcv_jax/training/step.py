@@ -18,7 +18,7 @@ from lcv_jax.objectives.networks import AutoencoderNetworks, Losses, Networks, V
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import Rules, shardings
 from lcv_jax.training.config import OptimizerConfig
-from lcv_jax.training.state import Frozen, TrainState, learning_rate, optimizer, variables_of
+from lcv_jax.training.state import Frozen, TrainState, ema_weight, learning_rate, optimizer, variables_of
 
 Measured = dict[str, Array]
 """Of a step: loss, grad_norm, finite, learning_rate, error_B and t_B a sample, and the objective's own metrics."""
@@ -90,8 +90,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        assert cfg.ema_decay is not None
-        ema = optax.incremental_update(params, ema, 1 - cfg.ema_decay)
+        ema = optax.incremental_update(params, ema, ema_weight(cfg, state.step))
 
     def kept(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)

@@ -1,9 +1,12 @@
-"""A run's trained weights as a folder to generate from, and to train on from."""
+"""A run's trained weights as a folder to generate from, and to train on from.
+
+A run keeps two sets of weights: the last step's ("raw") and their exponential moving average ("ema").
+"""
 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,24 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.state import Frozen, TrainState, with_scale
 
+WhichWeights = Literal["ema", "raw"]
+
+
+def kept_weights(cfg: TrainConfig) -> tuple[WhichWeights, ...]:
+    """The sets of weights that a run has; the first is the one to use by default."""
+    return ("raw",) if cfg.optimizer.ema_decay is None else ("ema", "raw")
+
+
+def choose(state: TrainState, which: WhichWeights) -> Params:
+    """One set of weights of a train state.
+
+    Raises:
+        ValueError: the EMA is chosen, and the run has none.
+    """
+    if which == "ema" and state.ema is None:
+        raise ValueError("the run has no EMA weights: its optimizer.ema_decay is None; choose raw")
+    return state.params if which == "raw" else state.ema
+
 
 def save_weights(
     cfg: TrainConfig,
@@ -22,17 +43,19 @@ def save_weights(
     state: TrainState,
     frozen: Frozen,
     *,
+    which: WhichWeights,
     dtype: str | None = None,
     configs: dict[str, PublishedConfig] | None = None,
 ) -> None:
-    """Writes the average of the weights, or the weights where there is none, with all else of the checkpoint.
+    """Writes trained weights, with everything else of the checkpoint that training started from.
 
     Args:
         dest: the folder; must not exist.
+        which: of the two sets; stored in the folder's provenance.
         dtype: of what was trained; None: float32, as it was trained.
         configs: of networks, where they are not the checkpoint's.
     """
-    trained = state.params if state.ema is None else state.ema
+    trained = choose(state, which)
     networks: dict[str, Params] = {}
     adapters: dict[str, Params] = {}
     if cfg.adapter is None:
@@ -50,7 +73,7 @@ def save_weights(
         adapters=adapters,
         folded=[name for name, _ in cfg.fold],
         dtype=None if dtype is None else jnp.dtype(dtype),
-        made_by={"steps": int(state.step), "config": cfg.to_json()},
+        made_by={"steps": int(state.step), "weights": which, "config": cfg.to_json()},
     )
 
 

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
@@ -32,7 +34,7 @@ from lcv_jax.training.config import (
     OptimizerConfig,
     SamplesConfig,
 )
-from lcv_jax.training.folder import locked
+from lcv_jax.training.folder import check_config, locked, with_warmup
 from lcv_jax.training.state import split_scale
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,8 +51,8 @@ def one_device(monkeypatch):
     )
 
 
-def weights_of(run):
-    return store.load_component(run / "weights", "dit")[1]
+def weights_of(run, name="weights"):
+    return store.load_component(run / name, "dit")[1]
 
 
 def assert_same_weights(one, other):
@@ -91,6 +93,7 @@ def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_
     assert video.shape == (1, 5, 32, 32, 3)
     provenance = store.read_provenance(whole.run / "weights")
     assert provenance["training"][-1]["steps"] == 4
+    assert provenance["training"][-1]["weights"] == "ema"
     assert provenance["training"][-1]["config"]["objective"]["kind"] == "FlowMatching"
     # What was not trained is the same file.
     a, b = (
@@ -107,6 +110,32 @@ def test_checkpoints_and_weights_leave_in_both_layouts(whole, tmp_path):
         convert = [sys.executable, str(ROOT / "convert_torch_weights.py"), *map(str, arguments)]
         subprocess.run(convert, cwd=tmp_path, check=True, capture_output=True)
     assert_same_weights(store.load_component(tmp_path / "back", "dit")[1], weights_of(whole.run))
+
+
+def test_a_run_leaves_averaged_and_raw_weights_and_exports_either(whole, tmp_path, capsys):
+    for which, folder in (("ema", "weights"), ("raw", "weights_raw")):
+        assert store.read_provenance(whole.run / folder)["training"][-1]["weights"] == which
+    folders = (whole.checkpoint, whole.run / "weights", whole.run / "weights_raw")
+    trees = [weights_of(folder.parent, folder.name) for folder in folders]
+    start, ema, raw = (ravel_pytree(tree)[0] for tree in trees)
+    # Most of what was trained is in the average; without a warm-up of the average, less would be.
+    assert 0.7 < float(jnp.linalg.norm(ema - start) / jnp.linalg.norm(raw - start)) < 1
+    export.main([str(whole.run), str(tmp_path / "raw"), "--weights", "raw"])
+    assert "raw weights of step 4 of 4" in capsys.readouterr().out
+    assert_same_weights(weights_of(tmp_path, "raw"), weights_of(whole.run, "weights_raw"))
+
+
+def test_a_warm_up_fits_the_run_that_was_begun(config, capsys):
+    cfg = config(steps=20, optimizer=OptimizerConfig(warmup_steps=100))
+    assert with_warmup(cfg).optimizer.warmup_steps == 2
+    assert "warmup_steps 100 exceeds the 20 steps that the run was begun with" in capsys.readouterr().err
+    cfg.run.mkdir()
+    check_config(cfg)
+    assert with_warmup(dataclasses.replace(cfg, steps=1000)).optimizer.warmup_steps == 2  # the schedule stays
+    fits = dataclasses.replace(cfg, run=cfg.run / "other", steps=100)
+    capsys.readouterr()
+    assert with_warmup(fits) == fits
+    assert not capsys.readouterr().err
 
 
 def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_path, lines_of):
@@ -231,6 +260,7 @@ def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, mon
     assert before.latents_mean != after.latents_mean
     assert min(after.latents_std) > 0
     assert (cfg.run / "samples" / "00000002.png").is_file()
+    assert store.load_config(cfg.run / "weights_raw", "vae").latents_mean != after.latents_mean
     load_pipeline(cfg.run / "weights").params("vae")
 
 
@@ -362,8 +392,6 @@ def test_a_config_comes_back_from_json(whole):
 
 
 def test_a_run_goes_on_with_a_version_that_has_more_fields(whole, tmp_path):
-    from lcv_jax.training.folder import check_config
-
     cfg = dataclasses.replace(whole, run=tmp_path)
     path = tmp_path / "config.json"
     fields = cfg.to_json()
