@@ -8,13 +8,17 @@ there is belongs to other tools and is ignored.
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+from lcv_jax.data.pictures import is_animation_file
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif", ".avif"})
+_ANIMATION_SUFFIXES = frozenset({".png", ".webp", ".gif", ".avif"})
 _SHOWN_PROBLEMS = 5
 
 
@@ -39,9 +43,13 @@ class Entry:
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """All other columns that hold a number."""
 
-    @property
+    @functools.cached_property
     def is_image(self) -> bool:
-        return self.path.suffix.lower() in IMAGE_SUFFIXES
+        """Whether it has a single picture: by its suffix and, for formats that can hold animations, its header."""
+        suffix = self.path.suffix.lower()
+        if suffix in _ANIMATION_SUFFIXES:
+            return not is_animation_file(self.path)
+        return suffix in IMAGE_SUFFIXES
 
 
 def read_manifest(path: Path, *, captions: bool = True) -> list[Entry]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.array_types import Array, Shaped
+from lcv_jax.data.colour import exact_conversion
 from lcv_jax.data.frames import media_package, to_uint8
-from lcv_jax.data.media_reader import exact_conversion
 
 _USUAL_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
 # Their chatter would tear up a progress bar.

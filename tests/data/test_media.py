@@ -236,7 +236,9 @@ def test_variable_rate_keeps_its_speed(tmp_path):
     frames, _ = read_video(tmp_path / "a.mkv", 10)
     assert numbers(frames)[:11] == [0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]
     assert numbers(read_video(tmp_path / "a.mkv", 10, last=3)[0]) == [3, 3, 3]
-    assert numbers(read_video(tmp_path / "a.mkv")[0]) == [0, 1, 2, 3]
+    frames, fps = read_video(tmp_path / "a.mkv")
+    assert fps == 10, "the most common rate"
+    assert numbers(frames)[:11] == [0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]
 
 
 # Reading: geometry and formats
@@ -311,19 +313,13 @@ def test_bad_videos(tmp_path):
         read_video(tmp_path / "sound.wav")
 
 
-def test_incomplete_videos(tmp_path):
+def test_damaged_videos(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
-    for name in ("a.mp4", "a.mkv"):
-        whole = bytearray(write(tmp_path / name, noise).read_bytes())
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.warns(UserWarning, match=rf"{name}: should last 2\.00 s, but its frames end after [01]\.\d\d s"):
-            frames, _ = read_video(tmp_path / name)
-        assert 5 < len(frames) < 25
     path = write(tmp_path / "b.mp4", noise)
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2 :] = bytes(len(damaged) - len(damaged) // 2)
     path.write_bytes(damaged)
-    with pytest.raises(OSError, match=r"b\.mp4: breaks off after \d+ frames \(.+\)$"):
+    with pytest.raises(OSError, match=r"b\.mp4: cannot be decoded after [01]\.\d+ s \(.+\)$"):
         read_video(path)
 
 
@@ -354,8 +350,7 @@ def test_images_of_other_kinds(tmp_path):
     as_rgb = np.repeat(grey[..., None], 3, axis=2)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(grey.astype(np.uint16) * 257 + 100).save(tmp_path / "sixteen.png")
-    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tiff")
-    for name in ("grey.png", "sixteen.png", "float.tiff"):
+    for name in ("grey.png", "sixteen.png"):
         assert (read_image(tmp_path / name) == as_rgb).all(), name
     half_clear = np.dstack([quadrants(), np.full((64, 96), 128, np.uint8)])
     Image.fromarray(half_clear).save(tmp_path / "clear.png")
@@ -399,4 +394,4 @@ def test_contact_sheet():
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r'need the package av: pip install "lcv_jax\[video\]"'):
-        read_video("a.mp4")
+        read_video(__file__)
