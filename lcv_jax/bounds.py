@@ -62,7 +62,7 @@ Seed = Annotated[int, Bounds(least=0, most=2**32 - 1)]
 """Random keys drop the bits above."""
 Pixels = Annotated[int, Bounds(least=1, most=16384)]
 """Height or width; H.264 ends there."""
-Frames = Annotated[int, Bounds(least=1, most=65536)]
+FrameCount = Annotated[int, Bounds(least=1, most=65536)]
 """Frames that are computed at once."""
 Fps = Annotated[float, Bounds(above=0, most=1000)]
 SamplingSteps = Annotated[int, Bounds(least=1, most=10000)]
@@ -73,6 +73,8 @@ Shift = Annotated[float, Bounds(above=0, most=1e6)]
 """Time shift of a schedule; 0 would make every timestep 0."""
 TextTokens = Annotated[int, Bounds(least=2, most=32768)]
 """Length of a tokenized prompt: at least a token and the end."""
+Axis = Annotated[int, Bounds(least=-1, most=2**20)]
+"""Devices along an axis of the mesh, or -1 for the rest; mesh.py says which are possible."""
 Seconds = Annotated[float, Bounds(above=0, most=1e7)]
 
 
@@ -88,6 +90,16 @@ def check_fields(config: Any) -> None:
     ]
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_value(name: str, hint: Any, value: Any) -> None:
+    """Checks one value against an annotation, as `check_fields` does.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if problem := _problem(name, hint, value):
+        raise ValueError(problem)
 
 
 @functools.cache
@@ -116,7 +128,8 @@ def _problem(place: str, hint: Any, value: Any, bounds: Bounds | None = None) ->
         limits = f", {bounds}" if bounds else ""
         return f"{place} must be {_NAMES.get(hint, f'a {hint.__name__}')}{limits}, got {shown(value)}"
     if bounds and not bounds.holds(value, limit := _INT32_MAX if hint is int else _FLOAT32_MAX):
-        return f"{place} must be {_limits(bounds, value, limit)}, got {shown(value)}"
+        accepted = _limits(bounds, value, limit)
+        return f"{place} must {'lie' if accepted.startswith('in ') else 'be'} {accepted}, got {shown(value)}"
     return None
 
 

@@ -79,6 +79,7 @@ def _one_line(box: str, kind: Any) -> str:
     rules = [i for i, line in enumerate(lines) if re.search("[-─]{3,}", line)]  # the first ends the title
     told = " ".join(line for i, line in enumerate(lines) if line and i not in rules and i > rules[0])
     told = told.removeprefix("Error parsing ").removeprefix(f"{getattr(kind, '__name__', '')}: ")
+    told = re.sub(r"^__tyro-dummy-inner__\.\w+: ", "", told)  # a group of a sub-command's flags
     return told.replace("For full helptext, run", "; see").replace("For full helptext, see", "; see").replace(" ;", ";")
 
 

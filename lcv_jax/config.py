@@ -8,9 +8,13 @@ an error that names it, so that a checkpoint of a newer architecture is refused 
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-Shape3D = tuple[int, int, int]
+from lcv_jax.bounds import Bounds, Finite, Positive, Share, Shift, check_fields
+
+Size = Annotated[int, Bounds(least=1, most=2**20)]
+"""Width, depth or number of something in a network."""
+Shape3D = tuple[Size, Size, Size]
 # Not typing.Self: beartype refuses it in the methods of a class that it does not decorate as a whole.
 ConfigT = TypeVar("ConfigT", bound="PublishedConfig")
 
@@ -67,9 +71,9 @@ class BlockSparseConfig(PublishedConfig):
     With both `sparsity` and `cdf_threshold`, the larger of the two counts of key blocks is taken.
     """
 
-    sparsity: float | None = 0.9375
+    sparsity: Share | None = 0.9375
     """Share of key blocks that a query block does not attend to."""
-    cdf_threshold: float | None = None
+    cdf_threshold: Share | None = None
     """Keep the best key blocks while their summed softmax score stays at or below this."""
     chunk_3d_shape_q: Shape3D = (4, 4, 4)
     """Tokens of a query block, T x H x W."""
@@ -77,16 +81,9 @@ class BlockSparseConfig(PublishedConfig):
     """Tokens of a key block, T x H x W."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.sparsity is None and self.cdf_threshold is None:
             raise ValueError("bsa_params: give sparsity, cdf_threshold or both; got neither")
-        for name in ("sparsity", "cdf_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"bsa_params: {name} must lie in 0..1, got {value}")
-        for name in ("chunk_3d_shape_q", "chunk_3d_shape_k"):
-            block = getattr(self, name)
-            if len(block) != 3 or min(block) < 1:
-                raise ValueError(f"bsa_params: {name} must be three positive sizes (T, H, W), got {block}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,15 +93,15 @@ class DiTConfig(PublishedConfig):
     # How PyTorch computes attention, and over how many of its ranks.
     dropped = frozenset({"enable_flashattn2", "enable_flashattn3", "enable_xformers", "cp_split_hw"})
 
-    in_channels: int = 16
-    out_channels: int = 16
-    hidden_size: int = 4096
-    depth: int = 48
-    num_heads: int = 32
-    caption_channels: int = 4096
-    mlp_ratio: int = 4
-    adaln_tembed_dim: int = 512
-    frequency_embedding_size: int = 256
+    in_channels: Size = 16
+    out_channels: Size = 16
+    hidden_size: Size = 4096
+    depth: Size = 48
+    num_heads: Size = 32
+    caption_channels: Size = 4096
+    mlp_ratio: Size = 4
+    adaln_tembed_dim: Size = 512
+    frequency_embedding_size: Size = 256
     patch_size: Shape3D = (1, 2, 2)
     text_tokens_zero_pad: bool = True
     enable_bsa: bool = False
@@ -117,6 +114,7 @@ class DiTConfig(PublishedConfig):
         return super().from_json({**published, "bsa_params": read})
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.head_dim % 2:
@@ -146,17 +144,18 @@ class VAEConfig(PublishedConfig):
     # Wan2.2's autoencoder sets these.
     pinned = {"is_residual": False, "patch_size": None, "decoder_base_dim": None, "attn_scales": ()}
 
-    latents_mean: tuple[float, ...]
-    latents_std: tuple[float, ...]
-    base_dim: int = 96
-    z_dim: int = 16
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    latents_mean: tuple[Finite, ...]
+    latents_std: tuple[Positive, ...]
+    base_dim: Size = 96
+    z_dim: Size = 16
+    dim_mult: tuple[Size, ...] = (1, 2, 4, 4)
+    num_res_blocks: Size = 2
     temperal_downsample: tuple[bool, ...] = (False, True, True)
-    in_channels: int = 3
-    out_channels: int = 3
+    in_channels: Size = 3
+    out_channels: Size = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
             got = f"{len(self.latents_mean)} means and {len(self.latents_std)} stds"
             raise ValueError(f"latents_mean and latents_std need z_dim = {self.z_dim} values each, got {got}")
@@ -190,15 +189,25 @@ class UMT5Config(PublishedConfig):
     })  # fmt: skip
     pinned = {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True}
 
-    vocab_size: int = 256384
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
+    vocab_size: Annotated[int, Bounds(least=1, most=2**24)] = 256384
+    d_model: Size = 4096
+    d_kv: Size = 64
+    d_ff: Size = 10240
+    num_layers: Size = 24
+    num_heads: Size = 64
+    relative_attention_num_buckets: Annotated[int, Bounds(least=4, most=2**20)] = 32
+    relative_attention_max_distance: Size = 128
+    layer_norm_epsilon: Annotated[float, Bounds(above=0, below=1)] = 1e-6
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.relative_attention_num_buckets % 2:
+            raise ValueError(f"relative_attention_num_buckets must be even, got {self.relative_attention_num_buckets}")
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
+            raise ValueError(
+                "relative_attention_max_distance must exceed a quarter of relative_attention_num_buckets = "
+                f"{self.relative_attention_num_buckets}, got {self.relative_attention_max_distance}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,8 +221,7 @@ class SchedulerConfig(PublishedConfig):
         "num_train_timesteps": 1000,
     }  # fmt: skip
 
-    shift: float = 12.0
+    shift: Shift = 12.0
 
     def __post_init__(self) -> None:
-        if self.shift <= 0:
-            raise ValueError(f"shift must be above 0 (0 makes every timestep 0), got {self.shift}")
+        check_fields(self)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.array_types import Array
+from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, TextTokens, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.clips import Groups, TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
@@ -53,20 +54,20 @@ class Arguments:
     """Buckets, each FRAMES,HEIGHT,WIDTH."""
     resolutions: tuple[str, ...] = ()
     """Or the published buckets of 480p, 720p or both."""
-    num_frames: tuple[int, ...] = (93,)
+    num_frames: tuple[FrameCount, ...] = (93,)
     """Frames of clips in the buckets of `resolutions`."""
-    granularity: int = 32
+    granularity: Pixels = 32
     """Heights and widths of `resolutions` are multiples of this many pixels."""
-    fps: float = 15.0
+    fps: Fps = 15.0
     """Frames a second that clips are resampled to."""
-    images_from_clips: int = 0
+    images_from_clips: Annotated[int, Bounds(least=0, most=65536)] = 0
     """Also take this many single frames of every clip, at even distances, to train text to image. 1: its first."""
     refine: tuple[str, ...] = ()
     """Also encode a degraded version, upsampled, to train refinement: HEIGHT,WIDTH,FPS or RESOLUTION,FPS of that
     version. Of several, each clip gets one."""
     negative_prompt: str = ""
     """The general one that guidance is distilled with; its embedding is stored."""
-    max_sequence_length: int = 512
+    max_sequence_length: TextTokens = 512
     """Tokens of a caption; longer ones are cut."""
     latents_dtype: Literal["float32", "bfloat16"] = "float32"
     """What latents are stored as."""
@@ -76,12 +77,15 @@ class Arguments:
     """What the networks compute in; "stored" is what the checkpoint was converted to."""
     vae_tiles: bool = False
     """Encode in overlapping tiles: less memory, nearly the same result."""
-    records_per_shard: int = 64
+    records_per_shard: Annotated[int, Bounds(least=1, most=2**20)] = 64
     """Clips of a file: what is lost, of each bucket, when the run is killed."""
     shard: str = "0/1"
     """Which part of the clips this process takes, PART/PARTS, from 0. The last to end writes the index."""
-    readers: int = 2
+    readers: Annotated[int, Bounds(least=1, most=1024)] = 2
     """Threads that decode clips."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.encode") -> None:
@@ -137,11 +141,6 @@ def _check(arguments: Arguments) -> Job:
         raise ValueError(f"shard is PART/PARTS such as 0/8, got {arguments.shard!r}") from None
     if not 0 <= part < parts:
         raise ValueError(f"shard: parts are numbered from 0 to PARTS - 1, got {arguments.shard}")
-    for name, least in (("records_per_shard", 1), ("readers", 1), ("images_from_clips", 0), ("max_sequence_length", 2)):
-        if getattr(arguments, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(arguments, name)}")
-    if not arguments.fps > 0:
-        raise ValueError(f"fps must be above 0, got {arguments.fps}")
     return Job(
         groups=groups,
         fps=arguments.fps,

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from lcv_jax.bounds import Axis, Bounds, Count, Whole, check_fields
 from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import contact_sheet, to_uint8
@@ -80,24 +81,27 @@ class Weights:
 class Devices:
     """Which devices work together; they are those of all processes. Products of data, fsdp and seq are their number."""
 
-    data: int = 1
+    data: Axis = 1
     """Devices, or groups of them, that share prompts and the two halves of guidance. -1: all that the others leave."""
-    fsdp: int = 1
+    fsdp: Axis = 1
     """Likewise, and with `--parameters split` each keeps its part of the transformer and the text encoder."""
-    seq: int = 1
+    seq: Axis = 1
     """Devices that share the tokens of a video."""
     parameters: Literal["whole", "split"] = "whole"
     """On every device, or in parts over fsdp and seq, fetched layer by layer."""
     context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
     """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
-    ring_size: int | None = None
+    ring_size: Count | None = None
     """Devices of a ring, for ulysses_ring; the others exchange heads."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where there are several that SLURM, Open MPI or Kubernetes did not start."""
-    num_processes: int | None = None
+    num_processes: Count | None = None
     """How many there are."""
-    process_id: int | None = None
+    process_id: Whole | None = None
     """Which one this is, from 0."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def join(self) -> None:
         """Joins the other processes, if there are any; before anything asks for devices."""
@@ -136,7 +140,7 @@ class Files:
     """The video: .mp4, .mkv, .mov or .webm. Its folder is made if need be. Several get a number appended."""
     codec: str | None = None
     """Of the video, as FFmpeg names it, such as libx265. None: libx264, or VP9 in a webm."""
-    crf: int | None = 18
+    crf: Annotated[int, Bounds(least=0, most=63)] | None = 18
     """Quality, from 0 (best, largest file) to 51. None: the codec's own."""
     codec_options: tuple[tuple[str, str], ...] = ()
     """Further options of the codec, such as `preset slow`."""
@@ -145,12 +149,13 @@ class Files:
     contact_sheet: bool = False
     """Also write NAME.png: sixteen frames of the video side by side."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def check(self) -> None:
         """Raises what writing the video would raise, before hours of sampling rather than after."""
         if not self.output.name:
             raise ValueError(f"output must name a file, got {str(self.output)!r}")
-        if self.crf is not None and not 0 <= self.crf <= 63:
-            raise ValueError(f"crf must lie in 0..63, got {self.crf}")
         with contextlib.suppress(_NothingToWriteError), self.open_video(FPS, 64, 64):
             raise _NothingToWriteError
 

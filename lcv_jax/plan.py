@@ -26,6 +26,7 @@ import tyro
 from rich.console import Console
 
 from lcv_jax import gpus
+from lcv_jax.bounds import Axis, Bounds, Count, Positive, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.generate import Sampling
 from lcv_jax.parallel.context import ContextParallel
@@ -69,28 +70,25 @@ class GPUs:
 
     gpu: str = "h200"
     """One that lcv_jax/gpus describes; an unknown one prints the list."""
-    num_gpus: int = 1
+    num_gpus: Annotated[int, Bounds(least=1, most=2**16)] = 1
     """Products of data, fsdp and seq are their number."""
-    gpus_per_host: int = 8
+    gpus_per_host: Annotated[int, Bounds(least=1, most=1024)] = 8
     """More than these are of several hosts."""
-    network_bandwidth: float | None = None
+    network_bandwidth: Positive | None = None
     """GB/s that each GPU sends to other hosts. None: what hosts of such GPUs usually have; the report says it."""
-    reserve: float = 0.08
+    reserve: Annotated[float, Bounds(least=0, below=1)] = 0.08
     """Share of a GPU's memory that is kept for what XLA does not count."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what makes no sense."""
         gpus.described_gpu(self.gpu)
-        if self.num_gpus < 1:
-            raise ValueError(f"num_gpus must be at least 1, got {self.num_gpus}")
-        if self.gpus_per_host < 1 or (self.num_gpus > self.gpus_per_host and self.num_gpus % self.gpus_per_host):
+        if self.num_gpus > self.gpus_per_host and self.num_gpus % self.gpus_per_host:
             raise ValueError(
                 f"{self.num_gpus} GPUs are no whole number of hosts of {self.gpus_per_host}: gpus_per_host"
             )
-        if self.network_bandwidth is not None and self.network_bandwidth <= 0:
-            raise ValueError(f"network_bandwidth must be above 0, got {self.network_bandwidth}")
-        if not 0 <= self.reserve < 1:
-            raise ValueError(f"reserve is a share of the memory, in 0..1, got {self.reserve}")
 
     def per_host(self) -> int | None:
         """GPUs of a host, where there are several hosts."""
@@ -124,17 +122,17 @@ class GPUs:
 class Devices(GPUs):
     """The GPUs, and how work and parameters are split over them."""
 
-    data: int = 1
+    data: Axis = 1
     """Groups of GPUs that share prompts and the two halves of guidance."""
-    fsdp: int = 1
+    fsdp: Axis = 1
     """Likewise, and with `--parameters split` each keeps its part of the transformer and the text encoder."""
-    seq: int = -1
+    seq: Axis = -1
     """GPUs that share the tokens of a video. -1: all that the others leave."""
     parameters: Literal["whole", "split"] = "whole"
     """On every GPU, or in parts over fsdp and seq, fetched layer by layer."""
     context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
     """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
-    ring_size: int | None = None
+    ring_size: Count | None = None
     """GPUs of a ring, for ulysses_ring; the others exchange heads."""
 
     def check(self) -> None:
@@ -175,12 +173,15 @@ class Output:
     Memory is that of these stages then. Of training: tasks."""
     json: Path | None = None
     """Write everything to this file too."""
-    sweep: tuple[int, ...] = ()
+    sweep: tuple[Annotated[int, Bounds(least=1, most=2**16)], ...] = ()
     """Plan for these numbers of GPUs, one after the other, and draw a picture."""
     picture: Path = Path("outputs/plan.png")
     """Of a sweep."""
     markdown: bool = False
     """Print a table for a page instead: stages, or of a sweep numbers of GPUs."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,9 +190,12 @@ class Train:
 
     config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.py")]
     """One of configs/."""
-    samples: int | None = None
+    samples: Count | None = None
     """Samples that each group of GPUs (those that share tokens) computes at a time: the config's batch is computed in
     so many parts then. None: as the config says."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

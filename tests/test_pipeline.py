@@ -298,8 +298,8 @@ def test_bfloat16_runs_and_stays_near(tiny_checkpoint, pipeline):
     [
         ({"height": 40}, r"multiples of 16, got 40 x 48; nearest is 32 x 48"),
         ({"sparse": True}, "multiples of 64"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        ({"guidance_scale": 0.5, "negative_prompt": "x"}, "at least 1 .* negative prompt would be ignored"),
+        ({"num_steps": 0}, "num_steps must lie in 1..10000, got 0"),
+        ({"guidance_scale": 0.5, "negative_prompt": "x"}, "guidance_scale must lie in 1"),
         ({"shift": 0.0}, "shift must be above 0"),
         ({"distilled": True, "enhance_hf": True}, "exclude each other"),
         ({"distilled": True, "num_steps": 51}, "at most 50 steps"),

@@ -3,13 +3,26 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from lcv_jax.bounds import (
+    Bounds,
+    Fps,
+    FrameCount,
+    NonNegative,
+    Pixels,
+    Positive,
+    Share,
+    TextTokens,
+    Whole,
+    check_fields,
+    check_value,
+)
 from lcv_jax.data.buckets import RESOLUTIONS, buckets
 
-Size = tuple[int, int, int]
+Size = tuple[FrameCount, Pixels, Pixels]
 """Frames, height, width."""
-LengthShares = tuple[tuple[int, float], ...]
+LengthShares = tuple[tuple[Whole, Positive], ...]
 """Lengths in latent frames, each with its share."""
 
 TASKS = ("t2i", "t2v", "i2v", "vc", "refine")
@@ -19,20 +32,21 @@ TASKS = ("t2i", "t2v", "i2v", "vc", "refine")
 class TaskShares:
     """How often each task is trained, relative to the sum of all."""
 
-    t2i: float = 0.0
+    t2i: NonNegative = 0.0
     """Text to image: clips of one frame."""
-    t2v: float = 1.0
+    t2v: NonNegative = 1.0
     """Text to video."""
-    i2v: float = 0.0
+    i2v: NonNegative = 0.0
     """Image to video: the first latent frame is given."""
-    vc: float = 0.0
+    vc: NonNegative = 0.0
     """Video continuation: the first latent frames are given, see `condition_latents`."""
-    refine: float = 0.0
+    refine: NonNegative = 0.0
     """Refinement of a degraded, smaller version of the clip."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         shares = dataclasses.asdict(self)
-        if min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
+        if not 0 < sum(shares.values()) < math.inf:
             raise ValueError(f"tasks must be shares of at least 0, one of them above; got {shares}")
 
     def positive(self) -> dict[str, float]:
@@ -54,11 +68,11 @@ class DataConfig:
     """Buckets, each frames height width. None given: all that the folder has. For an autoencoder: of crops."""
     resolutions: tuple[str, ...] = ()
     """Or the published buckets of 480p, 720p or both, each with every count of `num_frames`. Not for encoded data."""
-    num_frames: tuple[int, ...] = (93,)
+    num_frames: tuple[FrameCount, ...] = (93,)
     """Frames of clips in the buckets of `resolutions`."""
-    granularity: int = 32
+    granularity: Pixels = 32
     """Heights and widths of `resolutions` are multiples of this many pixels."""
-    fps: float = 15.0
+    fps: Fps = 15.0
     """Frames a second that clips are resampled to. Not for encoded data."""
     tasks: TaskShares = TaskShares()
     """How often each task is trained."""
@@ -70,37 +84,27 @@ class DataConfig:
     """Of the mode clips: HEIGHT,WIDTH,FPS of the version that refinement starts from, or RESOLUTION,FPS."""
     images_from_clips: bool = False
     """Of the mode clips: also take the first frame of every clip, to train text to image."""
-    temporal_factor: int = 4
+    temporal_factor: Annotated[int, Bounds(least=1, most=64)] = 4
     """Of the mode clips: frames per latent frame after the first, of the autoencoder that encodes them."""
-    caption_dropout: float = 0.1
+    caption_dropout: Share = 0.1
     """Share of samples whose caption is replaced by the empty one, for guidance."""
     weight_column: str | None = None
     """Draw clips in proportion to this column of the manifest. None: every clip once in an epoch."""
-    max_sequence_length: int = 512
+    max_sequence_length: TextTokens = 512
     """Tokens that captions are padded to."""
     tokenizer: Path | None = None
     """Of the mode clips: a converted checkpoint, for its tokenizer."""
     negative_prompt: str = ""
     """Of the mode clips: the general negative prompt. Encoded data bring theirs along."""
-    workers: int = 0
+    workers: Annotated[int, Bounds(least=0, most=1024)] = 0
     """Processes that read ahead. 0: threads of this one."""
-    threads: int = 4
+    threads: Annotated[int, Bounds(least=0, most=1024)] = 4
     """Threads that read, in each worker. 0 reads nothing ahead."""
-    prefetch: int = 4
+    prefetch: Annotated[int, Bounds(least=1, most=2**16)] = 4
     """Batches that each worker reads ahead."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout must lie in 0..1, got {self.caption_dropout}")
-        if not 0 < self.fps < math.inf:
-            raise ValueError(f"fps must be above 0, got {self.fps}")
-        if min(self.workers, self.threads) < 0 or self.prefetch < 1:
-            raise ValueError(
-                f"workers and threads must be at least 0 and prefetch at least 1; "
-                f"got {self.workers}, {self.threads} and {self.prefetch}"
-            )
-        if self.max_sequence_length < 2:
-            raise ValueError(f"max_sequence_length must be at least 2, got {self.max_sequence_length}")
+        check_fields(self)
         for name, least in (("condition_latents", 1), ("refine_condition_latents", 0)):
             _check_lengths(name, getattr(self, name), least)
         if self.mode == "encoded":
@@ -136,8 +140,7 @@ def bucket_groups(
 
 def check_clip_size(size: Size) -> None:
     """Raises ValueError unless an autoencoder takes clips of this size."""
-    if len(size) != 3 or min(size) < 1:
-        raise ValueError(f"a size is frames, height and width, each at least 1; got {','.join(map(str, size))}")
+    check_value("size (frames, height, width)", Size, size)
     if size[0] % 4 != 1:
         near = max(1, round((size[0] - 1) / 4) * 4 + 1)
         raise ValueError(f"clips must have a multiple of 4 plus 1 frames, got {size[0]}; nearest is {near}")
@@ -149,5 +152,5 @@ def as_text(size: Size) -> str:
 
 
 def _check_lengths(name: str, lengths: LengthShares, least: int) -> None:
-    if not lengths or any(length < least or not 0 < share < math.inf for length, share in lengths):
+    if not lengths or any(length < least for length, _ in lengths):
         raise ValueError(f"{name} must be lengths of at least {least}, each with a share above 0; got {lengths}")

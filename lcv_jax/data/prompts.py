@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from lcv_jax.bounds import FrameCount, Pixels, TextTokens, check_fields
 from lcv_jax.data.buckets import RESOLUTIONS
 from lcv_jax.data.config import Size, bucket_groups
 from lcv_jax.data.manifest import read_captions
@@ -19,20 +20,19 @@ class PromptsConfig:
     """Frames, height and width."""
     resolutions: tuple[str, ...] = ()
     """Or the published buckets of 480p, 720p or both, each with every count of `num_frames`."""
-    num_frames: tuple[int, ...] = (93,)
+    num_frames: tuple[FrameCount, ...] = (93,)
     """Frames of videos in the buckets of `resolutions`."""
-    granularity: int = 32
+    granularity: Pixels = 32
     """Heights and widths of `resolutions` are multiples of this many pixels."""
-    max_sequence_length: int = 512
+    max_sequence_length: TextTokens = 512
     """Tokens that captions are padded to."""
     negative_prompt: str = ""
     """Of guidance."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sizes and not self.resolutions:
             raise ValueError(f"prompts need sizes (frames height width), or resolutions of {', '.join(RESOLUTIONS)}")
-        if self.max_sequence_length < 2:
-            raise ValueError(f"max_sequence_length must be at least 2, got {self.max_sequence_length}")
         self.all_sizes()
 
     def all_sizes(self) -> tuple[Size, ...]:

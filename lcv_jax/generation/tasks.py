@@ -14,11 +14,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Fixed
 
+from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.long_video import OnSegment, Segments
@@ -57,15 +58,18 @@ class TextToVideo:
 
     prompt: tuple[str, ...]
     """What to show. Several prompts make several videos at once."""
-    height: int = 480
+    height: Pixels = 480
     """Pixels, a multiple of 16."""
-    width: int = 832
+    width: Pixels = 832
     """Pixels, a multiple of 16."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1. More than 93 were never trained."""
-    fps: float = FPS
+    fps: Fps = FPS
     """Frames a second; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model."""
@@ -88,15 +92,18 @@ class ImageToVideo:
     """What happens. Several prompts make several videos from the same image."""
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the image's is taken from this table."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width, multiples of 16. None: the bucket nearest to it."""
     fit: Literal["crop", "stretch"] = "crop"
     """How the image gets that shape: by cropping its centre, or stretched as the published code does."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1, the image included."""
-    fps: float = FPS
+    fps: Fps = FPS
     """Frames a second; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, OSError for an unreadable image."""
@@ -121,19 +128,22 @@ class ContinueVideo:
     """The clip: mp4, webm, mkv, ... of any frame rate."""
     prompt: tuple[str, ...] = ("",)
     """What happens next. Several prompts make several videos from the same clip."""
-    num_cond_frames: int = 13
+    num_cond_frames: FrameCount = 13
     """Last frames of the clip to go on from, a multiple of 4 plus 1. They are the first of the result."""
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the clip's is taken from this table."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width, multiples of 16. None: the bucket nearest to it."""
     fit: Literal["crop", "stretch"] = "crop"
     """How frames get that shape: by cropping their centre, or stretched as the published code does."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1, the given frames included."""
-    fps: float = FPS
+    fps: Fps = FPS
     """Frames a second that the clip is read and the video written at; the model was trained at 15."""
     options: Fixed[SamplingOptions] = SamplingOptions()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model, such as a clip that is too short."""
@@ -163,19 +173,22 @@ class Refine:
     """The video: mp4, webm, mkv, ..."""
     prompt: str = ""
     """What it shows; may be left out."""
-    input_fps: float | None = None
+    input_fps: Fps | None = None
     """Read it at this frame rate. None: its own."""
     spatial_only: bool = False
     """Keep the frame rate."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width, multiples of 64. None: the 720p bucket nearest to the video's aspect ratio."""
-    t_thresh: float = 0.5
+    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
     """Noise level to start from: the higher, the more is made anew."""
-    segment_frames: int = 93
+    segment_frames: FrameCount = 93
     """Frames refined at once."""
-    overlap: int = 13
+    overlap: FrameCount = 13
     """Frames of a segment that the next one sees again."""
     options: Fixed[SamplingOptions] = SamplingOptions()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong without a model."""
@@ -185,8 +198,6 @@ class Refine:
         if not isinstance(own.seed, int):
             raise ValueError(f"refinement takes one seed, got {len(own.seed)}")
         check_refinement(own)
-        if self.input_fps is not None and not 0 < self.input_fps <= 1000:
-            raise ValueError(f"input_fps must lie in 0..1000, got {self.input_fps}")
         if not 0 < self.overlap < self.segment_frames:
             raise ValueError(f"overlap must lie in 1..{self.segment_frames - 1}, got {self.overlap}")
         own.schedule(1.0, t_thresh=self.t_thresh)
@@ -222,22 +233,25 @@ class _Segmented:
     """Begin with this image. None: with the prompt alone, or a clip."""
     video: Path | None = None
     """Begin with the end of this clip. None: with the prompt alone, or an image."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width, multiples of 16. None: 480 x 832, or the bucket nearest to the image or clip."""
     resolution: Literal["480p", "720p"] = "480p"
     """Of the aspect-ratio bucket nearest to the image's or clip's, where no size is given."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """Frames of a segment, those it goes on from included; a multiple of 4 plus 1."""
-    num_cond_frames: int = 13
+    num_cond_frames: FrameCount = 13
     """Last frames of a segment that the next goes on from; a multiple of 4 plus 1."""
-    fps: float = FPS
+    fps: Fps = FPS
     """Frames a second of the draft, and that a clip is read at; the model was trained at 15."""
     refine: bool = False
     """Refine it to 720p and twice the frame rate, segment by segment, with the released refinement's own settings. The
     draft is kept beside it as NAME_draft.mp4."""
-    refine_size: tuple[int, int] | None = None
+    refine_size: tuple[Pixels, Pixels] | None = None
     """Height and width of the refined video, multiples of 64. None: the 720p bucket nearest to the draft."""
     options: Fixed[SamplingOptions] = SamplingOptions()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -313,7 +327,7 @@ class LongVideo(_Segmented):
 
     prompt: str
     """What to show."""
-    num_segments: int = 12
+    num_segments: Annotated[int, Bounds(least=1, most=10000)] = 12
     """Of 93 frames each, 13 of them the last of the segment before: 12 are 65 seconds."""
 
     @property
@@ -372,8 +386,6 @@ def result_names(task: Task) -> list[str]:
 def _check_sampling(task: Any, prompts: Sequence[str], size: tuple[int, int] | None) -> None:
     """What tasks that make a video have in common."""
     options = task.options
-    if not 0 < task.fps <= 1000:
-        raise ValueError(f"fps must lie in 0..1000, got {task.fps}")
     if not prompts:
         raise ValueError("give at least one prompt; it may be empty")
     options.seeds(len(prompts))

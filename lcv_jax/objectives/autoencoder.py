@@ -6,12 +6,12 @@ neighbours in space and time, over several scales: a blurred edge or a flickerin
 
 import dataclasses
 import itertools
-import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.bounds import Bounds, NonNegative, Positive, check_fields
 from lcv_jax.models.vae import sample_posterior
 from lcv_jax.objectives.distances import charbonnier, mean_per_sample, squared_error
 from lcv_jax.objectives.networks import AutoencoderNetworks, Batch, Losses
@@ -26,25 +26,18 @@ class Autoencoder:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    kl_weight: float = 1e-4
+    kl_weight: NonNegative = 1e-4
     """Of the divergence, a mean over latents where the others are means over pixels. It keeps latents from growing
     until their noise is nothing."""
-    difference_weight: float = 1.0
+    difference_weight: NonNegative = 1.0
     """Of differences between neighbouring pixels, rows and frames, beside the pixels themselves."""
-    num_scales: int = 3
+    num_scales: Annotated[int, Bounds(least=1, most=16)] = 3
     """Sizes at which frames are compared: whole, half, a quarter, ..."""
-    charbonnier_width: float = 1e-3
+    charbonnier_width: Positive = 1e-3
     """Errors below this, of pixels in [-1, 1], count squared; those above count linearly."""
 
     def __post_init__(self) -> None:
-        for name in ("kl_weight", "difference_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        if self.num_scales < 1:
-            raise ValueError(f"num_scales must be at least 1, got {self.num_scales}")
-        if not 0 < self.charbonnier_width < math.inf:
-            raise ValueError(f"charbonnier_width must be above 0, got {self.charbonnier_width}")
+        check_fields(self)
 
     def __call__(
         self, networks: AutoencoderNetworks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int = 0

@@ -1,13 +1,13 @@
 """Distillation of guidance: one pass of the student is CFG-Zero of the teacher's two (report section 4.3)."""
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import PRNGKeyArray
+from lcv_jax.bounds import GuidanceScale, Shift, check_fields
 from lcv_jax.diffusion.flow import shift_time
 from lcv_jax.diffusion.guidance import cfg_zero
 from lcv_jax.objectives.distances import squared_error
@@ -25,9 +25,9 @@ class CFGDistillation:
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "negative_text"})
 
-    guidance_scale: float = 4.0
+    guidance_scale: GuidanceScale = 4.0
     """Of CFG-Zero."""
-    shift: float = 12.0
+    shift: Shift = 12.0
     """Of the times, uniform before it: that of the schedules to sample with, at every size."""
     condition: ConditionNoise = ConditionNoise(max_level=0.0)  # noqa: RUF009
     """On the condition frames of continuation; student and teacher are shown the same."""
@@ -35,10 +35,7 @@ class CFGDistillation:
     """Spread the times of a batch evenly instead of drawing each on its own."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale must be at least 1, got {self.guidance_scale}")
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be above 0 (0 makes every timestep 0), got {self.shift}")
+        check_fields(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         assert networks.teacher is not None

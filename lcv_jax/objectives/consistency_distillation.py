@@ -19,14 +19,14 @@ thousandths long after the shift, would not count otherwise.
 """
 
 import dataclasses
-import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import Array, PRNGKeyArray
+from lcv_jax.bounds import Bounds, Positive, Shift, check_fields
 from lcv_jax.diffusion.schedule import DISTILLED_GRID, distilled
 from lcv_jax.objectives.distances import charbonnier, mean_per_sample, squared_error
 from lcv_jax.objectives.drawing import ConditionNoise, draw_noisy_clip, draw_uniform
@@ -44,17 +44,17 @@ class ConsistencyDistillation:
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "average"})
 
-    num_steps: int = 16
+    num_steps: Annotated[int, Bounds(least=1, most=DISTILLED_GRID)] = 16
     """Phases: the steps to sample with."""
-    shift: float = 12.0
+    shift: Shift = 12.0
     """Of the grid: that of the schedule to sample with."""
-    teacher_steps: int = 1
+    teacher_steps: Annotated[int, Bounds(least=1, most=DISTILLED_GRID)] = 1
     """Grid intervals that the teacher goes before the average takes over, at most to the phase's end. More cost a pass
     each and lean less on the average; from the longest phase on (4 intervals of 16 steps) it is not asked at all."""
     distance: Literal["squared", "huber"] = "squared"
     """Between velocities. Squared: where the student cannot be exact it learns the mean, as the teacher did. Huber:
     outliers count less."""
-    huber_width: float = 0.03
+    huber_width: Positive = 0.03
     """Differences below this count squared, those above linearly."""
     condition: ConditionNoise = ConditionNoise(max_level=0.0)  # noqa: RUF009
     """On the condition frames of continuation; all networks are shown the same."""
@@ -62,13 +62,7 @@ class ConsistencyDistillation:
     """Spread the times of a batch evenly over the grid instead of drawing each on its own."""
 
     def __post_init__(self) -> None:
-        distilled(self.num_steps, self.shift)  # refuses what is out of range
-        if not 1 <= self.teacher_steps <= DISTILLED_GRID:
-            raise ValueError(f"teacher_steps must lie in 1..{DISTILLED_GRID}, got {self.teacher_steps}")
-        if self.distance not in ("squared", "huber"):
-            raise ValueError(f"distance must be 'squared' or 'huber', got {self.distance!r}")
-        if not 0 < self.huber_width < math.inf:
-            raise ValueError(f"huber_width must be above 0, got {self.huber_width}")
+        check_fields(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         assert networks.teacher is not None

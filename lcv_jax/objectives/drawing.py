@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.bounds import Count, Share, Shift, check_fields
 from lcv_jax.diffusion.flow import mix
 
 
@@ -24,25 +25,18 @@ class TimeShift:
     shift, at the 256 tokens of an image of 256 x 256.
     """
 
-    base: float = 12.0
+    base: Shift = 12.0
     """The shift at `base_tokens`."""
-    base_tokens: int | None = 37_440
+    base_tokens: Count | None = 37_440
     """Noisy tokens at which the shift is `base`. None: it is `base` everywhere."""
-    latents_per_token: int = 4
+    latents_per_token: Count = 4
     """Latent positions of a token: the area of the transformer's patches."""
-    lowest: float = 1.0
+    lowest: Shift = 1.0
     """Never less than this where the shift varies: below 1, small clips would see more times near the data than near
     the noise."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.base < math.inf:
-            raise ValueError(f"shift.base must be above 0 (0 makes every timestep 0), got {self.base}")
-        if self.base_tokens is not None and self.base_tokens < 1:
-            raise ValueError(f"shift.base_tokens must be at least 1, or None for a constant, got {self.base_tokens}")
-        if self.latents_per_token < 1:
-            raise ValueError(f"shift.latents_per_token must be at least 1, got {self.latents_per_token}")
-        if not 0 < self.lowest < math.inf:
-            raise ValueError(f"shift.lowest must be above 0, got {self.lowest}")
+        check_fields(self)
 
     def at(self, noisy_shape: tuple[int, ...]) -> float:
         """The shift for the noisy frames of a clip, B T H W C."""
@@ -61,17 +55,14 @@ class ConditionNoise:
     condition frame is the image of image-to-video, which must be kept: it stays clean.
     """
 
-    max_level: float = 0.1
+    max_level: Share = 0.1
     """The highest noise level; 0 leaves condition frames clean."""
     timestep: Literal["zero", "level"] = "zero"
     """What the network is told of a condition frame. "zero": clean, whatever its level, as sampling will tell it;
     so it learns to distrust them a little. "level": the truth, as in diffusion forcing."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_level <= 1:
-            raise ValueError(f"condition.max_level must lie in 0..1, got {self.max_level}")
-        if self.timestep not in ("zero", "level"):
-            raise ValueError(f"condition.timestep must be 'zero' or 'level', got {self.timestep!r}")
+        check_fields(self)
 
     def draw(self, key: PRNGKeyArray, batch: int, num_cond_latents: int) -> Float[Array, "B T"]:
         """Noise levels of condition frames."""

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.bounds import Bounds, Share, check_fields
 from lcv_jax.diffusion.flow import shift_time
 from lcv_jax.objectives.distances import squared_error
 from lcv_jax.objectives.drawing import ConditionNoise, TimeShift, draw_noisy_clip, draw_uniform
@@ -24,21 +25,16 @@ class LogitNormalWeight:
     most samples, and undo it.)
     """
 
-    mean: float = 0.0
+    mean: Annotated[float, Bounds(least=-100, most=100)] = 0.0
     """Of the logit of u: above 0 prefers noise."""
-    std: float = 1.0
+    std: Annotated[float, Bounds(above=0, most=math.sqrt(2))] = 1.0
     """Of the logit of u. At 1 no weight exceeds 1.6."""
-    floor: float = 0.2
+    floor: Share = 0.2
     """The weight at both ends, where the density is 0: sampling starts at one and finishes at the other, so that both
     have to be learnt. 1: no weighting."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.std <= math.sqrt(2):  # above, the density has two peaks, and they grow
-            raise ValueError(f"weight.std must be above 0 and at most the square root of 2, got {self.std}")
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"weight.floor must lie in 0..1, got {self.floor}")
-        if not math.isfinite(self.mean):
-            raise ValueError(f"weight.mean must be finite, got {self.mean}")
+        check_fields(self)
 
     def __call__(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The weight of samples whose time, before the shift, is u."""
@@ -66,6 +62,9 @@ class FlowMatching:
     """On the condition frames of continuation."""
     stratified: bool = True
     """Spread the times of a batch evenly instead of drawing each on its own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         clean_BTHWC = batch["latents_BTHWC"].astype(jnp.float32)

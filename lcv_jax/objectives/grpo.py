@@ -12,12 +12,12 @@ w makes gradients the same at all times; see sde.weight.
 """
 
 import dataclasses
-import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.bounds import Bounds, GuidanceScale, NonNegative, check_fields
 from lcv_jax.diffusion import sde
 from lcv_jax.diffusion.guidance import cfg_zero
 from lcv_jax.objectives.distances import mean_per_sample
@@ -35,20 +35,17 @@ class GRPO:
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "negative_text"})
 
-    guidance_scale: float = 4.0
+    guidance_scale: GuidanceScale = 4.0
     """Of CFG-Zero, as in the rollout."""
-    clip: float = 1e-3
+    clip: Annotated[float, Bounds(above=0, below=1)] = 1e-3
     """How far the ratio of a sample may move before its gradient is cut."""
-    kl_weight: float = 3e-4
+    kl_weight: NonNegative = 3e-4
     """Of the divergence."""
     reweighted: bool = True
     """Whether w is used; without, it is 1."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < 1:
-            raise ValueError(f"clip must lie in (0, 1), got {self.clip}")
-        if not 0 <= self.kl_weight < math.inf:
-            raise ValueError(f"kl_weight must be at least 0, got {self.kl_weight}")
+        check_fields(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int = 0) -> Losses:
         assert networks.teacher is not None

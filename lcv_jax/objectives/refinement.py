@@ -1,12 +1,13 @@
 """The refinement expert: flow matching from an upsampled clip instead of from noise (report section 3.4.1)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import PRNGKeyArray
+from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.diffusion.flow import mix
 from lcv_jax.objectives.distances import squared_error
 from lcv_jax.objectives.drawing import draw_uniform, frame_times, mix_frames
@@ -27,14 +28,13 @@ class Refinement:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    t_thresh: float = 0.5
+    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
     """The noise level that sampling will start from."""
     stratified: bool = True
     """Spread the times of a batch evenly instead of drawing each on its own."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.t_thresh <= 1:
-            raise ValueError(f"the refinement's start t_thresh must lie in (0, 1], got {self.t_thresh}")
+        check_fields(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         clean_BTHWC = batch["latents_BTHWC"].astype(jnp.float32)

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 
 from lcv_jax import pipeline as pipelines
 from lcv_jax.array_types import Array, Params
+from lcv_jax.bounds import Bounds, FrameCount, Pixels, Shift, check_fields
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
 from lcv_jax.models.dit import LongCatVideo
@@ -42,9 +43,12 @@ class Networks:
     dit: DiTConfig = DiTConfig(bsa_params=BlockSparseConfig())  # noqa: RUF009
     vae: VAEConfig = VAEConfig(latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)  # noqa: RUF009
     text_encoder: UMT5Config = UMT5Config()  # noqa: RUF009
-    shift: float = SchedulerConfig().shift
+    shift: Shift = SchedulerConfig().shift
     folded: tuple[str, ...] = ()
     """Adapters that the conversion folded in."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def networks_of(folder: Path) -> Networks:
@@ -101,14 +105,17 @@ class Program:
 class TextToVideo:
     """Plan videos of prompts."""
 
-    height: int = 480
+    height: Pixels = 480
     """Pixels, a multiple of 16."""
-    width: int = 832
+    width: Pixels = 832
     """Pixels, a multiple of 16."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1."""
-    num_prompts: int = 1
+    num_prompts: Annotated[int, Bounds(least=1, most=2**16)] = 1
     """Videos made at once."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
@@ -122,14 +129,17 @@ class ImageToVideo:
 
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the image's is taken from this table."""
-    image_size: tuple[int, int] = (480, 832)
+    image_size: tuple[Pixels, Pixels] = (480, 832)
     """Height and width of the image."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width of the video, multiples of 16. None: the bucket nearest to the image."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1, the image included."""
-    num_prompts: int = 1
+    num_prompts: Annotated[int, Bounds(least=1, most=2**16)] = 1
     """Videos made at once from the same image."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
@@ -141,18 +151,21 @@ class ImageToVideo:
 class ContinueVideo:
     """Plan videos that go on from a clip; also a later segment of a long or interactive video."""
 
-    num_cond_frames: int = 13
+    num_cond_frames: FrameCount = 13
     """Last frames of the clip to go on from, a multiple of 4 plus 1."""
     resolution: Literal["480p", "720p"] = "480p"
     """The aspect-ratio bucket nearest to the clip's is taken from this table."""
-    video_size: tuple[int, int] = (480, 832)
+    video_size: tuple[Pixels, Pixels] = (480, 832)
     """Height and width of the clip."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width of the video, multiples of 16. None: the bucket nearest to the clip."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """A multiple of 4 plus 1, the given frames included."""
-    num_prompts: int = 1
+    num_prompts: Annotated[int, Bounds(least=1, most=2**16)] = 1
     """Videos made at once from the same clip."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
@@ -166,20 +179,23 @@ class ContinueVideo:
 class Refine:
     """Plan the refinement of a segment to 720p."""
 
-    video_size: tuple[int, int] = (480, 832)
+    video_size: tuple[Pixels, Pixels] = (480, 832)
     """Height and width of the video."""
     spatial_only: bool = False
     """Keep the frame rate."""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """Height and width of the result, multiples of 64. None: the 720p bucket nearest to the video's aspect ratio."""
-    t_thresh: float = 0.5
+    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
     """Noise level to start from."""
-    segment_frames: int = 93
+    segment_frames: FrameCount = 93
     """Frames refined at once."""
-    overlap: int = 13
+    overlap: FrameCount = 13
     """Frames of a segment that the next one sees again."""
     later_segment: bool = False
     """Plan one that goes on from the segment before it, not the first."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         """What generation does."""
@@ -206,8 +222,6 @@ def _prompts(count: int) -> list[str]:
 
 def _frames(count: int, size: tuple[int, int]) -> np.ndarray:
     """A clip that takes no memory."""
-    if count < 1 or min(size) < 1:
-        raise ValueError(f"frames need a positive height, width and number, got {count} of {size[0]} x {size[1]}")
     return np.broadcast_to(np.uint8(0), (count, *size, 3))
 
 

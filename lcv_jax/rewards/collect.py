@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lcv_jax.array_types import UInt8
+from lcv_jax.bounds import Whole, check_fields
 from lcv_jax.rewards.protocol import Reward, RewardError, Scores, check_names, checked, failed_scores, merged
 
 
@@ -18,14 +19,11 @@ class FailurePolicy:
 
     on_failure: Literal["drop", "stop"] = "drop"
     """Report the clip, so that its group is dropped; or raise an error."""
-    max_failed: int = 10
+    max_failed: Whole = 10
     """Batches in a row without one clip that has all scores, beyond which an error is raised all the same."""
 
     def __post_init__(self) -> None:
-        if self.on_failure not in ("drop", "stop"):
-            raise ValueError(f"on_failure must be drop or stop, got {self.on_failure!r}")
-        if self.max_failed < 0:
-            raise ValueError(f"max_failed must be at least 0, got {self.max_failed}")
+        check_fields(self)
 
 
 def score_all(

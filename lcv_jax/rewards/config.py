@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from lcv_jax.bounds import Bounds, Finite, Seconds, Whole, check_fields
 from lcv_jax.rewards.collect import FailurePolicy, Scorer
 from lcv_jax.rewards.local import LocalConfig, LocalReward
 from lcv_jax.rewards.process import ProcessConfig, ProcessReward
@@ -20,7 +21,7 @@ class RewardSource:
 
     where: Literal["local", "process", "http"] = "local"
     """In this process, in one that is started, or behind HTTP."""
-    weights: tuple[tuple[str, float], ...] = ()
+    weights: tuple[tuple[str, Finite], ...] = ()
     """Names of rewards and what each counts in the sum of advantages; others that the source gives count nothing."""
     factory: str = ""
     """local: module:factory."""
@@ -36,18 +37,12 @@ class RewardSource:
     """process, http: how clips are sent; mp4 is smaller and lossy."""
 
     def __post_init__(self) -> None:
-        if self.where not in _NEEDS:
-            raise ValueError(f"where must be one of {', '.join(_NEEDS)}, got {self.where!r}")
+        check_fields(self)
         for where, field in _NEEDS.items():
             if where == self.where and not getattr(self, field):
                 raise ValueError(f"a reward that is {where} needs {field}")
             if where != self.where and getattr(self, field):
                 raise ValueError(f"{field} is of a reward that is {where}, this one is {self.where}")
-        if self.media not in ("npz", "mp4"):
-            raise ValueError(f"media must be npz or mp4, got {self.media!r}")
-        wrong = {name: weight for name, weight in self.weights if not math.isfinite(weight)}
-        if wrong:
-            raise ValueError(f"weights must be finite, got {wrong}")
 
     @property
     def place(self) -> str:
@@ -63,25 +58,19 @@ class RewardsConfig:
     """Their rewards have different names."""
     on_failure: Literal["drop", "stop"] = "drop"
     """Where a score lacks: drop the clip's group, or end the run."""
-    max_failed: int = 10
+    max_failed: Whole = 10
     """Batches in a row in which no clip has all its scores; one more ends the run."""
-    timeout: float = 600.0
+    timeout: Seconds = 600.0
     """Seconds for a reward to score one batch, each time it is asked."""
-    start_timeout: float = 600.0
+    start_timeout: Seconds = 600.0
     """Seconds for a process to be ready, or a server to tell its names."""
-    retries: int = 2
+    retries: Annotated[int, Bounds(least=0, most=1000)] = 2
     """How often a process or server that failed is asked again before the batch is given up."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sources:
             raise ValueError("rewards.sources is empty: give at least one")
-        FailurePolicy(on_failure=self.on_failure, max_failed=self.max_failed)
-        for field in ("timeout", "start_timeout"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{field} must be above 0 seconds, got {value}")
-        if self.retries < 0:
-            raise ValueError(f"retries must be at least 0, got {self.retries}")
         names = [name for source in self.sources for name, _ in source.weights]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lcv_jax.array_types import UInt8
+from lcv_jax.bounds import Seconds, check_fields
 from lcv_jax.rewards.factory import make_reward
 from lcv_jax.rewards.protocol import Reward, RewardError, Scores, check_names, checked
 
@@ -20,8 +21,11 @@ class LocalConfig:
     """module:factory."""
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
     """Keywords of the factory."""
-    timeout: float = 600.0
+    timeout: Seconds = 600.0
     """Seconds for one batch."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class LocalReward:

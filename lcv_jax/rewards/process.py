@@ -9,11 +9,12 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from lcv_jax.array_types import UInt8
+from lcv_jax.bounds import Bounds, Seconds, check_fields
 from lcv_jax.rewards.protocol import RewardError, Scores, check_names, checked
 from lcv_jax.rewards.wire import VERSION, Media, WireError, pack_request, read_message, unpack_reply
 
@@ -29,14 +30,17 @@ class ProcessConfig:
     """Such as ("/opt/hps/bin/python", "-m", "lcv_jax.rewards.worker", "module:factory")."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that differ from this process's."""
-    timeout: float = 600.0
+    timeout: Seconds = 600.0
     """Seconds for one batch; a worker that takes longer is killed."""
-    start_timeout: float = 600.0
+    start_timeout: Seconds = 600.0
     """Seconds until it is ready, its weights loaded."""
-    retries: int = 2
+    retries: Annotated[int, Bounds(least=0, most=1000)] = 2
     """How often a worker that died is started again, and asked again, before a batch is given up."""
     media: Media = "npz"
     """How clips are sent; mp4 is lossy."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class ProcessReward:

@@ -12,11 +12,12 @@ import urllib.parse
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from lcv_jax.array_types import UInt8
+from lcv_jax.bounds import Bounds, Seconds, check_fields
 from lcv_jax.rewards.protocol import RewardError, Scores, check_names, checked
 from lcv_jax.rewards.wire import VERSION, Media, WireError, pack_request, unpack_reply
 
@@ -30,18 +31,19 @@ class RemoteConfig:
 
     urls: tuple[str, ...]
     """Of its replicas, such as http://10.0.0.7:8000; they are asked in turns."""
-    timeout: float = 600.0
+    timeout: Seconds = 600.0
     """Seconds for one request, from connecting to the last byte."""
-    start_timeout: float = 10.0
+    start_timeout: Seconds = 10.0
     """Seconds for a replica to tell its names."""
-    retries: int = 2
+    retries: Annotated[int, Bounds(least=0, most=1000)] = 2
     """How often a request that failed is sent again, to the next replica."""
-    backoff: float = 0.5
+    backoff: Annotated[float, Bounds(least=0, most=1e6)] = 0.5
     """Seconds before the first repetition; each further one waits twice as long."""
     media: Media = "npz"
     """How clips are sent; mp4 is lossy."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for url in self.urls:
             parts = urllib.parse.urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
+from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.rewards.factory import make_reward
 from lcv_jax.rewards.wire import VERSION, WireError, read_message
@@ -87,10 +88,13 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewa
         """Its keywords, as JSON."""
         host: str = "127.0.0.1"
         """Address to listen on; 0.0.0.0 is all."""
-        port: int = 8000
+        port: Annotated[int, Bounds(least=0, most=65535)] = 8000
         """Likewise; 0 is any that is free."""
-        most_megabytes: int = 4096
+        most_megabytes: Annotated[int, Bounds(least=1, most=2**20)] = 4096
         """Longer requests are refused."""
+
+        def __post_init__(self) -> None:
+            check_fields(self)
 
     config = (tyro.conf.FlagCreatePairsOff,)
     with mistakes_in_one_line("stopped"):

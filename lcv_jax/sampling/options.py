@@ -1,11 +1,11 @@
 """What a caller may ask of the sampler, whatever the task, and the checks that need no model."""
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
 
+from lcv_jax.bounds import Finite, GuidanceScale, SamplingSteps, Seed, Shift, TextTokens, check_fields
 from lcv_jax.diffusion import schedule
 from lcv_jax.diffusion.schedule import Schedule
 
@@ -23,9 +23,9 @@ class SamplingOptions:
 
     negative_prompt: str = ""
     """What not to show. Without guidance (a scale of 1, or distilled) it is not used."""
-    num_steps: int | None = None
+    num_steps: SamplingSteps | None = None
     """Sampling steps. None: 50, or 16 when distilled."""
-    guidance_scale: float | None = None
+    guidance_scale: GuidanceScale | None = None
     """CFG-Zero scale; 1 is without guidance, at half the cost. None: 4, or 1 when distilled. Refinement has none."""
     distilled: bool = False
     """Few steps without guidance, with the checkpoint's distilled adapter."""
@@ -33,14 +33,14 @@ class SamplingOptions:
     """Ten even steps at the end, for details. None: for continuation only, unless distilled."""
     sparse: bool | None = None
     """Block-sparse attention. None: for refinement only."""
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str, Finite], ...] = ()
     """Names in the checkpoint or .safetensors files, each with its multiplier. They join those that the task brings
     along (cfg_step_lora when distilled, refinement_lora for refinement), whose multiplier can be set here too."""
-    shift: float | None = None
+    shift: Shift | None = None
     """Time shift of the schedule. None: the checkpoint's."""
-    max_sequence_length: int = 512
+    max_sequence_length: TextTokens = 512
     """Tokens of a prompt; longer ones are cut."""
-    seed: int | tuple[int, ...] = 0
+    seed: Seed | tuple[Seed, ...] = 0
     """Of the noise: the same one gives the same video, for a prompt alone or among others. Several: one a prompt."""
     use_cache: bool = True
     """Compute the condition's keys and values once. Without, at every step: slower, and the same video."""
@@ -50,24 +50,9 @@ class SamplingOptions:
     """Of condition frames and refined videos: the latents' mean, or a draw around it."""
 
     def __post_init__(self) -> None:
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
-        if self.guidance_scale is not None and not 1 <= self.guidance_scale < math.inf:
-            negative = " and the negative prompt would be ignored" if self.negative_prompt else ""
-            raise ValueError(
-                f"guidance_scale must be at least 1 (1 is without guidance{negative}), got {self.guidance_scale}"
-            )
+        check_fields(self)
         if self.distilled and self.enhance_hf:
             raise ValueError("distilled and enhance_hf exclude each other: the distilled schedule is fixed; drop one")
-        if self.shift is not None and not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be above 0 (0 makes every timestep 0), got {self.shift}")
-        if self.max_sequence_length < 2:
-            raise ValueError(
-                f"max_sequence_length must be at least 2, a token and the end, got {self.max_sequence_length}"
-            )
-        for seed in (self.seed,) if isinstance(self.seed, int) else self.seed:
-            if not 0 <= seed < 2**32:  # random keys drop what is above
-                raise ValueError(f"a seed must lie in 0..{2**32 - 1}, got {seed}")
         self.schedule(1.0)
 
     @property

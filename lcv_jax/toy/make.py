@@ -25,6 +25,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from lcv_jax.bounds import Bounds, Fps, FrameCount, Seed, Share, check_fields
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter, write_image
@@ -34,59 +35,54 @@ from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample
 _BYTES_A_PIXEL = 0.5  # of a file, at most; measured about 0.1
 
 
+Side = Annotated[int, Bounds(least=16, most=16384)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Write clips of the procedural world with their captions."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The folder to write: it must not exist, or be empty."""
-    num_clips: int = 4000
+    num_clips: Annotated[int, Bounds(least=0, most=10**7)] = 4000
     """How many videos."""
-    num_images: int = 0
+    num_images: Annotated[int, Bounds(least=0, most=10**7)] = 0
     """How many images beside them."""
-    height: int = 64
+    height: Side = 64
     """In pixels, even."""
-    width: int = 64
+    width: Side = 64
     """In pixels, even."""
-    num_frames: int = 17
+    num_frames: FrameCount = 17
     """Of each clip."""
-    fps: float = 8.0
+    fps: Fps = 8.0
     """Frames a second."""
-    num_captions: int = 2
+    num_captions: Annotated[int, Bounds(least=1, most=100)] = 2
     """Paraphrases for each clip."""
-    rough_share: float = 0.2
+    rough_share: Share = 0.2
     """Of clips that are soft, grainy and flickering."""
     held_out: bool = False
     """Of the combinations of colour, shape and motion that are never to be trained."""
-    seed: int = 0
+    seed: Seed = 0
     """Of all scenes."""
-    crf: int = 8
+    crf: Annotated[int, Bounds(least=0, most=51)] = 8
     """Quality of the videos, lower is better."""
-    workers: int = 1
+    workers: Annotated[int, Bounds(least=1, most=1024)] = 1
     """Processes that draw and write."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be."""
-        if self.num_clips < 0 or self.num_images < 0 or self.num_clips + self.num_images < 1:
-            raise ValueError(f"give num_clips or num_images, got {self.num_clips} and {self.num_images}")
-        if min(self.height, self.width) < 16 or self.height % 2 or self.width % 2:
-            raise ValueError(f"height and width must be even and at least 16, got {self.height} x {self.width}")
-        if self.num_frames < 1 or not 0 < self.fps < 1000:
-            raise ValueError(f"num_frames and fps must be positive, got {self.num_frames} and {self.fps:g}")
+        if self.num_clips + self.num_images < 1:
+            raise ValueError("give num_clips or num_images, got 0 of both")
+        if self.height % 2 or self.width % 2:
+            raise ValueError(f"height and width must be even, got {self.height} x {self.width}")
         if (self.num_frames - 1) / self.fps > DURATION:
             most = int(DURATION * self.fps) + 1
             raise ValueError(
                 f"scenes last {DURATION:g} s: at {self.fps:g} frames a second num_frames can be {most} at most, "
                 f"got {self.num_frames}"
-            )
-        if not 0 <= self.rough_share <= 1:
-            raise ValueError(f"rough_share must lie in 0..1, got {self.rough_share}")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf must lie in 0..51, got {self.crf}")
-        if self.num_captions < 1 or self.workers < 1 or self.seed < 0:
-            raise ValueError(
-                f"num_captions and workers must be at least 1 and seed at least 0, "
-                f"got {self.num_captions}, {self.workers} and {self.seed}"
             )
 
 

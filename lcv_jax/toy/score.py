@@ -25,6 +25,18 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lcv_jax.bounds import (
+    Bounds,
+    Count,
+    Finite,
+    Fps,
+    FrameCount,
+    GuidanceScale,
+    Pixels,
+    SamplingSteps,
+    Shift,
+    check_fields,
+)
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import write_image
@@ -62,37 +74,37 @@ class Arguments:
     """Converted folder."""
     task: TaskName = "text-to-video"
     """What to make."""
-    num_clips: int = 64
+    num_clips: Annotated[int, Bounds(least=1, most=10**6)] = 64
     """How many."""
-    batch: int = 16
+    batch: Count = 16
     """Clips at a time, of text-to-video; other tasks make one at a time."""
-    height: int = 64
+    height: Pixels = 64
     """In pixels; of refine, before it is refined."""
-    width: int = 64
+    width: Pixels = 64
     """Likewise."""
-    num_frames: int = 17
+    num_frames: FrameCount = 17
     """Of a clip, given frames included."""
-    fps: float = 8.0
+    fps: Fps = 8.0
     """Frames a second."""
-    num_cond_frames: int = 9
+    num_cond_frames: FrameCount = 9
     """Given frames of continuation, a multiple of 4 plus 1."""
-    num_segments: int = 20
+    num_segments: Annotated[int, Bounds(least=1, most=10000)] = 20
     """Of a long video."""
-    num_steps: int | None = None
+    num_steps: SamplingSteps | None = None
     """Sampling steps. None: 50, or 16 when distilled."""
-    guidance_scale: float | None = None
+    guidance_scale: GuidanceScale | None = None
     """CFG-Zero scale. None: 4, or 1 when distilled."""
     distilled: bool = False
     """With the distilled adapter, without guidance."""
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str, Finite], ...] = ()
     """More adapters, each with its multiplier; not of refine."""
     sparse: bool | None = None
     """Block-sparse attention. Refine makes both and compares them."""
     enhance_hf: bool | None = None
     """Ten even steps at the end. None: for continuation only, unless distilled."""
-    shift: float | None = None
+    shift: Shift | None = None
     """Time shift of the schedule. None: the checkpoint's."""
-    t_thresh: float = 0.5
+    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
     """Noise level that refinement starts from."""
     negative_prompt: str = ""
     """Of guidance."""
@@ -100,24 +112,20 @@ class Arguments:
     """What the networks compute in."""
     trained: bool = False
     """Score on combinations that were trained, to see how much is lost on those that were not."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(least=0, most=2**31 - 1)] = 0
     """Of scenes and noise."""
     json: Path | None = None
     """File to write all numbers to."""
     sheet: Path | None = None
     """Image to write: a row of frames for each of the first clips."""
-    sheet_clips: int = 8
+    sheet_clips: Count = 8
     """Rows of it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be."""
-        if min(self.num_clips, self.batch, self.num_segments, self.sheet_clips) < 1:
-            raise ValueError(
-                "num_clips, batch, num_segments and sheet_clips must be at least 1, got "
-                f"{self.num_clips}, {self.batch}, {self.num_segments} and {self.sheet_clips}"
-            )
-        if not 0 <= self.seed < 2**31 or not self.fps > 0:
-            raise ValueError(f"seed must lie in 0..{2**31 - 1} and fps be above 0, got {self.seed} and {self.fps:g}")
         if self.task in ("continue-video", "long") and not 1 <= self.num_cond_frames < self.num_frames:
             raise ValueError(
                 f"num_cond_frames must lie in 1..{self.num_frames - 1}, for num_frames holds them; "

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from lcv_jax.array_types import Params
+from lcv_jax.bounds import Seed, check_fields
 from lcv_jax.checkpoint import convert
 from lcv_jax.checkpoint.conversion import convert_checkpoint
 from lcv_jax.checkpoint.export import STEMS
@@ -58,8 +59,11 @@ class Arguments:
     """As convert_torch_weights.py writes it, to train and generate; or as PyTorch has it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the weights are stored as."""
-    seed: int = 0
+    seed: Seed = 0
     """Of all weights."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.start") -> None:
@@ -76,8 +80,6 @@ def start(arguments: Arguments) -> None:
         ValueError: a seed out of range, or OUT is there already.
         OSError: a file that cannot be written.
     """
-    if not 0 <= arguments.seed < 2**32:
-        raise ValueError(f"seed must lie in 0..{2**32 - 1}, got {arguments.seed}")
     size, dtype = SIZES[arguments.size], np.dtype(arguments.dtype)
     if arguments.layout == "published":
         with workspace(arguments.out, _ENOUGH_BYTES) as work:

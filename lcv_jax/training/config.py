@@ -7,12 +7,27 @@ how it is split over devices, what it writes) are in `CHANGEABLE`; a checkpoint 
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from lcv_jax.bounds import (
+    Axis,
+    Bounds,
+    Count,
+    Finite,
+    FrameCount,
+    GuidanceScale,
+    Pixels,
+    Positive,
+    SamplingSteps,
+    Seed,
+    Whole,
+    check_fields,
+)
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.prompts import PromptsConfig
@@ -35,38 +50,31 @@ CHANGEABLE = ("run", "steps", "devices", "checkpoints", "logging", "samples", "r
 class OptimizerConfig:
     """AdamW with a constant rate after a linear warm-up (report, table 5)."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, Bounds(above=0, most=10)] = 1e-4
     """After the warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Whole = 0
     """Steps over which the rate grows from 0. If the run is shorter than that when it first starts, the warm-up takes a
     tenth of it instead."""
-    b1: float = 0.9
+    b1: Annotated[float, Bounds(least=0, below=1)] = 0.9
     """Decay of the gradients' average."""
-    b2: float = 0.99
+    b2: Annotated[float, Bounds(least=0, below=1)] = 0.99
     """Decay of the squared gradients' average."""
-    eps: float = 1e-8
+    eps: Annotated[float, Bounds(above=0, most=1)] = 1e-8
     """Added to its square root."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Bounds(least=0, most=1000)] = 0.01
     """Of kernels and adapters; biases, norms and embeddings have none."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """The gradient's norm is cut to this."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Parts that a batch is computed in, one after the other: less memory, the same gradient."""
-    ema_decay: float | None = 0.9999
+    ema_decay: Annotated[float, Bounds(least=0, below=1)] | None = 0.9999
     """Of the exponential moving average (EMA) of the weights, which samples use and which is exported by default. At
     step t the decay is min(ema_decay, (1 + t) / (10 + t)), so that short runs are averaged too. None: no average."""
-    max_skipped: int = 0
+    max_skipped: Whole = 0
     """Steps in a row with a loss or gradient that is not finite that are passed over; one more ends the run."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise ValueError(
-                f"learning_rate and clip_norm must be above 0, got {self.learning_rate} and {self.clip_norm}"
-            )
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in 0..1, 1 excluded, got {self.ema_decay}")
-        if self.accumulation < 1 or self.warmup_steps < 0 or self.max_skipped < 0:
-            raise ValueError("accumulation must be at least 1, warmup_steps and max_skipped at least 0")
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,9 +83,9 @@ class AdapterConfig:
 
     name: str
     """What it is called when exported, such as cfg_step_lora."""
-    rank: int = 128
+    rank: Annotated[int, Bounds(least=1, most=2**16)] = 128
     """Columns of its narrow side."""
-    alpha: float = 64.0
+    alpha: Positive = 64.0
     """What it adds is multiplied by alpha / rank."""
     start: str | None = None
     """An adapter to start from: one of the checkpoint, FOLDER/adapters/NAME of another one, or a .safetensors file."""
@@ -85,32 +93,36 @@ class AdapterConfig:
     """The adapter, likewise, that a distillation's teacher has. None: that of `start`."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ValueError(f"an adapter's rank must be at least 1 and alpha above 0, got {self.rank}, {self.alpha}")
+        check_fields(self)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"adapter.name must be of letters, digits, '.', '_' and '-', got {self.name!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DevicesConfig:
     """Which devices work together; they are those of all processes. Products of data, fsdp and seq are their number."""
 
-    data: int = -1
+    data: Axis = -1
     """Groups that each take a part of the batch. -1: all that the others leave."""
-    fsdp: int = 1
+    fsdp: Axis = 1
     """Likewise, and each keeps its part of the optimiser's state."""
-    seq: int = 1
+    seq: Axis = 1
     """Devices that share the tokens of a video."""
     sharding: Literal["zero_2", "full"] = "zero_2"
     """What is kept in parts over fsdp and seq: gradients, moments and averages, or the parameters too."""
     context: Literal["ulysses", "ring", "ulysses_ring"] = "ulysses"
     """How attention is split over seq: heads are exchanged for tokens, or keys and values go round."""
-    ring_size: int | None = None
+    ring_size: Count | None = None
     """Devices of a ring, for ulysses_ring; the others exchange heads."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where there are several that SLURM, Open MPI or Kubernetes did not start."""
-    num_processes: int | None = None
+    num_processes: Count | None = None
     """How many there are."""
-    process_id: int | None = None
+    process_id: Whole | None = None
     """Which one this is, from 0."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def attention(self) -> ContextParallel:
         """How attention is split."""
@@ -121,58 +133,64 @@ class DevicesConfig:
 class CheckpointsConfig:
     """What is saved so that the run can go on."""
 
-    every: int = 1000
+    every: Count = 1000
     """Steps between two checkpoints; the last step and SIGTERM save one too."""
-    keep: int = 2
+    keep: Count = 2
     """How many of the latest are kept."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Those at multiples of this many steps are kept for good."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.keep < 1:
-            raise ValueError(f"checkpoints.every and keep must be at least 1, got {self.every} and {self.keep}")
+        check_fields(self)
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"checkpoints.keep_every must be a multiple of checkpoints.every = {self.every}: no other step has a "
+                f"checkpoint to keep; got {self.keep_every}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """What is told while training."""
 
-    every: int = 10
+    every: Count = 10
     """Steps that a line of metrics.jsonl, of TensorBoard and of the console are averaged over."""
-    timestep_bins: int = 4
+    timestep_bins: Annotated[int, Bounds(least=1, most=1000)] = 4
     """Parts of [0, 1] whose errors are told apart."""
-    profile: tuple[int, int] | None = None
+    profile: tuple[Count, Count] | None = None
     """First and last step of a trace for XProf or Perfetto, written to RUN/profile."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.timestep_bins < 1:
-            raise ValueError("logging.every and timestep_bins must be at least 1")
+        check_fields(self)
+        if self.profile is not None and self.profile[0] > self.profile[1]:
+            raise ValueError(f"logging.profile must be the first and the last step of a trace, got {self.profile}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplesConfig:
     """Videos made along the way, always of the same prompts and noise."""
 
-    every: int | None = None
+    every: Count | None = None
     """Steps between two grids in RUN/samples. None: no samples."""
     prompts: tuple[str, ...] = ()
     """One video each; they are made as one batch."""
-    num_frames: int = 93
+    num_frames: FrameCount = 93
     """Of each, 4k + 1."""
-    size: tuple[int, int] = (480, 832)
+    size: tuple[Pixels, Pixels] = (480, 832)
     """Height and width."""
-    num_steps: int = 50
+    num_steps: SamplingSteps = 50
     """Sampling steps."""
-    guidance_scale: float = 4.0
+    guidance_scale: GuidanceScale = 4.0
     """Of CFG-Zero; 1 is without."""
     distilled: bool = False
     """Use the schedule of distilled models, without guidance."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise."""
 
     def __post_init__(self) -> None:
-        if self.every is not None and (self.every < 1 or not self.prompts):
-            raise ValueError("samples.every must be at least 1, and needs samples.prompts")
+        check_fields(self)
+        if self.every is not None and not self.prompts:
+            raise ValueError("samples.every needs samples.prompts, got none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,15 +206,15 @@ class TrainConfig:
     """What is minimised."""
     data: DataConfig | PromptsConfig
     """What is trained on: clips, or of GRPO captions."""
-    steps: int
+    steps: Count
     """Optimiser steps of the whole run."""
-    batch_size: int
+    batch_size: Annotated[int, Bounds(least=1, most=2**20)]
     """Samples a step, over all devices."""
     from_scratch: bool = False
     """Start the trained network from random weights; the checkpoint gives its config and the other networks."""
     adapter: AdapterConfig | None = None
     """Train this and freeze the network. None: train all parameters."""
-    fold: tuple[tuple[str, float], ...] = ()
+    fold: tuple[tuple[str, Finite], ...] = ()
     """Adapters of the checkpoint, with multipliers, that are folded into the weights to start from."""
     sparse: BlockSparseConfig | None = None
     """Block-sparse attention. None is dense."""
@@ -212,12 +230,11 @@ class TrainConfig:
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     logging: LoggingConfig = LoggingConfig()
     samples: SamplesConfig = SamplesConfig()
-    seed: int = 0
+    seed: Seed = 0
     """Of the data's order, the noise, the times and random weights."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        check_fields(self)
         if self.batch_size % self.optimizer.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by optimizer.accumulation {self.optimizer.accumulation}"

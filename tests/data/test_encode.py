@@ -282,7 +282,7 @@ def test_clips_that_are_all_of_no_use(tmp_path, capsys):
         ((*COMMON, "--shard", "2"), "shard is PART/PARTS such as 0/8, got '2'"),
         ((*COMMON, "--refine", "8,8"), "refine must be HEIGHT,WIDTH,FPS"),
         ((*COMMON, "--refine", "8,8,3"), "clips of 5 frames at 8 a second cannot be had from 3 a second"),
-        ((*COMMON, "--readers", "0"), "readers must be at least 1"),
+        ((*COMMON, "--readers", "0"), "readers must lie in 1"),
         ((*COMMON, "--fps", "0"), "fps must be above 0"),
     ],
 )

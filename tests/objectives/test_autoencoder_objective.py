@@ -124,7 +124,7 @@ def test_overfits_a_batch():
     [
         ("kl_weight", -1.0, "kl_weight must be at least 0"),
         ("difference_weight", -1.0, "difference_weight must be at least 0"),
-        ("num_scales", 0, "num_scales must be at least 1"),
+        ("num_scales", 0, "num_scales must lie in 1"),
         ("charbonnier_width", 0.0, "charbonnier_width must be above 0"),
     ],
 )

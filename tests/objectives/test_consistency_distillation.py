@@ -227,8 +227,8 @@ def test_overfits_a_batch(learn):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_steps": 0}, "at least 1, got 0"),
-        ({"num_steps": 51}, "at most 50 steps"),
+        ({"num_steps": 0}, r"must lie in 1\.\.50, got 0"),
+        ({"num_steps": 51}, "num_steps must lie in 1"),
         ({"shift": 0.0}, "shift must be above 0"),
         ({"teacher_steps": 0}, r"teacher_steps must lie in 1..50"),
         ({"huber_width": 0.0}, "huber_width must be above 0"),

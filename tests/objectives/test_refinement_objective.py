@@ -85,5 +85,5 @@ def test_overfits_a_batch(learn):
 
 @pytest.mark.parametrize("t_thresh", [0.0, 1.1])
 def test_bad_settings(t_thresh):
-    with pytest.raises(ValueError, match=r"t_thresh must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"t_thresh must be above 0 and at most 1"):
         Refinement(t_thresh=t_thresh)

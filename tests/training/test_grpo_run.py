@@ -81,7 +81,7 @@ def test_captions_come_once_an_epoch_whatever_the_batch(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"group_size": 1}, "group_size must be at least 2"),
+        ({"group_size": 1}, "group_size must lie in 2"),
         ({"critical_steps": 16}, r"critical_steps must lie in 1\.\.num_steps - 1 = 15"),
         ({"prompts": 6, "prompts_at_once": 4}, "a multiple of prompts_at_once"),
     ],

@@ -366,7 +366,7 @@ def test_mistakes_are_one_line(config, tmp_path, write_config, monkeypatch, caps
     ("arguments", "message"),
     [
         (["--optimzer.learning-rate", "1"], "--optimizer.learning-rate"),
-        (["--steps", "0"], "steps and batch_size must be at least 1, got 0"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--batch-size", "7", "--optimizer.accumulation", "2"], "7 is not divisible by optimizer.accumulation 2"),
     ],
 )
