@@ -229,7 +229,7 @@ def _run(chosen: Any) -> None:
         run_task(task, chosen.files, chosen.weights, chosen.devices)
 
 
-def _load(weights: Weights, devices: Devices) -> Pipeline:
+def load(weights: Weights, devices: Devices) -> Pipeline:
     """The pipeline; what it compiles is kept for the next run, but for the loop that reports its steps."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
@@ -252,7 +252,7 @@ def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> No
         task.check()
 
     from_first(check)
-    pipeline = _load(weights, devices)
+    pipeline = load(weights, devices)
     from_first(lambda: check_against(task, pipeline))
     _encode_ahead([task], pipeline)
     _make(task, pipeline, files)
@@ -265,7 +265,7 @@ def run_batch(batch: Batch, weights: Weights, devices: Devices) -> None:
         ValueError: a file that is no list of tasks; the entry is named.
     """
     planned = from_first(lambda: _read_batch(batch))
-    pipeline = _load(weights, devices)
+    pipeline = load(weights, devices)
 
     def check() -> None:
         for number, (task, _) in enumerate(planned):
