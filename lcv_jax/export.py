@@ -67,7 +67,7 @@ def export(chosen: Export) -> None:
         if checkpoints.latest is None:
             raise ValueError(f"{cfg.run} has no checkpoint yet")
         start = networks.Start(cfg, networks.learner_of(cfg, store.load_config(cfg.checkpoint, "dit"), mesh))
-        state, _ = checkpoints.restore(start.shapes())
+        state, _ = checkpoints.resume(start.shapes())
         which = chosen.weights or kept_weights(cfg)[0]
         save_weights(cfg, chosen.dest, state, start.frozen(), which=which, dtype=chosen.dtype)
     print(f"wrote {chosen.dest}: {which} weights of step {int(state.step)} of {cfg.steps}")

@@ -166,7 +166,7 @@ def train(cfg: TrainConfig) -> None:
             if checkpoints.latest is None:
                 state = start.state()
             else:
-                state, place = checkpoints.restore(start.shapes())
+                state, place = checkpoints.resume(start.shapes(), move_damaged=True)
                 inputs.set_state(place)
             state = _steps(cfg, learner, state, frozen, inputs, pipeline, checkpoints, stop)
             checkpoints.wait()
@@ -265,8 +265,8 @@ def _check_finite(cfg: TrainConfig, step: int, measured: Measured) -> None:
     if skipped > cfg.optimizer.max_skipped:
         values = f"loss {float(measured['loss'])}, gradient norm {float(measured['grad_norm'])}"
         raise FloatingPointError(
-            f"not finite at step {step}: {values}, {skipped} in a row. The last checkpoint in {cfg.run} is good; lower "
-            "the learning rate, or allow some with --optimizer.max-skipped"
+            f"not finite at step {step}: {values}, {skipped} in a row. The same command resumes from the checkpoint "
+            "before: allow some with --optimizer.max-skipped, or start a run with a lower learning rate"
         )
 
 
@@ -353,8 +353,8 @@ def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Froze
         save_weights(cfg, folders[which], state, frozen, which=which, configs=configs[which])
     for name, reason in inputs.quarantined.items():
         print(f"warning: {name} was left out: {reason}", file=sys.stderr)
-    others = "".join(f", {which} weights in {folders[which]}" for which in kept[1:])
-    print(f"done: {kept[0]} weights in {cfg.run / WEIGHTS}{others}", file=sys.stderr)
+    others = "".join(f"; {which} weights in {folders[which]}" for which in kept[1:])
+    print(f"done: weights in {cfg.run / WEIGHTS} ({kept[0]}){others}", file=sys.stderr)
 
 
 if __name__ == "__main__":

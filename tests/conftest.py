@@ -50,3 +50,16 @@ def tiny_checkpoint(tmp_path_factory):
     command = [sys.executable, "convert_torch_weights.py", "tests/tiny_checkpoint", str(folder)]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def flip_bit():
+    """flip_bit(path): changes one bit in the middle of a file, which is replaced: others may be linked to its bytes."""
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1 << (len(content) % 8)
+        path.unlink()
+        path.write_bytes(content)
+
+    return flip

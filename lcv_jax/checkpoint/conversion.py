@@ -18,6 +18,7 @@ import numpy as np
 
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
+from lcv_jax.checkpoint.checksums import file_sha256
 from lcv_jax.checkpoint.published import Fold, Published, Weights
 from lcv_jax.checkpoint.safetensors_files import block_rows
 from lcv_jax.checkpoint.workspace import copy_folder, workspace
@@ -84,13 +85,12 @@ def convert_checkpoint(
             "components": components,
         }
         (work / store.PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        store.write_checksums(work)
 
 
 def file_record(path: Path) -> dict[str, Any]:
     """A file's name, size and hash."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "size": path.stat().st_size, "sha256": digest}
+    return {"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def promise_arrays(weights: Weights, dtype: Any) -> Promises:

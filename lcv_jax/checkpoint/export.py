@@ -93,6 +93,7 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
         ValueError: no converted folder, a damaged one, or one without a component that is asked for.
     """
     had = store.read_provenance(folder)["components"]
+    store.verify(folder)
     wanted = choose(components, [name for name in COMPONENTS if name in had])
     networks, adapters = [], []
     for name in wanted:

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
+from lcv_jax.checkpoint.checksums import CHECKSUMS
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.config import PublishedConfig
 
@@ -45,10 +46,12 @@ def save_trained(
         made_by: kept in the folder's provenance.
 
     Raises:
-        ValueError: the destination exists, the base is no converted folder, or the parameters do not fit the configs.
+        ValueError: the destination exists, the base is no converted folder or damaged, or the parameters do not fit the
+            configs.
         OSError: the disk is full.
     """
     provenance = store.read_provenance(base)
+    store.verify(base)  # or damaged files would get checksums of their own
     components = dict(provenance["components"])
     trained = {**{("network", name): tree for name, tree in networks.items()}}
     trained |= {("adapter", name): tree for name, tree in adapters.items()}
@@ -59,7 +62,7 @@ def save_trained(
                 pass  # every process takes part in bringing a layer to process 0
         return
     with workspace(dest, sum(promise.num_bytes for tree in promises.values() for promise in tree.values())) as work:
-        _link(base, work, {*networks, *(f"adapters/{name}" for name in adapters), store.PROVENANCE})
+        _link(base, work, {*networks, *(f"adapters/{name}" for name in adapters), store.PROVENANCE, CHECKSUMS})
         for name, params in networks.items():
             cfg = configs.get(name) or store.load_config(base, name)
             _check(name, params, convert.NETWORKS[name].table(cfg))
@@ -90,6 +93,7 @@ def save_trained(
             "training": [*provenance.get("training", []), dict(made_by)],
         }
         (work / store.PROVENANCE).write_text(json.dumps(written, indent=2) + "\n")
+        store.write_checksums(work)
 
 
 def _promises(tree: Params, dtype: Any) -> dict[tuple[str, ...], streaming.Promise]:

@@ -4,6 +4,9 @@
     dit/config.json  dit/params/    likewise vae/ and text_encoder/; params/ is an orbax checkpoint
     adapters/NAME/                  an orbax checkpoint each; adapters/config.json is the config of their transformer
     tokenizer/  scheduler/          as published
+    checksums.json                  of all files but the arrays' own, in which every tile carries a CRC-32C
+
+Whatever is read is verified first. A folder without checksums cannot be told from a damaged one, and is refused.
 
 Writing it is conversion's business: see published.py and streaming.py.
 """
@@ -18,7 +21,8 @@ from typing import Any
 import jax
 
 from lcv_jax.array_types import Params
-from lcv_jax.checkpoint import convert, names
+from lcv_jax.checkpoint import checksums, convert, names
+from lcv_jax.checkpoint.checksums import DamagedError
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, SchedulerConfig
 
@@ -39,6 +43,41 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def write_checksums(folder: Path) -> None:
+    """Completes a converted folder: checksums of everything that the arrays' own do not cover."""
+    checksums.write_checksums(folder, without=_is_array_data)
+
+
+def verify(folder: Path, *parts: str) -> None:
+    """Verifies files of a converted folder before they are read.
+
+    Args:
+        folder: the converted folder.
+        parts: files or folders in it; none: everything that has a checksum.
+
+    Raises:
+        ValueError: one is damaged; it is named.
+    """
+    try:
+        recorded = checksums.read_checksums(folder)["files"]
+        wanted = {
+            name: facts
+            for name, facts in recorded.items()
+            if not parts or any(Path(name).is_relative_to(part) for part in parts)
+        }
+        for part in parts:
+            if not any(Path(name).is_relative_to(part) for name in wanted):
+                raise DamagedError(f"{checksums.CHECKSUMS} does not list {part}")
+        checksums.verify(folder, wanted)
+    except DamagedError as error:
+        raise _damaged(folder, error) from None
+
+
+def _is_array_data(name: str) -> bool:
+    """Whether a file is of NETWORK/params/ARRAY/c/ or adapters/NAME/ARRAY/c/."""
+    return Path(name).parts[3:4] == ("c",)
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
@@ -71,6 +110,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is of another version: got {found[0]} {found[1]}, wanted {FORMAT} {VERSION}; convert it again"
         )
+    verify(folder, PROVENANCE)
     return provenance
 
 
@@ -80,6 +120,7 @@ def load_config(folder: str | Path, name: str) -> Any:
     components = read_provenance(folder)["components"]
     if name not in components:
         raise ValueError(f"{folder} was converted without its {name}; it has {', '.join(components)}: convert it again")
+    verify(folder, f"{name}/config.json")
     return convert.NETWORKS[name].config.from_json(json.loads((folder / name / "config.json").read_text()))
 
 
@@ -106,7 +147,7 @@ def load_component(
     """
     cfg = load_config(folder, name)
     table = convert.NETWORKS[name].table(cfg)
-    return cfg, _load(Path(folder) / name / "params", lambda shapes: table, dtype, sharding)
+    return cfg, _load(Path(folder), f"{name}/params", lambda shapes: table, dtype, sharding)
 
 
 def list_adapters(folder: str | Path) -> list[str]:
@@ -146,7 +187,7 @@ def load_adapter(
                 convert.place(placed, path, jax.device_put(array, rule(path, array.shape)))
             return placed
         folder, name = _place_of_adapter(folder, name)
-        return _load(folder / "adapters" / name, lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
+        return _load(folder, f"adapters/{name}", lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
 
@@ -185,6 +226,7 @@ def tokenizer_folder(folder: str | Path) -> Path:
     path = folder / "tokenizer"
     if not path.is_dir():
         raise ValueError(f"{folder} was converted without its tokenizer: convert it again")
+    verify(folder, "tokenizer")
     return path
 
 
@@ -195,18 +237,22 @@ def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         raise ValueError(f"{folder} was converted without its scheduler: convert it again")
+    verify(folder, "scheduler")
     return SchedulerConfig.from_json(json.loads(path.read_text()))
 
 
 def _load(
-    checkpoint: Path,
+    folder: Path,
+    part: str,
     table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], names.Table],
     dtype: Any,
     sharding: jax.sharding.Sharding | ShardingRule | None,
 ) -> Params:
-    """Loads a checkpoint onto devices if it fits the table that belongs to its shapes."""
+    """Loads a checkpoint, a part of a converted folder, onto devices if it fits the table for its shapes."""
     from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
 
+    verify(folder, part)
+    checkpoint = folder / part
     try:
         arrays = reading.open_arrays(checkpoint)
     except ValueError as error:
@@ -234,4 +280,4 @@ def _rule(sharding: jax.sharding.Sharding | ShardingRule | None) -> ShardingRule
 
 def _damaged(checkpoint: Path, error: Exception) -> ValueError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return ValueError(f"{checkpoint} is damaged: {reason}; convert again")
+    return ValueError(f"{checkpoint} is damaged: {reason}; convert again, or export it again if it was trained")

@@ -54,6 +54,16 @@ def from_first(make: Callable[[], T]) -> T:
     return value
 
 
+def gather(message: bytes) -> list[bytes]:
+    """The messages of all processes, in their order; all processes must come here, in the same order."""
+    if jax.process_count() == 1:
+        return [message]
+    lengths = multihost_utils.process_allgather(np.int32(len(message)))
+    padded = np.frombuffer(message.ljust(max(1, int(lengths.max()))), np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
 def _broadcast(message: bytes) -> bytes:
     """Process 0's message."""
     high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(len(message), PIECE_BYTES), np.int32))

@@ -30,6 +30,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lcv_jax.parallel.broadcast import gather
+
 ABORT_S = 60
 """How long after our time-out JAX's own would come, which aborts the process."""
 SHOWN_FIELDS = 8
@@ -131,7 +133,7 @@ def check_same_config(config: Any) -> None:
     digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))
     if (digests == digests[0]).all():
         return
-    told = [json.loads(other) for other in _gather(json.dumps([socket.gethostname(), fields]).encode())]
+    told = [json.loads(other) for other in gather(json.dumps([socket.gethostname(), fields]).encode())]
     names = sorted({name for _, theirs in told for name in theirs})
     differing = [name for name in names if len({theirs.get(name) for _, theirs in told}) > 1]
     shown = "; ".join(f"{name} is {_by_host(name, told)}" for name in differing[:SHOWN_FIELDS])
@@ -260,15 +262,6 @@ def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         return
     for name, item in items:
         yield from _fields(item, f"{path}.{name}" if path else name)
-
-
-def _gather(text: bytes) -> list[bytes]:
-    """The texts of all processes."""
-    lengths = multihost_utils.process_allgather(np.int32(len(text)))
-    padded = np.frombuffer(text.ljust(int(lengths.max())), np.uint8)
-    return [
-        row.tobytes()[:length] for row, length in zip(multihost_utils.process_allgather(padded), lengths, strict=True)
-    ]
 
 
 def _by_host(name: str, told: Sequence[tuple[str, dict[str, str]]]) -> str:

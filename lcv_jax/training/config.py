@@ -42,7 +42,10 @@ from lcv_jax.training.rollout_config import RolloutConfig
 
 Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
 
-CHANGEABLE = ("run", "steps", "devices", "checkpoints", "logging", "samples", "remat", "data.workers", "data.prefetch")
+CHANGEABLE = (
+    "run", "steps", "devices", "checkpoints", "logging", "samples", "remat", "data.workers", "data.prefetch",
+    "optimizer.max_skipped",
+)  # fmt: skip
 """Fields, or groups of them, that may differ from what a run was begun with."""
 
 

@@ -3,12 +3,13 @@
     RUN/config.json           the config that it was begun with
     RUN/begun.json            what else a resumed run must keep: how many steps it was begun with
     RUN/lock                  held by the process that trains
-    RUN/checkpoints/STEP/     orbax: the train state and the place in the data
+    RUN/checkpoints/STEP/     orbax: the train state and the place in the data, with checksums.json
+    RUN/damaged/STEP/         a checkpoint that did not match its checksums
     RUN/metrics.jsonl  RUN/tensorboard/  RUN/samples/  RUN/profile/
     RUN/weights/              EMA weights to generate from, when it is done; RUN/weights_raw/, those of the last step
 
-A checkpoint appears under its number only when it is whole, so that a run killed at any moment, or a disk that fills,
-leaves the last good one.
+A checkpoint appears under its number only when it is complete, checksums included, so that a run killed at any moment,
+or a full disk, leaves the one before. A checkpoint without checksums cannot be told from a damaged one, and is refused.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -25,10 +27,17 @@ from typing import Any
 
 import jax
 
+from lcv_jax.checkpoint.checksums import DamagedError, read_checksums, share, verify, write_checksums
+from lcv_jax.parallel.broadcast import gather
 from lcv_jax.training.config import CheckpointsConfig, TrainConfig, differences
 from lcv_jax.training.state import TrainState
+from lcv_jax.user_files import read_json, reading
 
-CONFIG, BEGUN = "config.json", "begun.json"
+CONFIG, BEGUN, DAMAGED = "config.json", "begun.json", "damaged"
+WRITTEN_LAST = "_CHECKPOINT_METADATA", "commit_success.txt"
+"""Files of a checkpoint that orbax writes after the checksums; nothing is restored from them."""
+HASHING_S = 4 * 3600
+"""How long processes wait for process 0 to finish a checkpoint."""
 
 
 @contextlib.contextmanager
@@ -118,21 +127,30 @@ def _write(path: Path, content: Any) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of a run, written while training goes on."""
+    """The checkpoints of a run, written while training goes on, each with checksums of all that is restored from it."""
 
     def __init__(self, run: Path, cfg: CheckpointsConfig):
-        import orbax.checkpoint as ocp  # seconds to import
+        """Touches nothing; the first `save` clears away what an interrupted one left.
 
-        self._ocp, self._folder = ocp, run / "checkpoints"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=cfg.keep, keep_period=cfg.keep_every, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
+        Raises:
+            ValueError: something that is not a folder is in the place of checkpoints.
+        """
+        self._run, self._folder, self._cfg = run, run / "checkpoints", cfg
+        self._manager: Any = None
+        self._saving: int | None = None
+        if self._folder.exists() and not self._folder.is_dir():
+            raise ValueError(f"{self._folder} is not a folder: move it away")
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, the latest first. None is verified yet."""
+        found = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted((int(path.name) for path in found if path.name.isdigit() and path.is_dir()), reverse=True)
 
     @property
     def latest(self) -> int | None:
-        """The step of the last one."""
-        return self._manager.latest_step()
+        """The step of the latest one."""
+        return next(iter(self.steps), None)
 
     def save(self, state: TrainState, data: dict[str, Any], step: int) -> None:
         """Begins to save; training may go on, and give the state's memory back.
@@ -140,42 +158,118 @@ class Checkpoints:
         Raises:
             OSError: this one or the one before cannot be written.
         """
-        if self.latest == step:
+        import orbax.checkpoint as ocp  # seconds to import
+
+        if self._saving == step:
             return
-        save = self._ocp.args
-        with self._naming_the_last_good():
-            self._manager.save(step, args=save.Composite(state=save.StandardSave(state), data=save.JsonSave(data)))
+        with self._naming_a_full_disk():
+            if self._manager is None:
+                self._manager = self._open_manager()
+            self._manager.wait_until_finished()
+            self._saving = step
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+            begun = self._manager.save(step, args=args)
+        if not begun:
+            raise ValueError(f"{self._folder} has checkpoints after step {step}: delete them, or choose another --run")
 
     def wait(self) -> None:
         """Until what was begun is saved."""
-        with self._naming_the_last_good():
-            self._manager.wait_until_finished()
+        if self._manager is not None:
+            with self._naming_a_full_disk():
+                self._manager.wait_until_finished()
 
-    def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The last checkpoint, each array in the place that its shape has: another mesh than it was saved from will do.
+    def restore(self, shapes: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """A checkpoint that is verified first, each array in the place of its shape, on whatever mesh it was saved.
+
+        Args:
+            shapes: of the state, with shardings.
+            step: which one; None: the latest.
 
         Raises:
-            ValueError: it is damaged.
+            DamagedError: a file of it is not what was written.
+            ValueError: it does not fit the shapes.
         """
-        step = self.latest
-        args = self._ocp.args
-        try:
-            found = self._manager.restore(
-                step, args=args.Composite(state=args.StandardRestore(shapes), data=args.JsonRestore())
-            )
-        except (ValueError, KeyError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(
-                f"{self._folder / str(step)} cannot be read: {reason}; delete it to go on from the one before"
-            ) from None
-        return found.state, found.data
+        import orbax.checkpoint as ocp
+
+        folder = self._folder / str(self.latest if step is None else step)
+        self._verify(folder)
+        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as reader, reading(folder):
+            state = reader.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(shapes))
+        return state, read_json(folder / "data" / "metadata")
+
+    def resume(self, shapes: TrainState, *, move_damaged: bool = False) -> tuple[TrainState, dict[str, Any]]:
+        """The latest checkpoint that is intact; a line on stderr names each damaged one that was passed over.
+
+        Args:
+            shapes: of the state, with shardings.
+            move_damaged: to RUN/damaged, so that the steps can be saved anew.
+
+        Raises:
+            ValueError: no checkpoint is intact.
+        """
+        faults: dict[int, str] = {}
+        for step in self.steps:
+            try:
+                restored = self.restore(shapes, step)
+            except DamagedError as error:
+                faults[step] = str(error)
+                continue
+            for damaged, fault in faults.items():
+                moved = f"; moved to {self._move_away(damaged)}" if move_damaged else ""
+                _say(f"warning: {fault}{moved}; resuming from the checkpoint before it, of step {step}")
+            return restored
+        raise ValueError(
+            f"no checkpoint in {self._folder} is intact: {'; '.join(faults.values())}. Put a copy in its place, or "
+            "delete the folder to train from the beginning"
+        )
 
     def close(self) -> None:
         """Gives up what is not saved yet."""
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
+
+    def _open_manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._cfg.keep,
+            keep_period=self._cfg.keep_every,
+            cleanup_tmp_directories=True,
+            # Called by process 0 between the last write and the renaming that makes the checkpoint complete. The others
+            # wait for it, longer than hashing takes.
+            async_options=ocp.AsyncOptions(timeout_secs=HASHING_S, post_finalization_callback=self._write_checksums),
+        )
+        return ocp.CheckpointManager(self._folder.absolute(), options=options)
+
+    def _write_checksums(self) -> None:
+        (partial,) = self._folder.glob(f"{self._saving}.*tmp*")
+        write_checksums(partial, without=WRITTEN_LAST.__contains__, step=self._saving)
+
+    def _verify(self, folder: Path) -> None:
+        """Each process verifies its share of the files, and all of them raise if one does."""
+        fault = ""
+        try:
+            recorded = read_checksums(folder)
+            if str(recorded["facts"].get("step")) != folder.name:
+                raise DamagedError(f"it is the checkpoint of step {recorded['facts'].get('step')}")
+            verify(folder, share(recorded["files"], jax.process_index(), jax.process_count()))
+        except DamagedError as error:
+            fault = str(error)
+        fault = next((one.decode() for one in gather(fault.encode()) if one), "")
+        if fault:
+            raise DamagedError(f"{folder} is damaged ({fault.removeprefix(f'{folder}/')})")
+
+    def _move_away(self, step: int) -> Path:
+        dest = self._run / DAMAGED / str(step)
+        if jax.process_index() == 0:
+            shutil.rmtree(dest, ignore_errors=True)
+            dest.parent.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(dest)
+        gather(b"moved")
+        return dest
 
     @contextlib.contextmanager
-    def _naming_the_last_good(self) -> Iterator[None]:
+    def _naming_a_full_disk(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -183,8 +277,13 @@ class Checkpoints:
             told = str(error)
             for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in told:
-                    last = f"the last good one is of step {self.latest}" if self.latest is not None else "there is none"
+                    last = "there is none before it" if self.latest is None else f"the latest is of step {self.latest}"
                     raise OSError(
                         number, f"a checkpoint cannot be written, {last}: make room and run again", str(self._folder)
                     ) from None
             raise
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,18 @@ def test_a_run_that_is_stopped_and_goes_on_is_the_run_that_was_not(whole, tmp_pa
     train.train(dataclasses.replace(cfg, steps=4))
     assert told(lines_of(cfg.run)) == told(lines_of(whole.run))
     assert_same_weights(weights_of(cfg.run), weights_of(whole.run))
+
+
+def test_a_damaged_checkpoint_makes_a_run_resume_from_the_one_before(whole, tmp_path, capsys, flip_bit):
+    shutil.copytree(whole.run, tmp_path / "run", ignore=shutil.ignore_patterns("weights*"))
+    run = tmp_path / "run"
+    flip_bit(max((run / "checkpoints" / "4").rglob("d/*"), key=lambda path: path.stat().st_size))
+    train.train(dataclasses.replace(whole, run=run))
+    told = capsys.readouterr().err
+    assert f"{run / 'checkpoints' / '4'} is damaged" in told
+    assert "resuming from the checkpoint before it, of step 2" in told
+    assert_same_weights(weights_of(run), weights_of(whole.run))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
 
 
 def test_a_run_goes_on_on_another_mesh(whole, tmp_path, lines_of):
@@ -332,7 +345,7 @@ train.main([{str(tmp_path / "config.py")!r}, "--steps", "4"])
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert "cannot be written, the last good one is of step 2: make room and run again" in done.stderr
+    assert "cannot be written, the latest is of step 2: make room and run again" in done.stderr
     train.train(dataclasses.replace(cfg, steps=4))
     assert_same_weights(weights_of(cfg.run), weights_of(whole.run))
 
