@@ -1,0 +1,141 @@
+"use strict";
+const rater = new URLSearchParams(location.search).get("rater") || "";
+const at = (id) => document.getElementById(id);
+let item = null, current = 0, pending = Promise.resolve(), failed = false;
+
+async function ask(path, body) {
+  const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const reply = await fetch(path, options);
+  const content = await reply.json();
+  if (!reply.ok) throw new Error(content.error || `the server replied ${reply.status}`);
+  return content;
+}
+
+function fail(error) {
+  failed = true;
+  at("message").textContent = `${error.message}. Your earlier answers are stored; reload the page to go on.`;
+}
+
+async function show(path) {
+  try {
+    item = await ask(`${path}?${new URLSearchParams({ rater, item: item?.item || "" })}`);
+  } catch (error) { at("main").hidden = true; return fail(error); }
+  failed = false;
+  at("message").textContent = item.finished ? "That was all. Thank you!" : "";
+  at("main").hidden = Boolean(item.finished);
+  at("progress").max = item.total || 1;
+  at("progress").value = item.done;
+  at("count").textContent = `${item.done} of ${item.total}`;
+  document.body.dataset.item = item.finished ? "finished" : item.item;
+  if (item.finished) return;
+  at("training").hidden = !item.training;
+  at("prompt").textContent = item.prompt || "(no prompt: the image alone was given)";
+  at("feedback").textContent = "";
+  at("keys").textContent = `Keys: 1 to ${item.dimensions[0].choices.length} answer, arrow up and down change the question.`;
+  at("media").replaceChildren(...media());
+  at("questions").replaceChildren(...item.dimensions.map(question));
+  current = Math.max(0, item.dimensions.findIndex((one) => !(one.id in item.scores)));
+  mark();
+  play();
+}
+
+function media() {
+  const figures = item.videos.map((source, place) => {
+    const video = Object.assign(document.createElement("video"), { src: source, muted: true, playsInline: true });
+    video.preload = "auto";
+    if (item.videos.length === 1) video.controls = true;
+    video.addEventListener("ended", restart);
+    return figure(video, item.videos.length > 1 ? ["Left", "Right"][place] : "");
+  });
+  if (item.image) figures.unshift(figure(Object.assign(new Image(), { src: item.image }), "Reference image"));
+  return figures;
+}
+
+function figure(content, caption) {
+  const element = document.createElement("figure");
+  element.append(content);
+  if (caption) element.append(Object.assign(document.createElement("figcaption"), { textContent: caption }));
+  return element;
+}
+
+const players = () => [...document.querySelectorAll("video")];
+
+// Players start together, and again when the longest has ended.
+function play() {
+  const videos = players();
+  const ready = videos.map((video) => video.readyState >= 3 ? null : new Promise((done) => {
+    video.addEventListener("canplay", done, { once: true });
+    video.addEventListener("error", done, { once: true });
+  }));
+  Promise.all(ready).then(() => {
+    for (const video of videos) { video.currentTime = 0; video.play().catch(() => {}); }
+  });
+}
+
+function restart() { if (players().every((video) => video.ended || video.error)) play(); }
+
+// Decoders drift: the second follows the first.
+setInterval(() => {
+  const [first, second] = players();
+  if (first && second && !first.ended && !second.ended && Math.abs(first.currentTime - second.currentTime) > 0.08) {
+    second.currentTime = first.currentTime;
+  }
+}, 250);
+
+function question(dimension, place) {
+  const set = document.createElement("fieldset");
+  set.append(Object.assign(document.createElement("legend"), { textContent: dimension.title }));
+  set.append(Object.assign(document.createElement("p"), { textContent: dimension.question }));
+  const choices = Object.assign(document.createElement("div"), { className: "choices" });
+  dimension.choices.forEach((choice, number) => {
+    const label = document.createElement("label");
+    const input = Object.assign(document.createElement("input"), {
+      type: "radio", name: dimension.id, value: choice.score, checked: item.scores[dimension.id] === choice.score,
+    });
+    input.addEventListener("change", () => answer(place, number));
+    label.append(input, ` ${item.kind === "absolute" ? choice.score : number + 1}: ${choice.text}`);
+    choices.append(label);
+  });
+  set.append(choices);
+  return set;
+}
+
+function mark() {
+  [...at("questions").children].forEach((set, place) => set.classList.toggle("current", place === current));
+  at("questions").children[current]?.scrollIntoView({ block: "nearest" });
+  at("next").disabled = failed || !item.dimensions.every((one) => one.id in item.scores);
+}
+
+function answer(place, number) {
+  const shown = item, dimension = item.dimensions[place], choice = dimension.choices[number];
+  if (!choice) return;
+  at("questions").children[place].querySelectorAll("input")[number].checked = true;
+  // Answers go one after the other, each stored before the next.
+  pending = pending.then(() => ask("/api/rate", { rater, item: shown.item, dimension: dimension.id, score: choice.score }))
+    .then((reply) => {
+      shown.scores[dimension.id] = choice.score;
+      if (item !== shown) return;
+      if (reply.feedback) at("feedback").textContent = `${reply.feedback.right ? "Right." : "Look again."} ${reply.feedback.text}`;
+      const open = item.dimensions.findIndex((one) => !(one.id in item.scores));
+      current = open < 0 ? place : open;
+      mark();
+    }).catch(fail);
+}
+
+at("next").addEventListener("click", () => show("/api/next"));
+at("previous").addEventListener("click", () => show("/api/previous"));
+at("replay").addEventListener("click", play);
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || !item || item.finished) return;
+  const keys = {
+    ArrowDown: () => { current = Math.min(current + 1, item.dimensions.length - 1); mark(); },
+    ArrowUp: () => { current = Math.max(current - 1, 0); mark(); },
+    Enter: () => at("next").disabled || show("/api/next"),
+    Backspace: () => show("/api/previous"),
+    " ": play,
+  };
+  const act = /^[1-9]$/.test(event.key) ? () => answer(current, Number(event.key) - 1) : keys[event.key];
+  if (act) { event.preventDefault(); act(); }
+});
+
+show("/api/next");

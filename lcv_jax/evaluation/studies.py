@@ -1,0 +1,255 @@
+"""Studies: which clips people rate, and who. A study is a folder; study.json does not change once it is rated.
+
+Absolute studies ask for a mean opinion score of one clip from 1 to 5 in each dimension; pairwise ones show two models'
+clips of one prompt and ask which is better (good, same, bad). Before the first rating every rater passes training items
+whose answers are known; among the others there are a few more of them, which check attention.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lcv_jax.data.media_reader import probe_video
+from lcv_jax.data.media_writer import write_image
+from lcv_jax.evaluation.dimensions import dimensions_of
+from lcv_jax.evaluation.known_answers import known_answers
+from lcv_jax.evaluation.runs import Run, Video, write_json
+from lcv_jax.user_files import read_json, reading
+
+FORMAT = 1
+Kind = Literal["absolute", "pairwise"]
+Role = Literal["rating", "training", "check"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyItem:
+    """What a rater sees at a time."""
+
+    id: str
+    """Random: raters learn nothing from it."""
+    role: Role
+    item: str
+    """Id of the suite's item."""
+    category: str
+    prompt: str
+    videos: tuple[str, ...]
+    """One file, or two of a pair."""
+    models: tuple[str, ...]
+    """Their runs' names, which raters never see."""
+    dimensions: tuple[str, ...]
+    image: str = ""
+    """A reference image."""
+    expected: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """Of a known answer: lowest and highest right score by dimension."""
+    explanation: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rater:
+    """Who may rate."""
+
+    name: str
+    token: str
+    """In the rater's link."""
+    categories: tuple[str, ...] = ()
+    """What they may rate; empty: everything."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """The contents of study.json."""
+
+    folder: Path
+    kind: Kind
+    items: tuple[StudyItem, ...]
+    raters: tuple[Rater, ...]
+    num_raters: int = 3
+    """Ratings that every item gets."""
+    extra_raters: int = 2
+    """Further ratings where two raters differ much."""
+    disagreement: int = 2
+    """Points by which two ratings differ much."""
+    seed: int = 0
+    """Of the order in which raters see items."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of everything; ratings belong to one."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def by_id(self) -> dict[str, StudyItem]:
+        return {item.id: item for item in self.items}
+
+    def rater(self, token: str) -> Rater | None:
+        """The rater with this token."""
+        return next((rater for rater in self.raters if secrets.compare_digest(rater.token, token)), None)
+
+    def scores(self) -> range:
+        """Those that a rating can have."""
+        return range(1, 6) if self.kind == "absolute" else range(-1, 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but the folder."""
+        fields = dataclasses.asdict(self)
+        del fields["folder"]
+        return {"format": FORMAT, **json.loads(json.dumps(fields))}
+
+
+def read_study(folder: Path) -> Study:
+    """A study.
+
+    Raises:
+        OSError: no such folder.
+        ValueError: it has no study.json, or one that is damaged or of another version.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: not a study, it has no study.json; make one with `evaluate study`")
+    content = read_json(path)
+    if content.pop("format", None) != FORMAT:
+        raise ValueError(f"{path}: of another version of this program; expected format {FORMAT}")
+    with reading(path):
+        items = tuple(StudyItem(**_tuples(item)) for item in content.pop("items"))
+        raters = tuple(Rater(**_tuples(rater)) for rater in content.pop("raters"))
+        return Study(folder=folder, items=items, raters=raters, **content)
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields read from JSON, whose lists are tuples here."""
+
+    def as_tuple(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else _tuples(value) if isinstance(value, dict) else value
+
+    return {key: as_tuple(value) for key, value in fields.items()}
+
+
+def create_study(
+    folder: Path,
+    runs: Sequence[Run],
+    kind: Kind,
+    raters: Mapping[str, Sequence[str]],
+    *,
+    num_training: int = 3,
+    num_checks: int = 3,
+    num_raters: int = 3,
+    extra_raters: int = 2,
+    disagreement: int = 2,
+    seed: int = 0,
+) -> tuple[Study, list[str]]:
+    """Writes a study of the prompts that all runs have.
+
+    Args:
+        folder: of the study; it must be new.
+        runs: models; pairwise studies compare every two.
+        kind: absolute or pairwise.
+        raters: names, each with the categories that they may rate (none: all).
+        num_training: items with known answers before the first rating.
+        num_checks: items with known answers among the others.
+        num_raters, extra_raters, disagreement, seed: fields of `Study`.
+
+    Returns:
+        The study, and what is worth a warning.
+
+    Raises:
+        ValueError: a folder that has a study, runs without common prompts or with the same name, no raters.
+        OSError: a video that cannot be read.
+    """
+    if (folder / "study.json").exists():
+        raise ValueError(f"{folder} has a study already, which does not change any more; choose another folder")
+    names = [run.name for run in runs]
+    if not raters or len(set(names)) < len(names) or len(runs) < (2 if kind == "pairwise" else 1):
+        needed = "two runs" if kind == "pairwise" else "a run"
+        raise ValueError(f"a study needs raters and {needed} with different folder names, got {', '.join(names)}")
+    by_run = {run.name: {video.item.id: video for video in run.videos if video.sample == 0} for run in runs}
+    common = [item for item in runs[0].suite.items if all(item.id in videos for videos in by_run.values())]
+    common = [one for one in common if len({videos[one.id].item.prompt for videos in by_run.values()}) == 1]
+    if not common:
+        raise ValueError(f"{', '.join(names)} have no prompt in common")
+    warnings = [
+        f"{name}: {len(videos) - len(common)} of {len(videos)} prompts are not in all runs and are left out"
+        for name, videos in by_run.items()
+        if len(videos) > len(common)
+    ]
+    warnings += _lengths(by_run, [item.id for item in common])
+    groups = [(run.name,) for run in runs] if kind == "absolute" else list(itertools.combinations(names, 2))
+    items = [
+        _item(folder, runs[0], [by_run[name][item.id] for name in models], models)
+        for item in common
+        for models in groups
+    ]
+    known = _known(folder, list(by_run[names[0]].values()), kind, num_training, num_checks)
+    study = Study(
+        folder=folder,
+        kind=kind,
+        items=(*known, *items),
+        raters=tuple(
+            Rater(name=name, token=secrets.token_urlsafe(9), categories=tuple(categories))
+            for name, categories in raters.items()
+        ),
+        num_raters=num_raters,
+        extra_raters=extra_raters,
+        disagreement=disagreement,
+        seed=seed,
+    )
+    write_json(folder / "study.json", study.to_json())
+    return study, warnings
+
+
+def _lengths(by_run: Mapping[str, Mapping[str, Video]], ids: Sequence[str]) -> list[str]:
+    """Reads a frame of every video; tells where clips of one prompt differ in length."""
+    different = 0
+    for one in ids:
+        seconds = [probe_video(videos[one].path)[2] for videos in by_run.values()]
+        different += max(seconds) - min(seconds) > 0.1
+    return [f"{different} prompts have videos of different lengths; raters may notice"] if different else []
+
+
+def _item(folder: Path, run: Run, videos: Sequence[Video], models: Sequence[str]) -> StudyItem:
+    item = videos[0].item
+    image = ""
+    if item.image:
+        image = str((folder / "images" / f"{item.id}.png").resolve())
+        if not Path(image).exists():
+            write_image(image, run.suite.image(item))
+    return StudyItem(
+        id=secrets.token_urlsafe(9),
+        role="rating",
+        item=item.id,
+        category=item.categories[0] if item.categories else "",
+        prompt=item.prompt,
+        videos=tuple(str(video.path.resolve()) for video in videos),
+        models=tuple(models),
+        dimensions=tuple(dimension.id for dimension in dimensions_of(item.task)),
+        image=image,
+    )
+
+
+def _known(folder: Path, videos: Sequence[Video], kind: Kind, num_training: int, num_checks: int) -> list[StudyItem]:
+    """Training items, then checks. The faulty clip is the second of a pair, where -1 means that it is better."""
+    answers = known_answers(videos, folder / "known", num_training + num_checks, pairs=kind == "pairwise")
+    items = []
+    for place, answer in enumerate(answers):
+        faulty = str(answer.video.resolve())
+        files = (faulty,) if kind == "absolute" else (str(answer.source.path.resolve()), faulty)
+        items.append(
+            StudyItem(
+                id=secrets.token_urlsafe(9),
+                role="training" if place < num_training else "check",
+                item=answer.source.item.id,
+                category="",
+                prompt=answer.prompt,
+                videos=files,
+                models=("faulty",) if kind == "absolute" else ("clean", "faulty"),
+                dimensions=tuple(dimension.id for dimension in dimensions_of("text-to-video")),
+                expected={answer.dimension: (1, 2) if kind == "absolute" else (1, 1)},
+                explanation=answer.explanation,
+            )
+        )
+    return items

@@ -1,0 +1,37 @@
+"""A study's server, as people start it."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+
+from lcv_jax.evaluation.studies import read_study
+
+
+class Served:
+    """A study's server in a process of its own."""
+
+    def __init__(self, folder):
+        command = [sys.executable, "-m", "lcv_jax.evaluate", "rate", str(folder), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        num = len(read_study(folder).raters)
+        self.links = dict(self.process.stdout.readline().strip().split(": ", 1) for _ in range(num))
+        self.address = next(iter(self.links.values())).split("/?")[0]
+
+    def ask(self, path, body=None, headers=()):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, dict(headers))
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            content = reply.read()
+            return json.loads(content) if reply.headers["content-type"] == "application/json" else content
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()

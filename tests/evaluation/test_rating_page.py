@@ -1,0 +1,113 @@
+"""The rating page in a real browser, by keyboard."""
+
+import shutil
+
+import pytest
+
+from lcv_jax.evaluation.ratings import Ratings
+from lcv_jax.evaluation.runs import read_run
+from lcv_jax.evaluation.studies import create_study
+from tests.evaluation.clips import make_run
+from tests.evaluation.served import Served
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
+if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+    pytest.skip("the browser test needs chromium and chromium-driver", allow_module_level=True)
+
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+READY = "return [...document.querySelectorAll('video')].every((v) => v.readyState >= 2)"
+
+
+def press(browser, *keys):
+    for key in keys:
+        browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, 20).until(condition)
+
+
+def item_of(browser):
+    return browser.execute_script("return document.body.dataset.item")
+
+
+def can_go_on(browser):
+    return browser.find_element(By.ID, "next").is_enabled()
+
+
+def test_three_clips_are_rated_by_keyboard(tmp_path, browser):
+    run = read_run(make_run(tmp_path / "run", 2))
+    study, _ = create_study(tmp_path / "study", [run], "absolute", {"ann": ()}, num_training=1, num_checks=0)
+    with Served(tmp_path / "study") as server:
+        browser.get(server.links["ann"])
+        wait(browser, item_of)
+        assert browser.find_element(By.ID, "training").is_displayed()
+        assert len(browser.find_elements(By.CSS_SELECTOR, "label")) == 4 * 5  # a descriptor for every point
+        press(browser, "3", "1", "3", "3")
+        wait(browser, can_go_on)
+        assert browser.find_element(By.ID, "feedback").text == "Right. Every frame is covered by strong noise."
+        press(browser, Keys.ENTER)
+        wait(browser, lambda b: item_of(b) not in (None, study.items[0].id))
+        # A closed tab loses nothing: the second answer is given after the page is loaded again.
+        first = item_of(browser)
+        press(browser, "4")
+        wait(browser, lambda _: len(Ratings(study).answers()) == 5)
+        browser.refresh()
+        wait(browser, item_of)
+        assert item_of(browser) == first
+        assert len(browser.find_elements(By.CSS_SELECTOR, "input:checked")) == 1
+        assert browser.execute_script("return document.querySelector('fieldset.current legend').textContent") == (
+            "Visual quality"
+        )
+        played = "return document.querySelector('video').videoWidth"
+        wait(browser, lambda b: b.execute_script(played) == 48)
+        press(browser, "2", "5", "4")
+        wait(browser, can_go_on)
+        press(browser, Keys.BACKSPACE)
+        wait(browser, lambda b: item_of(b) == study.items[0].id)
+        press(browser, Keys.ENTER)
+        wait(browser, lambda b: item_of(b) not in (first, study.items[0].id))
+        press(browser, "3", "3", "3", "3")
+        wait(browser, can_go_on)
+        press(browser, Keys.ENTER)
+        wait(browser, lambda b: item_of(b) == "finished")
+        assert "Thank you" in browser.find_element(By.ID, "message").text
+        stored = {(one.item, one.dimension): one.score for one in Ratings(study).answers()}
+        assert [stored[first, name] for name in study.items[1].dimensions] == [4, 2, 5, 4]
+        assert len(stored) == 3 * 4
+
+
+def test_a_pair_plays_together_and_its_sides_are_put_right(tmp_path, browser):
+    runs = [read_run(make_run(tmp_path / name, 2, noise=noise)) for name, noise in (("a", 0), ("b", 40))]
+    study, _ = create_study(tmp_path / "study", runs, "pairwise", {"ann": ()}, num_training=0, num_checks=0)
+    with Served(tmp_path / "study") as server:
+        browser.get(server.links["ann"])
+        for _ in range(2):
+            shown = wait(browser, item_of)
+            wait(browser, lambda b: b.execute_script(READY))
+            left = browser.execute_script("return document.querySelector('video').getAttribute('src')")
+            press(browser, "1", "1", "2", "3")
+            wait(browser, can_go_on)
+            stored = {one.dimension: one.score for one in Ratings(study).answers() if one.item == shown}
+            better = 1 if left.endswith("/0") else -1  # place 0 is the first model's
+            assert stored == {
+                "text_alignment": better, "visual_quality": better, "motion_quality": 0, "overall": -better,
+            }  # fmt: skip
+            press(browser, Keys.ENTER)
+            wait(browser, lambda b, before=shown: item_of(b) != before)
