@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_media import numbered, write_video
 
+from lcv_jax.data.colour import Tags
 from lcv_jax.data.media_reader import read_image, read_video
 
 av = pytest.importorskip("av")
@@ -79,6 +80,24 @@ def test_untagged_matrix_follows_the_primaries_then_the_size(tmp_path, matrix, p
     signal = np.broadcast_to(patches()[:1], (height, 96, 3))
     path = write_signal(tmp_path / "a.mkv", signal, matrix=matrix, tags=(2, 2, primaries, 0))
     assert np.abs(read_patches(path) - COLOURS * 255).max() <= 2
+
+
+@pytest.mark.parametrize(("tag", "levels"), [(1, (16, 126, 235)), (2, (0, 128, 255)), (0, (0, 128, 255))])
+def test_range_of_gray(tmp_path, tag, levels):
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 16, "gray"
+        stream.codec_context.color_range = tag
+        frame = av.VideoFrame.from_ndarray(np.repeat(np.array([levels], np.uint8), 16, 1).repeat(16, 0), format="gray")
+        frame.color_range = tag
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    assert np.abs(read_video(tmp_path / "a.mkv")[0][0, 8, 8::16] - np.array([[0], [128], [255]])).max() <= 1
+
+
+def test_tags_of_the_container_fill_in_for_the_frames():
+    assert Tags(2, 16, 0, 0).or_else(Tags(9, 1, 9, 1)) == Tags(9, 16, 9, 1)
+    assert Tags(1, 1, 1, 2).or_else(Tags(9, 16, 9, 1)) == Tags(1, 1, 1, 2)
 
 
 # HDR and wide gamuts

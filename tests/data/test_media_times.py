@@ -16,7 +16,7 @@ from lcv_jax.data.timing import make_timeline
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
 
-GOPS = {"g": "10", "bf": "2", "crf": "5"}
+GOPS = {"g": "10", "bf": "2", "crf": "5", "sc_threshold": "0"}  # no key frames but every tenth
 
 
 def animation(path, count=6, **settings):
@@ -37,8 +37,8 @@ def animation(path, count=6, **settings):
         ("a.ts", "libx264", GOPS),
         ("open.ts", "libx264", GOPS | {"x264-params": "open-gop=1"}),
         ("a.flv", "libx264", GOPS),
-        ("a.avi", "mpeg4", {"g": "10", "bf": "2", "b": "2M"}),
-        ("a.mpg", "mpeg2video", {"g": "10", "bf": "2", "b": "2M"}),
+        ("a.avi", "mpeg4", {"g": "10", "bf": "2", "b": "2M", "sc_threshold": "1000000"}),
+        ("a.mpg", "mpeg2video", {"g": "10", "bf": "2", "b": "2M", "sc_threshold": "1000000"}),
         ("a.webm", "libvpx", {"g": "10", "b": "2M", "auto-alt-ref": "1", "lag-in-frames": "16"}),
     ],
 )
@@ -68,6 +68,40 @@ def test_a_seek_does_not_decode_what_lies_before(tmp_path, monkeypatch):
     monkeypatch.setattr(VideoFile, "_decoded", counted)
     assert numbers(read_video(path, last=3)[0]) == [37, 38, 39]
     assert len(decoded) <= 10
+
+
+def remux(source, target, shift, options=None):
+    """Copies the packets of a video with their times moved by so many frames of 1/25 s."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options=options or {}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                ticks = round(Fraction(shift, 25) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, stream
+                new.mux(packet)
+    return target
+
+
+def test_frames_before_the_edit_list(tmp_path):
+    """A clip that was cut without encoding keeps the frames from the key frame on, and does not show them."""
+    path = write_video(tmp_path / "a.mp4", numbered(30), options=GOPS | {"bf": "0"})
+    remux(path, tmp_path / "b.mp4", -4, {"avoid_negative_ts": "disabled"})
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        assert sum(bool(packet.size) for packet in file.demux(video=0)) == 30
+    assert numbers(read_video(tmp_path / "b.mp4")[0]) == list(range(4, 30))
+    assert probe_video(tmp_path / "b.mp4")[2] == pytest.approx(26 / 25)
+    assert numbers(list(stream_video(tmp_path / "b.mp4", 25, 0.4))) == list(range(14, 30))
+
+
+def test_a_recording_that_begins_between_key_frames(tmp_path):
+    """Its first frames cannot be decoded: the clip begins with the first key frame."""
+    path = write_video(tmp_path / "a.ts", numbered(40), options=GOPS)
+    with av.open(str(path)) as file:
+        places = [packet.pos for packet in file.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[places[13] :])
+    frames, _ = read_video(path)
+    assert numbers(frames) == list(range(20, 40))
+    assert numbers([next(stream_video(path, 25, 0.12))]) == [23]
 
 
 # Lengths
@@ -104,16 +138,7 @@ def test_files_that_were_cut_off(tmp_path, name):
     path = tmp_path / name
     write_video(path, noise, codec=codec)
     if name == "a.mp4":  # the index in front, or the file could not be opened at all
-        with (
-            av.open(str(path)) as source,
-            av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target,
-        ):
-            stream = target.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    target.mux(packet)
-        path = tmp_path / "b.mp4"
+        path = remux(path, tmp_path / "b.mp4", 0, {"movflags": "faststart"})
     assert len(read_video(path)[0]) == 30
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 85 // 100])
     with pytest.raises(OSError, match=rf"{path.name}: is cut off.* copy or download it again"):
