@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from lcv_jax.bounds import Bounds, Finite, Positive, Share, Shift, check_fields
+from lcv_jax.bounds import Bounds, Finite, Positive, Share, Shift, Whole, check_fields
 
 Size = Annotated[int, Bounds(least=1, most=2**20)]
 """Width, depth or number of something in a network."""
@@ -225,3 +225,101 @@ class SchedulerConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Qwen2VisionConfig(PublishedConfig):
+    """Qwen2-VL's vision tower. Defaults are those of the 2B and 7B models but for the width of the text model."""
+
+    dropped = frozenset(
+        {"model_type", "in_channels", "spatial_patch_size", "initializer_range", "torch_dtype", "dtype"}
+    )
+    pinned = {"in_chans": 3, "spatial_merge_size": 2, "temporal_patch_size": 2, "hidden_act": "quick_gelu"}
+
+    hidden_size: Size
+    """Width of the text model, that pictures are merged to."""
+    depth: Size = 32
+    embed_dim: Size = 1280
+    num_heads: Size = 16
+    mlp_ratio: Size = 4
+    patch_size: Size = 14
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.embed_dim % self.num_heads or self.head_dim % 4:
+            raise ValueError(
+                f"vision_config: embed_dim / num_heads must be a multiple of 4, got {self.embed_dim} / {self.num_heads}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers of a patch: channels x frames x rows x columns."""
+        return 3 * 2 * self.patch_size**2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Qwen2VLConfig(PublishedConfig):
+    """Qwen2-VL (arXiv 2409.12191), the network of the released reward models. Defaults are the 2B model's."""
+
+    # Concerns dropout, initialisation, generation of text and PyTorch.
+    dropped = frozenset({
+        "architectures", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
+        "initializer_range", "max_position_embeddings", "max_window_layers", "sliding_window", "transformers_version",
+        "use_cache", "vision_token_id", "tie_word_embeddings", "attn_implementation", "quantization_config",
+    })  # fmt: skip
+    pinned = {"model_type": "qwen2_vl", "hidden_act": "silu", "use_sliding_window": False}
+
+    vision_config: Qwen2VisionConfig
+    hidden_size: Size = 1536
+    intermediate_size: Size = 8960
+    num_hidden_layers: Size = 28
+    num_attention_heads: Size = 12
+    num_key_value_heads: Size = 2
+    vocab_size: Size = 151936
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive = 1e6
+    mrope_section: Shape3D = (16, 24, 24)
+    """Rotary frequencies that take a token's time, row and column, where positions are a grid."""
+    image_token_id: Whole = 151655
+    video_token_id: Whole = 151656
+    vision_start_token_id: Whole = 151652
+    vision_end_token_id: Whole = 151653
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any]) -> "Qwen2VLConfig":
+        fields = dict(published)
+        scaling = fields.pop("rope_scaling", None)
+        if scaling is not None:
+            if scaling.get("type", scaling.get("rope_type")) not in ("mrope", "default"):
+                raise ValueError(f"Qwen2VLConfig: rope_scaling {scaling!r} is not implemented, only the type mrope")
+            fields["mrope_section"] = scaling["mrope_section"]
+        if not isinstance(fields.get("vision_config"), Mapping):
+            raise ValueError(f"Qwen2VLConfig: vision_config must be a mapping, got {fields.get('vision_config')!r}")
+        fields["vision_config"] = Qwen2VisionConfig.from_json(fields["vision_config"])
+        return super().from_json(fields)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % heads or heads % shared:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must divide by num_attention_heads {heads}, and that by "
+                f"num_key_value_heads {shared}"
+            )
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise ValueError(
+                f"mrope_section {self.mrope_section} must sum to half of the head width {self.head_dim}, "
+                f"got {sum(self.mrope_section)}"
+            )
+        if self.vision_config.hidden_size != self.hidden_size:
+            raise ValueError(
+                f"vision_config.hidden_size {self.vision_config.hidden_size} must be hidden_size {self.hidden_size}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads

@@ -4,6 +4,7 @@
     lcv convert LongCat-Video weights --dtype bfloat16 --fold cfg_step_lora
     lcv convert LongCat-Video --check
     lcv convert weights LongCat-Video-again --to-torch
+    lcv convert VideoReward judge --judge videoreward --templates prompt_template.py
 
 In a checkout, `python convert_torch_weights.py` is the same command.
 """
@@ -56,6 +57,12 @@ class Arguments:
     """Only read names, shapes and dtypes, report them, and write nothing."""
     to_torch: bool = False
     """Write the published layout again from a converted folder, bit-equal in the stored dtype."""
+    judge: Literal["hpsv3", "videoreward"] | None = None
+    """SOURCE is a released reward model of this kind."""
+    templates: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --judge: its prompt templates, JSON or your copy of the published project's Python source."""
+    base: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """With --judge: the base model, Qwen2-VL; by default the one in SOURCE or beside it."""
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.convert") -> None:
@@ -81,6 +88,11 @@ def run(arguments: Arguments) -> None:
     """
     from lcv_jax.checkpoint import conversion, export, published
 
+    if arguments.judge is not None:
+        _convert_judge(arguments)
+        return
+    if arguments.templates is not None or arguments.base is not None:
+        raise ValueError("--templates and --base belong to the conversion of a reward model: give --judge too")
     components = arguments.components.split(",") if arguments.components else None
     if arguments.check and arguments.to_torch:
         raise ValueError("--check reads a published folder and --to-torch a converted one: give one of them")
@@ -110,6 +122,26 @@ def run(arguments: Arguments) -> None:
     sizes = {weights.name: weights.num_bytes for weights in source.weights}
     with _ProgressBar(sizes) as progress:
         conversion.convert_checkpoint(source, arguments.dest, dtype=dtype, folds=folds, progress=progress)
+    print(f"wrote {arguments.dest}")
+
+
+def _convert_judge(arguments: Arguments) -> None:
+    """Converts a reward model, or checks one."""
+    from lcv_jax.checkpoint import judge_conversion, judge_source
+
+    if arguments.to_torch or arguments.fold or arguments.components:
+        raise ValueError("--judge converts a whole reward model: leave out --to-torch, --fold and --components")
+    if arguments.templates is None:
+        raise ValueError("--judge needs --templates FILE, the reward model's prompt templates: see docs/judges.md")
+    if (arguments.dest is None) != arguments.check:
+        raise ValueError("give DEST, the folder to write, or --check to only read")
+    published = judge_source.open_judge(arguments.source, arguments.judge or "", arguments.templates, arguments.base)
+    if arguments.dest is None:
+        print(f"{arguments.source} is complete: every tensor has its place, nothing is missing")
+        return
+    dtype = None if arguments.dtype == "source" else np.dtype(arguments.dtype)
+    with _ProgressBar({judge_conversion.COMPONENT: published.num_bytes}) as progress:
+        judge_conversion.convert_judge(published, arguments.dest, dtype=dtype, progress=progress)
     print(f"wrote {arguments.dest}")
 
 

@@ -75,17 +75,22 @@ def convert_checkpoint(
                 for name, weights in published.adapters.items()
             }
             shutil.copyfile(published.folder / "dit" / "config.json", work / "adapters" / "config.json")
-        provenance = {
-            "format": store.FORMAT,
-            "version": store.VERSION,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "source": str(published.folder),
-            "dtype": "source" if dtype is None else np.dtype(dtype).name,
-            "versions": store.package_versions(),
-            "components": components,
-        }
+        provenance = provenance_record(published.folder, dtype, components)
         (work / store.PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         store.write_checksums(work)
+
+
+def provenance_record(source: Path, dtype: Any, components: Mapping[str, Any]) -> dict[str, Any]:
+    """What `store.read_provenance` reads."""
+    return {
+        "format": store.FORMAT,
+        "version": store.VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "source": str(source),
+        "dtype": "source" if dtype is None else np.dtype(dtype).name,
+        "versions": store.package_versions(),
+        "components": components,
+    }
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -94,23 +99,32 @@ def file_record(path: Path) -> dict[str, Any]:
 
 
 def promise_arrays(weights: Weights, dtype: Any) -> Promises:
-    """What will be written of each parameter; a slice is one published tensor, or a block of a large embedding's rows.
+    """What will be written of each parameter.
 
     Raises:
         ValueError: tensors of one parameter differ in dtype, and none is given to cast to.
     """
     tensors, promises = weights.tensors, {}
     for leaf in weights.table:
-        rows = block_rows(leaf.published, tensors[leaf.names[0]].dtype.itemsize) if leaf.is_as_published else None
-        slice_shape = leaf.turned if rows is None else (rows, *leaf.turned[1:])[: len(leaf.turned)]
         if dtype is None:
             stored = convert.one_dtype(leaf, [tensors[name].dtype for name in leaf.names])
         else:
             stored = np.dtype(dtype)
-        promises[leaf.path] = streaming.Promise(
-            shape=leaf.shape, dtype=stored, slice_shape=(1,) * len(leaf.lead) + slice_shape
-        )
+        promises[leaf.path] = promise_array(leaf, tensors[leaf.names[0]].dtype.itemsize, stored)
     return promises
+
+
+def promise_array(leaf: names.Leaf, itemsize: int, stored: np.dtype) -> streaming.Promise:
+    """What will be written of a parameter; a slice is one published tensor, or a block of a large embedding's rows.
+
+    Args:
+        leaf: the parameter.
+        itemsize: bytes of a number as published.
+        stored: the dtype to write.
+    """
+    rows = block_rows(leaf.published, itemsize) if leaf.is_as_published else None
+    slice_shape = leaf.turned if rows is None else (rows, *leaf.turned[1:])[: len(leaf.turned)]
+    return streaming.Promise(shape=leaf.shape, dtype=stored, slice_shape=(1,) * len(leaf.lead) + slice_shape)
 
 
 def _write(folder: Path, weights: Weights, promises: Promises, edit: Edit, progress: Progress) -> dict[str, Any]:

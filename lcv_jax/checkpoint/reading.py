@@ -6,6 +6,7 @@ what the host holds to little more than the largest.
 """
 
 import collections
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,14 @@ def read_onto_devices(
 
     Args:
         arrays: what to read.
-        dtype: what to cast to; None keeps what is stored.
+        dtype: what to cast to, or a function of the path that gives it; None keeps what is stored.
         sharding_of: the sharding of an array, from its path and shape.
     """
     waiting: collections.deque[tuple[KeyPath, _Loading]] = collections.deque()
     held = 0
     for path, array in arrays.items():
-        waiting.append((path, _Loading(array, dtype, sharding_of(path, array.shape))))
+        wanted = dtype(path) if inspect.isfunction(dtype) else dtype
+        waiting.append((path, _Loading(array, wanted, sharding_of(path, array.shape))))
         held += waiting[-1][1].num_bytes
         while held > IN_FLIGHT_BYTES:
             path, loading = waiting.popleft()

@@ -47,7 +47,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SafetensorsFile:
-    """One file whose header has been read and checked."""
+    """One file whose header has been read and checked; torch_files.py describes .pth files the same way."""
 
     path: Path
     size: int
@@ -70,8 +70,14 @@ class SafetensorsFile:
             The tensor, the first row of the block, and the block.
         """
         with self.path.open("rb") as file:
-            digest.update(file.read(self.tensors[0].start if self.tensors else -1))
+            hashed = 0
             for tensor in self.tensors:
+                if tensor.start < hashed:
+                    raise ValueError(f"{self.path}: {tensor.name} shares its numbers with another tensor")
+                # The header, or what lies between two tensors.
+                file.seek(hashed)
+                digest.update(file.read(tensor.start - hashed))
+                hashed = tensor.start + tensor.num_bytes
                 itemsize, start = tensor.dtype.itemsize, tensor.start
                 blocks = row_blocks(tensor.shape, itemsize) if tensor.name in in_blocks else [(0, tensor.shape)]
                 for row, shape in blocks:
@@ -79,6 +85,8 @@ class SafetensorsFile:
                     start += block.nbytes
                     digest.update(block.reshape(-1).view(np.uint8).data)
                     yield tensor, row, block
+            file.seek(hashed)
+            digest.update(file.read())
 
 
 BLOCK_BYTES = 1 << 26

@@ -147,7 +147,7 @@ def load_component(
     """
     cfg = load_config(folder, name)
     table = convert.NETWORKS[name].table(cfg)
-    return cfg, _load(Path(folder), f"{name}/params", lambda shapes: table, dtype, sharding)
+    return cfg, load_params(Path(folder), f"{name}/params", lambda shapes: table, dtype, sharding)
 
 
 def list_adapters(folder: str | Path) -> list[str]:
@@ -187,7 +187,7 @@ def load_adapter(
                 convert.place(placed, path, jax.device_put(array, rule(path, array.shape)))
             return placed
         folder, name = _place_of_adapter(folder, name)
-        return _load(folder, f"adapters/{name}", lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
+        return load_params(folder, f"adapters/{name}", lambda shapes: names.adapter_table(shapes, cfg), dtype, sharding)
     except ValueError as error:
         raise ValueError(f"adapter {name}: {error}") from None
 
@@ -241,14 +241,25 @@ def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
     return SchedulerConfig.from_json(json.loads(path.read_text()))
 
 
-def _load(
+def load_params(
     folder: Path,
     part: str,
     table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], names.Table],
-    dtype: Any,
+    dtype: Any | Callable[[tuple[str, ...]], Any],
     sharding: jax.sharding.Sharding | ShardingRule | None,
 ) -> Params:
-    """Loads a checkpoint, a part of a converted folder, onto devices if it fits the table for its shapes."""
+    """Loads a checkpoint, a part of a converted folder, onto devices if it fits the table for its shapes.
+
+    Args:
+        folder: the converted folder.
+        part: the checkpoint's folder in it.
+        table_of: the table, from the shapes at the paths.
+        dtype: what to cast to, or a function of the path that gives it; None keeps what is stored.
+        sharding: as in `load_component`.
+
+    Raises:
+        ValueError: it does not fit, or is damaged.
+    """
     from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
 
     verify(folder, part)

@@ -27,6 +27,7 @@ def attention(
     v_BMNK: Float[Array, "B M N K"],
     *,
     key_mask_BM: Bool[Array, "B M"] | None = None,
+    causal: bool = False,
     cheap: bool = False,
     implementation: str = "auto",
 ) -> Float[Array, "B S N K"]:
@@ -34,14 +35,16 @@ def attention(
 
     Args:
         key_mask_BM: keys that may be attended to; None is all. A row of False gives zeros.
+        causal: query s attends to keys up to s + M - S only: the queries are the last of the keys' tokens.
         cheap: there are so few keys that rematerialisation had better compute it again than keep the result.
 
     Raises:
         NotImplementedError: the implementation is not there or cannot take these arrays.
     """
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM, causal=causal)
     residuals = CHEAP_RESIDUALS if cheap else RESIDUALS
-    return attend(named, q_BSNK.shape[1], k_BMNK.shape[1], residuals, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)[0]
+    lengths = (q_BSNK.shape[1], k_BMNK.shape[1])
+    return attend(named, *lengths, residuals, causal, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)[0]
 
 
 def attention_with_lse(
@@ -54,7 +57,8 @@ def attention_with_lse(
 ) -> tuple[Float[Array, "B S N K"], Float[Array, "B N S"]]:
     """`attention`, and the float32 log-sum-exp of its scores, by which attention to several sets of keys is merged."""
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
-    return attend(named, q_BSNK.shape[1], k_BMNK.shape[1], RESIDUALS, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
+    lengths = (q_BSNK.shape[1], k_BMNK.shape[1])
+    return attend(named, *lengths, RESIDUALS, False, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
 
 
 def block_sparse_attention(
@@ -135,7 +139,7 @@ def ordered_block_sparse_attention(
             cdf_threshold=cdf_threshold,
             implementation=selects_by(named),
         )
-    return attend(named, block_q, block_k, RESIDUALS, q_BSNK, k_BMNK, v_BMNK, selection, None)[0]
+    return attend(named, block_q, block_k, RESIDUALS, False, q_BSNK, k_BMNK, v_BMNK, selection, None)[0]
 
 
 def selected_attention_with_lse(
@@ -156,7 +160,7 @@ def selected_attention_with_lse(
     """
     check_blocks(q_BSNK, k_BMNK, block_q, block_k)
     named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
-    return attend(named, block_q, block_k, RESIDUALS, q_BSNK, k_BMNK, v_BMNK, selection, None)
+    return attend(named, block_q, block_k, RESIDUALS, False, q_BSNK, k_BMNK, v_BMNK, selection, None)
 
 
 def check_one_way_to_select(sparsity: float | None, cdf_threshold: float | None, block_mask: object) -> None:

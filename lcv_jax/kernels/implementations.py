@@ -35,22 +35,29 @@ MAX_KERNEL_WIDTH = 256
 
 
 def choose(
-    implementation: str, q_BSNK: Array, k_BMNK: Array, v_BMNK: Array, *, sparse: bool, key_mask_BM: Array | None = None
+    implementation: str,
+    q_BSNK: Array,
+    k_BMNK: Array,
+    v_BMNK: Array,
+    *,
+    sparse: bool,
+    key_mask_BM: Array | None = None,
+    causal: bool = False,
 ) -> str:
     """The implementation of that name; for "auto" the fastest that takes these arrays.
 
     Raises:
         NotImplementedError: there is none of that name, or it cannot take these; with the reason.
     """
-    given = (q_BSNK, k_BMNK, v_BMNK)
+    given = (q_BSNK, k_BMNK, v_BMNK, sparse, key_mask_BM, causal)
     if implementation == "auto":
         fastest = ("pallas_triton",) if sparse else ("cudnn", "pallas_triton")
-        return next((name for name in fastest if _why_not(name, *given, sparse, key_mask_BM) is None), "xla")
+        return next((name for name in fastest if _why_not(name, *given) is None), "xla")
     if implementation not in IMPLEMENTATIONS:
         raise NotImplementedError(
             f"attention implementation {implementation!r}: have auto, {', '.join(IMPLEMENTATIONS)}"
         )
-    if reason := _why_not(implementation, *given, sparse, key_mask_BM):
+    if reason := _why_not(implementation, *given):
         raise NotImplementedError(f"attention implementation {implementation!r}: {reason}")
     return implementation
 
@@ -61,10 +68,18 @@ def selects_by(implementation: str) -> str:
 
 
 def _why_not(
-    name: str, q_BSNK: Array, k_BMNK: Array, v_BMNK: Array, sparse: bool, key_mask_BM: Array | None
+    name: str,
+    q_BSNK: Array,
+    k_BMNK: Array,
+    v_BMNK: Array,
+    sparse: bool,
+    key_mask_BM: Array | None,
+    causal: bool,
 ) -> str | None:
     if name == "xla":
         return None
+    if causal:
+        return "it has no causal attention; xla does"
     if name == "cudnn":
         return "it is dense only" if sparse else cudnn.why_not(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
     if name == "jax_triton" and not sparse:
@@ -81,12 +96,13 @@ def _why_not(
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def attend(
     implementation: str,
     block_q: int,
     block_k: int,
     residuals: str,
+    causal: bool,
     q_BSNK: Array,
     k_BMNK: Array,
     v_BMNK: Array,
@@ -98,10 +114,11 @@ def attend(
     Args:
         implementation: what `choose` gave.
         residuals: RESIDUALS or CHEAP_RESIDUALS, the name of what the backward pass starts from.
+        causal: of dense attention: query s attends to keys up to s + M - S.
         selection: None is dense, with `block_q` and `block_k` the lengths.
         key_mask_BM: of dense attention.
     """
-    return forward(implementation, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, key_mask_BM)
+    return forward(implementation, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, key_mask_BM, causal)
 
 
 def forward(
@@ -113,11 +130,12 @@ def forward(
     v_BMNK: Array,
     selection: Selection | None,
     key_mask_BM: Array | None,
+    causal: bool = False,
 ) -> tuple[Array, Array]:
     """`attend` without a gradient."""
     if implementation == "xla":
         if selection is None:
-            return xla.dense_forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+            return xla.dense_forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM, causal)
         return xla.sparse_forward(q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k)
     if implementation == "cudnn":
         return cudnn.forward(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
@@ -144,6 +162,7 @@ def backward(
     residuals: tuple[Array, Array, Array, Selection | None, Array | None, Array, Array],
     d_out_BSNK: Array,
     d_lse_BNS: Array | None,
+    causal: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Gradients of queries, keys and values.
 
@@ -155,7 +174,7 @@ def backward(
     results = (out_BSNK, lse_BNS, d_out_BSNK, d_lse_BNS)
     if implementation == "xla":
         if selection is None:
-            return xla.dense_backward(q, k, v, key_mask_BM, *results)
+            return xla.dense_backward(q, k, v, key_mask_BM, *results, causal)
         return xla.sparse_backward(q, k, v, selection, *results, block_q, block_k)
     if implementation == "cudnn" and d_lse_BNS is None:
         return cudnn.backward(q, k, v, key_mask_BM, *results)
@@ -168,10 +187,12 @@ def backward(
     )
 
 
-def _attend_forward(implementation: str, block_q: int, block_k: int, name: str, *primals) -> tuple:
+def _attend_forward(implementation: str, block_q: int, block_k: int, name: str, causal: bool, *primals) -> tuple:
     # With symbolic zeros asked for, every array comes with whether it is perturbed.
     given = jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda x: hasattr(x, "perturbed"))
-    out, lse = keep(*forward(implementation, block_q, block_k, *given), name)
+    q, k, v, selection, key_mask_BM = given
+    computed = forward(implementation, block_q, block_k, q, k, v, selection, key_mask_BM, causal)
+    out, lse = keep(*computed, name)
     return (out, lse), (*given, out, lse)
 
 
@@ -181,13 +202,13 @@ def keep(out_BSNK: Array, lse_BNS: Array, name: str = RESIDUALS) -> tuple[Array,
 
 
 def _attend_backward(
-    implementation: str, block_q: int, block_k: int, name: str, residuals: tuple, gradients: tuple
+    implementation: str, block_q: int, block_k: int, name: str, causal: bool, residuals: tuple, gradients: tuple
 ) -> tuple:
     # What nothing depends on comes as a symbolic zero, and costs nothing.
     d_out, d_lse = (None if isinstance(x, jax.custom_derivatives.SymbolicZero) else x for x in gradients)
     if d_out is None:
         d_out = jnp.zeros_like(residuals[-2])
-    return *backward(implementation, block_q, block_k, residuals, d_out, d_lse), None, None
+    return *backward(implementation, block_q, block_k, residuals, d_out, d_lse, causal), None, None
 
 
 attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)

@@ -28,11 +28,15 @@ def _product(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _attend(q_sK: Array, k_KM: Array, v_MK: Array, allowed_M: Array | None) -> tuple[Array, Array]:
-    """Attention of a piece of queries and its log-sum-exp; nothing allowed gives zeros and -inf, never NaN."""
+def _attend(q_sK: Array, k_KM: Array, v_MK: Array, allowed: Array | None) -> tuple[Array, Array]:
+    """Attention of a piece of queries and its log-sum-exp; nothing allowed gives zeros and -inf, never NaN.
+
+    Args:
+        allowed: of every key, M, or of every query and key, s M.
+    """
     logits_sM = _product("sk,km->sm", q_sK, k_KM) / math.sqrt(q_sK.shape[-1])
-    if allowed_M is not None:
-        logits_sM = jnp.where(allowed_M, logits_sM, -jnp.inf)
+    if allowed is not None:
+        logits_sM = jnp.where(allowed, logits_sM, -jnp.inf)
     top_s1 = jnp.max(logits_sM, axis=-1, keepdims=True)
     weights_sM = jnp.exp(logits_sM - jnp.where(top_s1 == -jnp.inf, 0.0, top_s1))
     total_s1 = jnp.where(top_s1 == -jnp.inf, 1.0, jnp.sum(weights_sM, axis=-1, keepdims=True))
@@ -42,17 +46,18 @@ def _attend(q_sK: Array, k_KM: Array, v_MK: Array, allowed_M: Array | None) -> t
 
 
 def _gradients(
-    q_sK: Array, k_MK: Array, v_MK: Array, do_sK: Array, lse_s: Array, delta_s: Array, allowed_M: Array | None
+    q_sK: Array, k_MK: Array, v_MK: Array, do_sK: Array, lse_s: Array, delta_s: Array, allowed: Array | None
 ) -> tuple[Array, Array, Array]:
     """A piece's dq, and its float32 shares of dk and dv.
 
     Args:
         lse_s: +inf of rows without keys, whose weights are zero then.
+        allowed: as in `_attend`.
     """
     scale = 1 / math.sqrt(q_sK.shape[-1])
     weights_sM = jnp.exp(_product("sk,mk->sm", q_sK, k_MK) * scale - lse_s[:, None])
-    if allowed_M is not None:
-        weights_sM = jnp.where(allowed_M, weights_sM, 0.0)
+    if allowed is not None:
+        weights_sM = jnp.where(allowed, weights_sM, 0.0)
     dlogits_sM = weights_sM * (_product("sk,mk->sm", do_sK, v_MK) - delta_s[:, None]) * scale
     dlogits_sM = dlogits_sM.astype(q_sK.dtype)
     return (
@@ -92,21 +97,43 @@ def _heads(x_BMNK: Array) -> Array:
     return jnp.swapaxes(x_BMNK, 1, 2).reshape(B * N, M, K)
 
 
+def _allowed(last_s: Array | None, allowed_M: Array | None, num_keys: int) -> Array | None:
+    """Which keys a piece of queries may attend to: of a causal one, those up to each query's last. Never S x M."""
+    if last_s is None:
+        return allowed_M
+    allowed_sM = jnp.arange(num_keys) <= last_s[:, None]
+    return allowed_sM if allowed_M is None else allowed_sM & allowed_M
+
+
+def _last_keys(causal: bool, num_queries: int, num_keys: int, num_pieces: int, size: int) -> Array | None:
+    """The last key of each query, in pieces: the last query sees all keys."""
+    if not causal:
+        return None
+    return (jnp.arange(num_pieces * size) + num_keys - num_queries).reshape(num_pieces, size)
+
+
 def dense_forward(
     q_BSNK: Float[Array, "B S N K"],
     k_BMNK: Float[Array, "B M N K"],
     v_BMNK: Float[Array, "B M N K"],
     key_mask_BM: Bool[Array, "B M"] | None,
+    causal: bool = False,
 ) -> tuple[Float[Array, "B S N K"], Float[Array, "B N S"]]:
-    """softmax(q k^T / sqrt(K)) v over the keys that `key_mask_BM` allows, and the log-sum-exp."""
+    """softmax(q k^T / sqrt(K)) v over the keys that `key_mask_BM` and `causal` allow, and the log-sum-exp."""
     B, S, N, _ = q_BSNK.shape
     M = k_BMNK.shape[1]
     num_pieces, size = _pieces(S, M)
     allowed_HM = None if key_mask_BM is None else jnp.repeat(key_mask_BM, N, axis=0)
+    last_Ps = _last_keys(causal, S, M, num_pieces, size)
 
     def head(given: tuple[Array, Array, Array, Array | None]) -> tuple[Array, Array]:
         q_PsK, k_KM, v_MK, allowed_M = given
-        return jax.lax.map(lambda q_sK: _attend(q_sK, k_KM, v_MK, allowed_M), q_PsK)
+
+        def piece(given: tuple[Array, Array | None]) -> tuple[Array, Array]:
+            q_sK, last_s = given
+            return _attend(q_sK, k_KM, v_MK, _allowed(last_s, allowed_M, M))
+
+        return jax.lax.map(piece, (q_PsK, last_Ps))
 
     given = (_heads_of_pieces(q_BSNK, num_pieces, size), jnp.swapaxes(_heads(k_BMNK), 1, 2), _heads(v_BMNK), allowed_HM)
     out_HPsK, lse_HPs = jax.lax.map(head, given, batch_size=min(B * N, max(1, workspace() // (size * M))))
@@ -122,6 +149,7 @@ def dense_backward(
     lse_BNS: Float[Array, "B N S"],
     d_out_BSNK: Float[Array, "B S N K"],
     d_lse_BNS: Float[Array, "B N S"] | None,
+    causal: bool = False,
 ) -> tuple[Float[Array, "B S N K"], Float[Array, "B M N K"], Float[Array, "B M N K"]]:
     """Gradients of queries, keys and values from what the forward pass gave."""
     B, S, N, K = q_BSNK.shape
@@ -131,17 +159,19 @@ def dense_backward(
     lse_BNS = jnp.where(lse_BNS == -jnp.inf, jnp.inf, lse_BNS)
     rows = (jnp.swapaxes(x, 1, 2) for x in (lse_BNS, _delta(out_BSNK, d_out_BSNK, d_lse_BNS)))
     pieces = tuple(_heads_of_pieces(x, num_pieces, size) for x in (q_BSNK, d_out_BSNK, *rows))
+    last_Ps = _last_keys(causal, S, M, num_pieces, size)
 
     def head(given: tuple) -> tuple[Array, Array, Array]:
         pieces, k_MK, v_MK, allowed_M = given
 
         def piece(sums: tuple[Array, Array], piece: tuple) -> tuple[tuple[Array, Array], Array]:
-            q_sK, do_sK, lse_s, delta_s = piece
-            dq_sK, dk_MK, dv_MK = _gradients(q_sK, k_MK, v_MK, do_sK, lse_s, delta_s, allowed_M)
+            (q_sK, do_sK, lse_s, delta_s), last_s = piece
+            allowed = _allowed(last_s, allowed_M, M)
+            dq_sK, dk_MK, dv_MK = _gradients(q_sK, k_MK, v_MK, do_sK, lse_s, delta_s, allowed)
             return (sums[0] + dk_MK, sums[1] + dv_MK), dq_sK
 
         nothing = jnp.zeros((M, K), jnp.float32)
-        (dk_MK, dv_MK), dq_PsK = jax.lax.scan(piece, (nothing, nothing), pieces)
+        (dk_MK, dv_MK), dq_PsK = jax.lax.scan(piece, (nothing, nothing), (pieces, last_Ps))
         return dq_PsK, dk_MK.astype(k_MK.dtype), dv_MK.astype(v_MK.dtype)
 
     given = (pieces, _heads(k_BMNK), _heads(v_BMNK), allowed_HM)

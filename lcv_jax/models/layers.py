@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, DTypeLike, Float, Shaped
+from lcv_jax.array_types import Array, DTypeLike, Float, Int, Shaped
 from lcv_jax.parallel.sharding import gather_kernel
 
 
@@ -45,6 +45,20 @@ class Linear(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(dtype)
         return y
+
+
+class Embedding(nn.Module):
+    """A table with one row of `features` numbers per token id; an id outside of it gives NaN."""
+
+    num_embeddings: int
+    features: int
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        init = nn.initializers.normal(1.0)
+        weight = self.param("weight", init, (self.num_embeddings, self.features), self.param_dtype)
+        return jnp.take(weight, ids_BL, axis=0, mode="fill")
 
 
 class RMSNorm(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, Shaped
 from lcv_jax.config import UMT5Config
-from lcv_jax.models.layers import Linear, RMSNorm, matmul_precision
+from lcv_jax.models.layers import Embedding, Linear, RMSNorm, matmul_precision
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "L M"]:
@@ -29,20 +29,6 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
     far_LM = num_exact + (octaves_LM * np.float32(per_side - num_exact)).astype(np.int32)
     bucket_LM = np.where(distance_LM < num_exact, distance_LM, np.minimum(far_LM, per_side - 1))
     return (bucket_LM + per_side * (offset_LM > 0)).astype(np.int32)
-
-
-class Embedding(nn.Module):
-    """A table with one row of `features` numbers per token id; an id outside of it gives NaN."""
-
-    num_embeddings: int
-    features: int
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        init = nn.initializers.normal(1.0)
-        weight = self.param("weight", init, (self.num_embeddings, self.features), self.param_dtype)
-        return jnp.take(weight, ids_BL, axis=0, mode="fill")
 
 
 class RelativeAttentionBias(nn.Module):

@@ -90,10 +90,10 @@ def _factorisations(num_devices: int) -> Iterator[MeshShape]:
                 yield MeshShape(data=data, fsdp=fsdp, seq=num_devices // data // fsdp)
 
 
-def batch_axes(mesh: Mesh | AbstractMesh, batch: int) -> tuple[str, ...]:
-    """The axes that a batch is split over: as many as divide it, "data" before "fsdp"."""
+def batch_axes(mesh: Mesh | AbstractMesh, batch: int, among: Sequence[str] = BATCH_AXES) -> tuple[str, ...]:
+    """The axes that a batch is split over: of those named as many as divide it, the first before the last."""
     axes: tuple[str, ...] = ()
-    for axis in BATCH_AXES:
+    for axis in among:
         if axis in mesh.shape and batch % math.prod(mesh.shape[name] for name in (*axes, axis)) == 0:
             axes = (*axes, axis)
     return axes

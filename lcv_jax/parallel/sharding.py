@@ -25,7 +25,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lcv_jax.array_types import Array, Float, PyTree
-from lcv_jax.parallel.mesh import batch_axes
+from lcv_jax.parallel.mesh import AXES, batch_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,8 @@ def full_sharding(mesh_axes: Sequence[str] = ("fsdp",)) -> Rules:
     axes = tuple(mesh_axes)
     return (
         *SMALL,
-        (r"(^|/)(blocks|encoder/block)/.*/kernel$", Cut(axes, layer_axes=1)),
-        (r"/kernel$|(^|/)shared/weight$", Cut(axes)),
+        (r"(^|/)(blocks|layers|encoder/block)/.*/kernel$", Cut(axes, layer_axes=1)),
+        (r"/kernel$|(^|/)(shared|embed_tokens)/weight$", Cut(axes)),
         ("", WHOLE),  # counters, keys
     )
 
@@ -177,6 +177,27 @@ def constrain_tokens(x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     if mesh is None:
         return x_BSD
     return jax.lax.with_sharding_constraint(x_BSD, PartitionSpec(batch_axes(mesh, x_BSD.shape[0]), "seq", None))
+
+
+def constrain_samples(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Splits the batch over all axes of the mesh and keeps each sample on one device: for many short sequences.
+
+    Like `constrain_tokens`, it does nothing without a mesh.
+    """
+    mesh = _auto_mesh()
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch_axes(mesh, x.shape[0], AXES)))
+
+
+def over_samples(function: Callable[..., Array], *arrays: Array | None) -> Array:
+    """`function` of arrays with a batch in front, where every device has its own samples (see `constrain_samples`)."""
+    mesh = _auto_mesh()
+    if mesh is None:
+        return function(*arrays)
+    (batch,) = {x.shape[0] for x in arrays if x is not None}
+    split = PartitionSpec(batch_axes(mesh, batch, AXES))
+    return jax.shard_map(function, in_specs=split, out_specs=split, check_vma=False)(*arrays)
 
 
 @jax.custom_vjp
