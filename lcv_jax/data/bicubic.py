@@ -14,7 +14,11 @@ FRACTION_BITS = 22
 
 
 def resize_like_pillow(image_HWC: UInt8[np.ndarray, "H W C"], height: int, width: int) -> UInt8[np.ndarray, "h w C"]:
-    """As `PIL.Image.resize` with BICUBIC: to the bit."""
+    """As `PIL.Image.resize` with BICUBIC, to the bit.
+
+    Pillow since version 13 resizes the height first where it shrinks by far more pixels than the width; the released
+    weights were trained with earlier ones.
+    """
     for axis, size in ((1, width), (0, height)):
         if image_HWC.shape[axis] != size:
             first, weights = taps(image_HWC.shape[axis], size, np.float64)

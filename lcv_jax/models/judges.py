@@ -124,17 +124,18 @@ class JudgeNetwork(nn.Module):
         mask_BTS: Bool[Array, "B T S"],
         ids_BL: Int[Array, "B L"],
         visual_BL: Int[Array, "B L"],
-        positions_BL: Int[Array, "B L"],
+        positions: Int[Array, "B L"] | Int[Array, "B L 3"],
         branches: Branches,
         reward_BQR: Int[Array, "B Q R"],
     ) -> Float[Array, "B Q outputs"]:
         """Numbers of each of a sample's Q captions.
 
         Args:
+            positions: plain ones, as published; see models/qwen2_rope.py.
             reward_BQR: where the reward tokens of each caption stand in the sequence.
         """
         visual_BVD = self.encode(normalised(patches_BTSC), cells_BS2, mask_BTS)
-        hidden_BLD = self.qwen2_vl(ids_BL, visual_BVD, visual_BL, positions_BL, branches)
+        hidden_BLD = self.qwen2_vl(ids_BL, visual_BVD, visual_BL, positions, branches)
         B, Q, R = reward_BQR.shape
         read_BXD = jnp.take_along_axis(hidden_BLD, reward_BQR.reshape(B, Q * R, 1), axis=1)
         return self.head(read_BXD.reshape(B, Q, R, -1))

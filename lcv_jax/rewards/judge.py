@@ -11,7 +11,7 @@ Numbers are those of the published code to rounding; docs/judges.md has the tole
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lcv_jax.array_types import Array, DTypeLike, Float, Int, Params, UInt8
+from lcv_jax.array_types import Array, DTypeLike, Float, Params
 from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.judge_conversion import load_judge_config, load_judge_params
 from lcv_jax.data.patches import cells
@@ -34,6 +34,8 @@ from lcv_jax.rewards.conversation import Conversation
 from lcv_jax.rewards.judge_batches import MAX_ENDS, Row, Shape, batches, bucket, make_row, pack
 
 BATCH_SIZE = 8
+Many = Sequence[Any] | np.ndarray
+"""What users hand in: checked here, so that errors say what is wrong with which."""
 
 
 def load_judge(
@@ -89,14 +91,12 @@ class Judge:
         """Of the network."""
         return self.network.cfg
 
-    def score_images(
-        self, images: Sequence[UInt8[np.ndarray, "H W 3"]], prompts: Sequence[str]
-    ) -> Float[np.ndarray, "N outputs"]:
+    def score_images(self, images: Many, prompts: Many) -> Float[np.ndarray, "N outputs"]:
         """Numbers of pictures under captions; a picture that comes several times is looked at once.
 
         Args:
-            images: pictures of any sizes, 0..255.
-            prompts: one a picture.
+            images: uint8 arrays H W 3 of any sizes.
+            prompts: a text for each.
 
         Raises:
             ValueError: the judge scores videos, or a picture or caption that it cannot take.
@@ -108,22 +108,20 @@ class Judge:
         grids = _each("image", lambda image: hpsv3.picture_grid(image.shape, self.cfg), images)
         return self._score([_digest(image) for image in images], loads, grids, prompts)
 
-    def score_videos(
-        self, videos: Sequence[UInt8[np.ndarray, "T H W 3"]], fps: Sequence[float], prompts: Sequence[str]
-    ) -> Float[np.ndarray, "N outputs"]:
+    def score_videos(self, videos: Many, fps: Many, prompts: Many) -> Float[np.ndarray, "N outputs"]:
         """Raw visual quality, motion quality and text alignment of videos under captions.
 
         Args:
-            videos: of any lengths and sizes, 0..255.
+            videos: uint8 arrays T H W 3 of any lengths and sizes.
             fps: frames a second of each.
-            prompts: one a video.
+            prompts: a text for each.
 
         Raises:
             ValueError: the judge scores pictures, or a video, frame rate or caption that it cannot take.
         """
         self._check(VIDEOREWARD, "videos", videos, prompts)
-        if isinstance(fps, (int, float)) or len(fps) != len(videos):
-            raise ValueError(f"{len(videos)} videos need as many frame rates in fps, got {fps!r}")
+        if len(fps) != len(videos):
+            raise ValueError(f"{len(videos)} videos need as many frame rates in fps, got {len(fps)}")
         for number, video in enumerate(videos):
             _check_pixels(f"video {number}", video, 4)
         pairs = list(zip(videos, map(float, fps), strict=True))
@@ -131,7 +129,7 @@ class Judge:
         grids = _each("video", lambda pair: videoreward.video_grid(pair[0].shape, pair[1], self.cfg), pairs)
         return self._score([(_digest(video), rate) for video, rate in pairs], loads, grids, prompts)
 
-    def normalise(self, raw: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
+    def normalise(self, raw: Float[np.ndarray, "N outputs"]) -> Float[np.ndarray, "N 4"]:
         """VQ, MQ and TA less their mean over their standard deviation, as published, and overall, their sum.
 
         Raises:
@@ -143,9 +141,7 @@ class Judge:
         scaled = (np.asarray(raw, np.float32) - mean) / std
         return np.concatenate([scaled, scaled.sum(axis=-1, keepdims=True)], axis=-1)
 
-    def encode_image(
-        self, pixel_values_NP: Float[np.ndarray, "N P"], grid_thw: Int[np.ndarray, "G 3"]
-    ) -> Float[np.ndarray, "tokens D"]:
+    def encode_image(self, pixel_values_NP: Float[np.ndarray, "N P"], grid_thw: Many) -> Float[np.ndarray, "tokens D"]:
         """The vision tower alone: tokens of pictures and videos, one after the other.
 
         Args:
@@ -179,7 +175,7 @@ class Judge:
         parts = [tokens[number, : h * w // MERGED] for number, (h, w) in enumerate(sizes)]
         return np.concatenate(parts) if parts else np.zeros((0, tokens.shape[-1]), np.float32)
 
-    def _check(self, kind: str, what: str, given: Sequence[Any], prompts: Sequence[str]) -> None:
+    def _check(self, kind: str, what: str, given: Many, prompts: Many) -> None:
         if self.cfg.kind != kind:
             other = "images" if what == "videos" else "videos"
             raise ValueError(f"this judge is {self.cfg.kind}: it scores {other}, not {what}")
@@ -194,7 +190,7 @@ class Judge:
         identities: Sequence[Any],
         loads: Sequence[Callable[[], np.ndarray]],
         grids: Sequence[tuple[int, int, int]],
-        prompts: Sequence[str],
+        prompts: Many,
     ) -> Float[np.ndarray, "N outputs"]:
         """Scores of what may come several times, under captions that may too."""
         asked: dict[Any, dict[str, list[int]]] = {}
@@ -215,10 +211,7 @@ class Judge:
         with self._on_mesh():
             # Devices compute a batch while the next one's pixels are resized.
             for shape, size, some in batches(rows, self.conversation, self.batch_size * devices, devices):
-                packed = pack(some, shape, size, self.conversation)
-                begun_BP: Any = packed.pop("begun_BP")
-                arguments = self._placed({**packed, "branches": Branches(begun_BP=begun_BP, num_ends=shape.ends)})
-                running.append((some, _score(self.network, self.params, arguments)))
+                running.append((some, self._run(pack(some, shape, size, self.conversation), shape)))
                 self.programs.add((shape, size))
         scores = np.full((num_scores, len(self.cfg.outputs)), np.nan, np.float32)
         for some, out in running:
@@ -226,6 +219,12 @@ class Judge:
                 for values_O, results in zip(values_QO, row.results, strict=False):
                     scores[list(results)] = values_O
         return scores
+
+    def _run(self, packed: Mapping[str, np.ndarray], shape: Shape) -> Array:
+        """Scores B Q outputs of a packed batch."""
+        arguments: dict[str, Any] = dict(packed)
+        arguments["branches"] = Branches(begun_BP=arguments.pop("begun_BP"), num_ends=shape.ends)
+        return _score(self.network, self.params, self._placed(arguments))
 
     def _rows(self, count: int) -> int:
         devices = 1 if self.mesh is None else self.mesh.size
@@ -274,7 +273,7 @@ def _check_pixels(what: str, pixels: Any, num_axes: int) -> None:
         raise ValueError(f"{what} is empty: its shape is {pixels.shape}")
 
 
-def _each(what: str, function: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
+def _each(what: str, function: Callable[[Any], Any], given: Many) -> list[Any]:
     """The function of each; an error says of which."""
     results = []
     for number, one in enumerate(given):

@@ -113,7 +113,7 @@ def pack(rows: Sequence[Row], shape: Shape, size: int, conversation: Conversatio
         "mask_BTS": np.zeros((size, shape.pictures, shape.patches), bool),
         "ids_BL": np.zeros((size, shape.length), np.int32),
         "visual_BL": np.full((size, shape.length), -1, np.int32),
-        "positions_BL": np.zeros((size, shape.length), np.int32),
+        "positions": np.zeros((size, shape.length), np.int32),
         "begun_BP": np.zeros((size, shape.begun), bool),
         "reward_BQR": np.zeros((size, shape.ends, num_rewards), np.int32),
     }
@@ -135,13 +135,13 @@ def _pack_row(row: Row, shape: Shape, conversation: Conversation, into: dict[str
     into["ids_BL"][: len(begun)] = begun
     picture, token = np.divmod(np.arange(visual), per_picture)
     into["visual_BL"][opening : opening + visual] = picture * (shape.patches // MERGED) + token
-    into["positions_BL"][: len(begun)] = np.arange(len(begun))
+    into["positions"][: len(begun)] = np.arange(len(begun))
     into["begun_BP"][: len(begun)] = True
 
     for number, prompt in enumerate(row.prompts):
         end, start = prompt.ids[len(row.begun) :], shape.begun + number * shape.end
         into["ids_BL"][start : start + len(end)] = end
-        into["positions_BL"][start : start + shape.end] = len(begun) + np.arange(shape.end)
+        into["positions"][start : start + shape.end] = len(begun) + np.arange(shape.end)
         into["reward_BQR"][number] = [
             opening + visual + place if place < len(row.begun) else start + place - len(row.begun)
             for place in prompt.rewards
