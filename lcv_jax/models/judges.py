@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, UInt8
+from lcv_jax.bounds import Count, Finite, Fps, FrameCount, Positive, check_fields
 from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.data.patches import MEAN, STD
 from lcv_jax.models.layers import Linear
@@ -37,24 +38,25 @@ class JudgeConfig:
     kind: str
     """One of `REWARD_TOKENS`."""
     network: Qwen2VLConfig
-    num_embeddings: int
+    num_embeddings: Count
     """Rows of the embedding table: the tokenizer's tokens."""
-    head_widths: tuple[int, ...]
+    head_widths: tuple[Count, ...]
     """Outputs of the head's linear layers."""
     before_picture: str
     """The conversation up to the visual tokens."""
     before_caption: str
     after_caption: str
-    min_pixels: int
-    max_pixels: int
-    fps: float = 2.0
+    min_pixels: Count
+    max_pixels: Count
+    fps: Fps = 2.0
     """Frames a second that are taken of a video."""
-    num_frames: int | None = None
+    num_frames: FrameCount | None = None
     """Frames that are taken of a video, whatever its length."""
-    statistics: tuple[tuple[float, float], ...] = ()
+    statistics: tuple[tuple[Finite, Positive], ...] = ()
     """Mean and standard deviation of each of `DIMENSIONS`, where the published settings have them."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.kind not in REWARD_TOKENS:
             raise ValueError(f"a judge is one of {', '.join(REWARD_TOKENS)}, got {self.kind!r}")
         outputs = self.head_widths[-1]
