@@ -8,7 +8,9 @@ Every command has its own --help; docs/evaluation.md goes through them in order.
 
 import dataclasses
 import functools
+import json
 import operator
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,12 +19,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
-from lcv_jax.evaluation import describing
+from lcv_jax.evaluation import describing, report
 from lcv_jax.evaluation.benchmarks import aggregate, read_results, run_benchmark
+from lcv_jax.evaluation.comparing import compare_runs, lines_of_comparison
 from lcv_jax.evaluation.layouts import write_layout
+from lcv_jax.evaluation.measures import MEASURES
 from lcv_jax.evaluation.rating_server import serve
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
+from lcv_jax.evaluation.scores import Scores, judged, measured, score_run
 from lcv_jax.evaluation.studies import create_study, read_study
 from lcv_jax.evaluation.study_results import lines_of_findings, rating_rows, study_findings, write_table
 from lcv_jax.evaluation.suite_readers import READERS
@@ -32,6 +37,7 @@ from lcv_jax.generate import Devices, Sampling, Weights
 from lcv_jax.generate import load as load_weights
 from lcv_jax.parallel.broadcast import is_first
 from lcv_jax.parallel.launch import leaving_at_once
+from lcv_jax.rewards.config import RewardSource, open_reward
 
 
 def _positional(metavar: str) -> Any:
@@ -302,6 +308,106 @@ class StudyResults:
         print("\n".join(lines_of_findings(study_findings(study, rows))))
 
 
+# Measures and judges
+
+
+def _tell(done: int, total: int) -> None:
+    print(f"\r{done} of {total} videos", end="" if done < total else "\n", file=sys.stderr)
+
+
+def _print_failures(scores: Scores) -> None:
+    for video, reason in list(scores.failures.items())[:5]:
+        print(f"warning: {video} has no score: {reason}", file=sys.stderr)
+    print(f"{scores.name}: {len(scores.by_video)} videos scored, {len(scores.failures)} without a score")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureRuns:
+    """Measure the clips of runs: flicker, dynamics, warping error, jerk, sharpness, colour drift; no weights needed."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
+    """The runs."""
+
+    def run(self) -> None:
+        """Writes RUN/scores/measures.json."""
+        for folder in self.runs:
+            run = read_run(folder)
+            _print_failures(score_run(run, "measures", {"measures": list(MEASURES)}, measured(run), _tell))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeRuns:
+    """Score the clips of runs with a reward model of lcv_jax.rewards, or a model behind an OpenAI-compatible endpoint.
+
+    For the latter: `--factory lcv_jax.evaluation.openai_judge:judge --options url http://host:8000/v1 model NAME`.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], _positional("NAME")]
+    """What the scores are called."""
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
+    """The runs."""
+    factory: str = ""
+    """module:factory of a reward in this process, such as lcv_jax.toy.rewards:read_clips."""
+    options: tuple[tuple[str, bool | int | float | str], ...] = ()
+    """KEY VALUE: keywords of the factory."""
+    command: tuple[str, ...] = ()
+    """Instead: a reward in a process of its own, such as its Python, -m lcv_jax.rewards.worker and module:factory."""
+    urls: tuple[str, ...] = ()
+    """Instead: servers of one reward model (`lcv serve-rewards`)."""
+    timeout: float = 600.0
+    """Seconds for a score."""
+
+    def run(self) -> None:
+        """Writes RUN/scores/NAME.json."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name == "measures":
+            raise ValueError(f"NAME must be letters, digits, dots or hyphens, and not measures; got {self.name!r}")
+        where: Literal["local", "process", "http"] = "http" if self.urls else "process" if self.command else "local"
+        source = RewardSource(
+            where=where, factory=self.factory, options=self.options, command=self.command, urls=self.urls
+        )
+        made_by = json.loads(json.dumps({"factory": self.factory, "options": self.options, "place": source.place}))
+        reward = open_reward(source, timeout=self.timeout)
+        try:
+            for folder in self.runs:
+                _print_failures(score_run(read_run(folder), self.name, made_by, judged(reward), _tell))
+        finally:
+            getattr(reward, "close", lambda: None)()
+
+
+# Comparing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare runs on the prompts that all have: means, paired differences with intervals, and what is too close."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
+    """Two or more; differences are between the first and each other one."""
+    page: Path | None = None
+    """Write a self-contained HTML page with bars, tables and clips."""
+    markdown: Path | None = None
+    """Write a table for a model card."""
+    num_prompts: int = 3
+    """Best and worst prompts whose clips are on the page."""
+    rank_by: tuple[str, str] | None = None
+    """NAME SCORE that ranks them, such as `measures flicker`. None: a judge's first score."""
+
+    def run(self) -> None:
+        """Prints the comparison and writes what is asked for."""
+        found = compare_runs([read_run(run) for run in self.runs])
+        print("\n".join(lines_of_comparison(found)))
+        if self.markdown is not None:
+            _write_text(self.markdown, report.markdown(found))
+        if self.page is not None:
+            _write_text(self.page, report.page(found, num_prompts=self.num_prompts, shown=self.rank_by))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
 COMMANDS: dict[str, type] = {
     "describe": Describe,
     "import": Import,
@@ -309,6 +415,9 @@ COMMANDS: dict[str, type] = {
     "layout": Layout,
     "run-benchmark": RunBenchmark,
     "results": Results,
+    "measure": MeasureRuns,
+    "judge": JudgeRuns,
+    "compare": Compare,
     "study": MakeStudy,
     "rate": Rate,
     "study-results": StudyResults,

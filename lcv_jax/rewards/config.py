@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lcv_jax.bounds import Bounds, Finite, Seconds, Whole, check_fields
 from lcv_jax.rewards.collect import FailurePolicy, Scorer
@@ -97,7 +97,9 @@ def open_rewards(cfg: RewardsConfig) -> Scorer:
     rewards: list[Reward] = []
     try:
         for source in cfg.sources:
-            rewards.append(_open(source, cfg))
+            rewards.append(
+                open_reward(source, timeout=cfg.timeout, start_timeout=cfg.start_timeout, retries=cfg.retries)
+            )
         _check_provided(cfg.sources, rewards)
         return Scorer(rewards, FailurePolicy(on_failure=cfg.on_failure, max_failed=cfg.max_failed))
     except BaseException:
@@ -106,29 +108,26 @@ def open_rewards(cfg: RewardsConfig) -> Scorer:
         raise
 
 
-def _open(source: RewardSource, cfg: RewardsConfig) -> Reward:
+def open_reward(
+    source: RewardSource, *, timeout: float = 600.0, start_timeout: float = 600.0, retries: int = 2
+) -> Reward:
+    """Starts or reaches one source; the arguments are those of `RewardsConfig`.
+
+    Raises:
+        ValueError: the source cannot be reached (`RewardError`), or its factory gives no reward.
+        ImportError: the module of a local reward cannot be imported.
+    """
     if source.where == "local":
-        return LocalReward(LocalConfig(factory=source.factory, options=source.options, timeout=cfg.timeout))
+        return LocalReward(LocalConfig(factory=source.factory, options=source.options, timeout=timeout))
+    common: dict[str, Any] = {
+        "timeout": timeout,
+        "start_timeout": start_timeout,
+        "retries": retries,
+        "media": source.media,
+    }
     if source.where == "process":
-        return ProcessReward(
-            ProcessConfig(
-                command=source.command,
-                environment=source.environment,
-                timeout=cfg.timeout,
-                start_timeout=cfg.start_timeout,
-                retries=cfg.retries,
-                media=source.media,
-            )
-        )
-    return RemoteReward(
-        RemoteConfig(
-            urls=source.urls,
-            timeout=cfg.timeout,
-            start_timeout=cfg.start_timeout,
-            retries=cfg.retries,
-            media=source.media,
-        )
-    )
+        return ProcessReward(ProcessConfig(command=source.command, environment=source.environment, **common))
+    return RemoteReward(RemoteConfig(urls=source.urls, **common))
 
 
 def _check_provided(sources: Sequence[RewardSource], rewards: Sequence[Reward]) -> None:
