@@ -13,38 +13,38 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import math
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
-import numpy as np
 import tyro
 from jax.experimental import multihost_utils
 
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import PublishedConfig
+from lcv_jax.data.batches import BatchKind
 from lcv_jax.gpus.speeds import peak_flops
-from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.training import networks
-from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.config import AdapterConfig, TrainConfig
+from lcv_jax.training.console import note
 from lcv_jax.training.cost import tokens_and_flops
 from lcv_jax.training.folder import Checkpoints, check_config, locked, with_warmup
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.metrics import Metrics, Work
-from lcv_jax.training.probes import probes
+from lcv_jax.training.observe import Observer
 from lcv_jax.training.rollouts import Rollouts
-from lcv_jax.training.samples import Sampler, grid, reconstructions
-from lcv_jax.training.state import Frozen, TrainState, variables_of
+from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner, Measured, train_step
 from lcv_jax.training.weights import LatentStatistics, WhichWeights, choose, kept_weights, save_weights
 from lcv_jax.user_files import running
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.trai
         print(usage(prog))
         return
     with leaving_at_once(), mistakes_in_one_line("interrupted; the same command goes on after the last checkpoint"):
-        begun = read_config(arguments[0] if arguments else "")
+        begun = with_adapter(read_config(arguments[0] if arguments else ""), arguments)
         cfg = parse_arguments(
             TrainConfig,
             arguments[1:],
@@ -99,6 +99,13 @@ def usage(prog: str) -> str:
 
 def _first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+def with_adapter(cfg: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
+    """The config, with the fields of an adapter where flags set them and it has none."""
+    if cfg.adapter is not None or not any(argument.startswith("--adapter.") for argument in arguments):
+        return cfg
+    return dataclasses.replace(cfg, adapter=AdapterConfig(name=tyro.MISSING))
 
 
 def read_config(path: str) -> TrainConfig:
@@ -162,6 +169,7 @@ def train(cfg: TrainConfig) -> None:
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
+            note(_summary(cfg, learner, start, checkpoints.latest))
             frozen = start.frozen()
             if checkpoints.latest is None:
                 state = start.state()
@@ -172,6 +180,18 @@ def train(cfg: TrainConfig) -> None:
             checkpoints.wait()
             if int(state.step) >= cfg.steps:
                 _finish(cfg, learner, state, frozen, inputs)
+
+
+def _summary(cfg: TrainConfig, learner: Learner, start: networks.Start, latest: int | None) -> str:
+    """What is about to happen, and where to watch it."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(start.shapes().params))
+    trained = f"adapter {cfg.adapter.name!r} of rank {cfg.adapter.rank}" if cfg.adapter else f"all of the {cfg.network}"
+    place = "from the start" if latest is None else f"resumed after step {latest}"
+    return (
+        f"training {trained}: {count / 1e6:,.1f} M parameters, {cfg.steps} steps of {cfg.batch_size} samples, {place}\n"
+        f"metrics in {cfg.run / 'metrics.jsonl'}; curves: pip install tensorboard, tensorboard --logdir {cfg.run}\n"
+        f"loading {cfg.checkpoint} ..."
+    )
 
 
 class Stop:
@@ -220,19 +240,22 @@ def _steps(
 ) -> TrainState:
     """The state after the last step, or after the one at which the run was asked to stop."""
     first = int(state.step)
-    if cfg.samples.every and jax.process_index() == 0:
-        print(f"samples in {cfg.run / 'samples'} show the {kept_weights(cfg)[0]} weights", file=sys.stderr)
+    if cfg.samples.every:
+        note(f"samples in {cfg.run / 'samples'} show the {kept_weights(cfg)[0]} weights")
     metrics = Metrics(cfg.run, cfg.logging, first_step=first, last_step=cfg.steps, peak_flops=_peak_flops(learner))
-    observe = _observer(cfg, learner, frozen, pipeline, metrics)
     in_flight: list[tuple[int, Measured]] = []
     due = stopping = False
-    with metrics, _profiler(cfg) as profile:
+    with metrics, _profiler(cfg) as profile, _observing(cfg, learner, frozen, pipeline, metrics) as observe:
         for step in range(first + 1, cfg.steps + 1):
             profile(step)
             asked = time.perf_counter()
             kind, batch = inputs.next(state, frozen)
             waited = time.perf_counter() - asked
-            state, measured = train_step(learner, state, frozen, batch, kind)
+            if step == 1:
+                observe(0, state, batch)
+            name, shapes = _kind_of(kind, batch)
+            with metrics.compiling(f"the step for {name}", (kind, shapes)):
+                state, measured = train_step(learner, state, frozen, batch, kind)
             tokens, flops = tokens_and_flops(learner, batch, kind)
             work = Work(task=kind.task, tokens=tokens, flops=flops, waited=waited, told=inputs.told)
             metrics.add(step, measured, work)
@@ -246,17 +269,30 @@ def _steps(
                 while in_flight:  # a checkpoint of weights that are known to be good
                     _check_finite(cfg, *in_flight.pop(0))
                 checkpoints.save(state, inputs.get_state(), step)
-            if cfg.samples.every and step % cfg.samples.every == 0:
-                jax.block_until_ready(state)
-                with metrics.paused():
-                    observe(step, state, batch)
+            observe(step, state, batch)
             if stopping and inputs.at_rest:
-                print(f"asked to stop: saved at step {step}; the same command goes on from there", file=sys.stderr)
+                metrics.note(f"asked to stop: saved at step {step}; the same command resumes from there")
                 break
         while in_flight:
             _check_finite(cfg, *in_flight.pop(0))
         metrics.flush()
     return state
+
+
+@contextlib.contextmanager
+def _observing(
+    cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics
+) -> Iterator[Observer]:
+    with contextlib.closing(Observer(cfg, learner, frozen, pipeline, metrics)) as observer:
+        yield observer
+
+
+def _kind_of(kind: BatchKind, batch: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """A batch's kind in words, and the shapes that a step is compiled for."""
+    shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+    sizes = next((array.shape[1:4] for name, array in sorted(batch.items()) if array.ndim == 5), ())
+    given = f", {kind.num_cond_latents} condition latents" if kind.num_cond_latents else ""
+    return f"{kind.task} ({'x'.join(map(str, sizes))} latents{given})", shapes
 
 
 def _check_finite(cfg: TrainConfig, step: int, measured: Measured) -> None:
@@ -268,37 +304,6 @@ def _check_finite(cfg: TrainConfig, step: int, measured: Measured) -> None:
             f"not finite at step {step}: {values}, {skipped} in a row. The same command resumes from the checkpoint "
             "before: allow some with --optimizer.max-skipped, or start a run with a lower learning rate"
         )
-
-
-def _observer(cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics) -> Any:
-    """A function that makes samples of a state, as RUN/samples/STEP.png and in TensorBoard.
-
-    Of GRPO, above each video the reference model's; RUN/samples/STEP.json tells how they differ.
-    """
-    if not cfg.samples.every:
-        return None
-    sampler = Sampler(cfg.samples, pipeline, cfg.data.max_sequence_length) if cfg.network == "dit" else None
-    references: list[np.ndarray] = []
-
-    def observe(step: int, state: TrainState, batch: dict[str, Any]) -> None:
-        params = choose(state, kept_weights(cfg)[0])
-        if sampler is None:
-            assert isinstance(learner.model, WanVAE)
-            videos = reconstructions(learner.model, params, batch["video_BTHWC"][: len(cfg.samples.prompts)])
-        else:
-            assert isinstance(learner.model, LongCatVideo)
-            videos = sampler.videos(learner.model, variables_of(params, frozen, learner.adapted))
-        if cfg.rollout is not None:
-            assert sampler is not None
-            assert isinstance(learner.model, LongCatVideo)
-            if not references:
-                references.append(sampler.videos(learner.model, {"params": frozen.params}))
-            found = {"policy": probes(videos), "reference": probes(references[0])}
-            videos = np.stack([references[0], videos], axis=1).reshape(-1, *videos.shape[1:])
-            metrics.add_probes(found, step)
-        metrics.add_image("samples", grid(videos), step)
-
-    return observe
 
 
 @contextlib.contextmanager

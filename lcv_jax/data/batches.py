@@ -6,6 +6,7 @@ own rows of each. Which samples those are is decided in plans.py; the sources he
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import warnings
 import weakref
@@ -19,6 +20,7 @@ from lcv_jax.data.clips import entry_weights, sort_clips
 from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedFolder
+from lcv_jax.data.held_out import Chosen, clip_of, held_out_clips
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.plans import Choice, Plans
 from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
@@ -142,7 +144,13 @@ def _close(reader: list[Any]) -> None:
 
 
 def open_batches(
-    cfg: DataConfig, *, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+    cfg: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    held_out: bool = False,
 ) -> Batches:
     """Opens the data of a run.
 
@@ -152,6 +160,7 @@ def open_batches(
         seed: of order, tasks, conditions and dropped captions.
         process_index: which rows of each batch to make: the processes' parts in their order are the batch.
         process_count: of all processes.
+        held_out: read the clips of `cfg.held_out` instead of the others.
 
     Raises:
         ValueError: no such data, no clip for a task that has a share, or a batch that processes cannot share.
@@ -168,11 +177,11 @@ def open_batches(
     per_process = batch_size // process_count
     rows = range(process_index * per_process, (process_index + 1) * per_process)
     if cfg.mode == "encoded":
-        return _open_encoded(cfg, batch_size, seed, rows)
-    return _open_files(cfg, batch_size, seed, rows)
+        return _open_encoded(cfg, batch_size, seed, rows, held_out)
+    return _open_files(cfg, batch_size, seed, rows, held_out)
 
 
-def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Batches:
+def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_out: bool) -> Batches:
     folder = EncodedFolder(cfg.path)
     if folder.longest_text > cfg.max_sequence_length:
         raise ValueError(
@@ -184,27 +193,36 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> B
     if absent:
         have = ", ".join(f"{as_text(bucket.size)} ({bucket.num_records} clips)" for bucket in folder.buckets)
         raise ValueError(f"{cfg.path} has no clips of {', '.join(map(as_text, sorted(absent)))}; it has {have}")
+    sources: list[Any] = [folder.source(bucket) for bucket in buckets]
     weights = None
     if cfg.weight_column is not None:
         weights = [folder.weights(bucket, cfg.weight_column) for bucket in buckets]
+    if cfg.held_out:
+        ids = [[row["id"] for row in folder.rows(bucket)] for bucket in buckets]
+        apart = held_out_clips(itertools.chain(*ids), cfg.held_out)
+        places = [[i for i, one in enumerate(each) if (clip_of(one) in apart) == held_out] for each in ids]
+        used = [number for number, each in enumerate(places) if each]
+        sources = [Chosen(sources[number], places[number]) for number in used]
+        weights = None if weights is None else [weights[number][places[number]] for number in used]
+        buckets = [buckets[number] for number in used]
     sizes = [bucket.size for bucket in buckets]
     plans = _make_plans(
         cfg,
         sizes,
         tasks=[bucket.tasks for bucket in buckets],
         num_latents=[bucket.latent_shape[0] for bucket in buckets],
-        counts=[bucket.num_records for bucket in buckets],
+        counts=list(map(len, sources)),
         weights=weights,
         batch_size=batch_size,
         seed=seed,
     )
     negative, mask = pad_text([folder.caption(folder.negative_prompt)], cfg.max_sequence_length)
-    source = EncodedRows(cfg, folder, [folder.source(bucket) for bucket in buckets], plans, rows)
+    source = EncodedRows(cfg, folder, sources, plans, rows)
     constants = {"negative_text_1LD": negative, "negative_mask_1L": mask}
     return Batches(cfg, plans, source, sizes, data_hash=folder.hash, constants=constants)
 
 
-def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Batches:
+def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_out: bool) -> Batches:
     autoencoder = cfg.mode == "autoencoder"
     refinements = tuple(map(parse_refinement, cfg.refine))
     groups = bucket_groups(cfg.sizes, cfg.resolutions, cfg.num_frames, cfg.granularity)
@@ -217,7 +235,9 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range) -> Bat
         if cfg.tokenizer is None:
             raise ValueError("the mode 'clips' needs data.tokenizer: the converted checkpoint whose tokenizer to use")
         tokenizer = load_tokenizer(cfg.tokenizer / "tokenizer")
-    sorted_clips = sort_clips(cfg, read_manifest(cfg.path, captions=not autoencoder), groups)
+    listed = read_manifest(cfg.path, captions=not autoencoder)
+    apart = held_out_clips((entry.id for entry in listed), cfg.held_out)
+    sorted_clips = sort_clips(cfg, [entry for entry in listed if (entry.id in apart) == held_out], groups)
     sizes, entries = list(sorted_clips.entries), list(sorted_clips.entries.values())
     weights = None
     if cfg.weight_column is not None:

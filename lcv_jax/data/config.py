@@ -90,6 +90,8 @@ class DataConfig:
     """Share of samples whose caption is replaced by the empty one, for guidance."""
     weight_column: str | None = None
     """Draw clips in proportion to this column of the manifest. None: every clip once in an epoch."""
+    held_out: Annotated[float, Bounds(least=0, below=1)] = 0.0
+    """Share of the clips that are not trained on but kept for `validation`: at least one, chosen by a hash of ids."""
     max_sequence_length: TextTokens = 512
     """Tokens that captions are padded to."""
     tokenizer: Path | None = None

@@ -43,21 +43,23 @@ from lcv_jax.training.rollout_config import RolloutConfig
 Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
 
 CHANGEABLE = (
-    "run", "steps", "devices", "checkpoints", "logging", "samples", "remat", "data.workers", "data.prefetch",
-    "optimizer.max_skipped",
+    "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "remat", "data.workers",
+    "data.prefetch", "optimizer.max_skipped",
 )  # fmt: skip
 """Fields, or groups of them, that may differ from what a run was begun with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a constant rate after a linear warm-up (report, table 5)."""
+    """AdamW with a linear warm-up and then a constant rate (report, table 5), or one that falls by a half cosine."""
 
     learning_rate: Annotated[float, Bounds(above=0, most=10)] = 1e-4
     """After the warm-up."""
     warmup_steps: Whole = 0
     """Steps over which the rate grows from 0. If the run is shorter than that when it first starts, the warm-up takes a
     tenth of it instead."""
+    decay_steps: Count | None = None
+    """Step at which the rate has fallen to a tenth, by a half cosine after the warm-up. None: constant."""
     b1: Annotated[float, Bounds(least=0, below=1)] = 0.9
     """Decay of the gradients' average."""
     b2: Annotated[float, Bounds(least=0, below=1)] = 0.99
@@ -78,6 +80,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError(f"decay_steps must be above warmup_steps, got {self.decay_steps} and {self.warmup_steps}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,8 @@ class SamplesConfig:
     """Videos made along the way, always of the same prompts and noise."""
 
     every: Count | None = None
-    """Steps between two grids in RUN/samples. None: no samples."""
+    """Steps between two grids in RUN/samples; a run also begins with one, and makes one at a quarter of the first
+    `every` steps. None: no samples."""
     prompts: tuple[str, ...] = ()
     """One video each; they are made as one batch."""
     num_frames: FrameCount = 93
@@ -194,6 +199,21 @@ class SamplesConfig:
         check_fields(self)
         if self.every is not None and not self.prompts:
             raise ValueError("samples.every needs samples.prompts, got none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The loss on clips that are not trained on: the same clips, noise and times each time, so that values compare."""
+
+    every: Count | None = None
+    """Steps between two validations; one comes before the first step too. None: no validation."""
+    path: Path | None = None
+    """Its clips, of the same kind as data.path. None: those that data.held_out keeps back."""
+    batches: Count = 4
+    """How many batches it is averaged over; clips repeat where there are fewer, with other noise."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,6 +253,7 @@ class TrainConfig:
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     logging: LoggingConfig = LoggingConfig()
     samples: SamplesConfig = SamplesConfig()
+    validation: ValidationConfig = ValidationConfig()
     seed: Seed = 0
     """Of the data's order, the noise, the times and random weights."""
 
@@ -253,6 +274,13 @@ class TrainConfig:
             raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
         if "average" in self.objective.needs and self.optimizer.ema_decay is None:
             raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
+
+        if self.validation.every is not None:
+            if grpo:
+                raise ValueError("GRPO has no validation loss: leave validation.every out, and watch the samples")
+            assert isinstance(self.data, DataConfig)
+            if self.validation.path is None and not self.data.held_out:
+                raise ValueError("validation needs clips: set data.held_out (a share, such as 0.1) or validation.path")
 
     @property
     def network(self) -> Literal["dit", "vae"]:

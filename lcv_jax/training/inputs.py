@@ -34,8 +34,11 @@ def check_batch_size(cfg: TrainConfig, mesh: Mesh) -> None:
 class Inputs:
     """The data of a run, ready for the step."""
 
-    def __init__(self, cfg: TrainConfig, mesh: Mesh, pipeline: Pipeline):
+    def __init__(self, cfg: TrainConfig, mesh: Mesh, pipeline: Pipeline, *, held_out: bool = False):
         """Opens the data.
+
+        Args:
+            held_out: read the clips of `data.held_out` instead of the others.
 
         Raises:
             ValueError: data that cannot be read, or a batch that does not divide over the devices.
@@ -51,6 +54,7 @@ class Inputs:
             seed=cfg.seed,
             process_index=first // rows,
             process_count=cfg.batch_size // rows,
+            held_out=held_out,
         )
         self._size, self._pipeline = cfg.batch_size, pipeline
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}

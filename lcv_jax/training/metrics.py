@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,16 +15,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.training.config import LoggingConfig
+from lcv_jax.training.console import PARTS, REWARD, ConsoleLines
 from lcv_jax.training.step import Measured
 
 JSONL = "metrics.jsonl"
-QUIET_SECONDS = 10
-"""Between two console lines where there is no terminal for a live one."""
+RISES, RISES_OVER_FIRST = 10.0, 2.0
+"""A run has diverged when the loss is so many times its lowest, and so many times its first."""
 
 
 @dataclasses.dataclass
@@ -41,12 +39,6 @@ class Work:
     """What there is to say of its batch."""
 
 
-REWARD = "reward/"
-"""Names of rewards begin so."""
-PARTS = "seconds/"
-"""Names of what a step's time went to begin so, where its batch tells."""
-
-
 class Metrics:
     """Collects steps, and writes a line for every `cfg.every` of them. Only process 0 writes."""
 
@@ -59,6 +51,9 @@ class Metrics:
         self._cfg, self._peak = cfg, peak_flops
         self._pending: list[tuple[int, Measured, Work]] = []
         self._since = time.perf_counter()
+        self._compiled: set[Any] = set()
+        self._paused = 0.0
+        self._lowest = self._first_loss = math.inf
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
@@ -69,7 +64,7 @@ class Metrics:
             kept = [line for line in _whole_lines(self._file) if line["step"] <= first_step]
             self._file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
-        self._console = _ConsoleLine(first_step, last_step)
+        self._console = ConsoleLines(first_step, last_step)
 
     def __enter__(self) -> "Metrics":
         return self
@@ -106,13 +101,27 @@ class Metrics:
         if memory:
             line["device_gb"] = memory.get("peak_bytes_in_use", 0) / 1e9
         if self._writes:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._append(line)
             for name, value in line.items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
             self._console.show(line)
+        self._check_diverged(line)
         return line
+
+    def _check_diverged(self, line: Mapping[str, Any]) -> None:
+        """Raises FloatingPointError where the loss has exploded; before a checkpoint of such weights is written."""
+        loss = line["loss"]
+        if loss is None or any(name.startswith(REWARD) for name in line):
+            return
+        if math.isinf(self._first_loss):
+            self._first_loss = loss
+        self._lowest = min(self._lowest, loss)
+        if loss > max(RISES * self._lowest, RISES_OVER_FIRST * self._first_loss) > 0:
+            raise FloatingPointError(
+                f"training diverged: at step {line['step']} the loss is {loss:.3g}, after {self._lowest:.3g} at its "
+                "lowest. The last checkpoint in the run's folder is from before; lower optimizer.learning_rate"
+            )
 
     def add_image(self, name: str, image_HWC: np.ndarray, step: int) -> None:
         """A picture, in RUN/NAME/STEP.png and for TensorBoard."""
@@ -129,6 +138,10 @@ class Metrics:
             for name, value in values.items():
                 self._board.add_scalar(f"probe/{name}/{model}", value, step)
 
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     def _folder(self, name: str) -> Path:
         folder = self._file.parent / name
         folder.mkdir(exist_ok=True)
@@ -137,9 +150,43 @@ class Metrics:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Within, time does not count: what is done is no part of a step, such as sampling."""
-        began = time.perf_counter()
+        began, before = time.perf_counter(), self._paused
         yield
-        self._since += time.perf_counter() - began
+        seconds = time.perf_counter() - began - (self._paused - before)  # less what was paused within
+        self._paused += seconds
+        self._since += seconds
+        if self._writes:
+            self._console.pause(seconds)
+
+    @contextlib.contextmanager
+    def compiling(self, name: str, key: Any) -> Iterator[None]:
+        """Within, what is done for the first time with this key compiles; the console says so, and time does not count.
+
+        Args:
+            name: of what compiles, for the console.
+            key: the program.
+        """
+        if key in self._compiled:
+            yield
+            return
+        self._compiled.add(key)
+        self.note(f"compiling {name} ...")
+        began = time.perf_counter()
+        with self.paused():
+            yield
+        self.note(f"compiled {name} in {time.perf_counter() - began:.0f} s")
+
+    def note(self, text: str) -> None:
+        """A line on the console."""
+        if self._writes:
+            self._console.note(text)
+
+    def add_validation(self, loss: float, step: int) -> None:
+        """The loss on held-out clips, as a line of metrics.jsonl, for TensorBoard and on the console."""
+        if self._writes:
+            self._append({"step": step, "validation_loss": loss})
+            self._board.add_scalar("validation_loss", loss, step)
+            self.note(f"step {step}: validation loss {loss:.4f}")
 
     def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float | None]:
         """Means over steps; errors by task and by time. None is a value that is not finite: JSON has no word for it."""
@@ -173,42 +220,3 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             return
-
-
-class _ConsoleLine:
-    """A live bar in a terminal; elsewhere a line now and then."""
-
-    def __init__(self, first_step: int, last_step: int):
-        self._last, self._first, self._started, self._told = last_step, first_step, time.monotonic(), -math.inf
-        console = Console(file=sys.stderr)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = (
-            Progress(TextColumn("{task.description}"), *columns, console=console) if console.is_terminal else None
-        )
-        if self._bar:
-            self._bar.start()
-            self._task = self._bar.add_task("train", total=last_step, completed=first_step)
-
-    def show(self, line: dict[str, Any]) -> None:
-        loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
-        text = f"loss {loss}, {line['step_seconds']:.3g} s a step"
-        rewards = {name.removeprefix(REWARD): value for name, value in line.items() if name.startswith(REWARD)}
-        if rewards:  # the loss of GRPO says little: it is near 0 throughout
-            text = text.replace(f"loss {loss}", ", ".join(f"{name} {value:.3f}" for name, value in rewards.items()))
-        parts = {name.removeprefix(PARTS): value for name, value in line.items() if name.startswith(PARTS)}
-        if parts:
-            told = (f"{name} {seconds / line['step_seconds']:.0%}" for name, seconds in parts.items())
-            text += f" ({', '.join(told)})"
-        if self._bar:
-            self._bar.update(self._task, completed=line["step"], description=text)
-            return
-        now = time.monotonic()
-        if now - self._told < QUIET_SECONDS and line["step"] < self._last:
-            return
-        self._told = now
-        left = (self._last - line["step"]) * (now - self._started) / max(1, line["step"] - self._first)
-        print(f"step {line['step']} of {self._last}: {text}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()

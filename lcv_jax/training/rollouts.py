@@ -29,8 +29,8 @@ from lcv_jax.pipeline import Pipeline
 from lcv_jax.rewards.config import open_rewards
 from lcv_jax.sampling.denoise import decode_latents
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.console import PARTS, REWARD
 from lcv_jax.training.inputs import check_batch_size
-from lcv_jax.training.metrics import PARTS, REWARD
 from lcv_jax.training.rollout import Rollout, policy_rollout
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner

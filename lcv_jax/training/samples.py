@@ -1,6 +1,7 @@
 """What the model can do by now: videos of the same prompts and noise, or an autoencoder's reconstructions."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from lcv_jax.sampling.options import SamplingOptions
 from lcv_jax.training.config import SamplesConfig
 
 SHOWN_FRAMES = 6
+LABEL_SIZE = 11
+"""Pixels."""
 
 
 class Sampler:
@@ -57,7 +60,34 @@ def _reconstruct(model: WanVAE, params: Params, video_BTHWC: Array) -> Array:
     return apply({"params": params}, video_BTHWC.astype(jnp.float32) / 127.5 - 1) / 2 + 0.5
 
 
-def grid(videos_BTHWC: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A row for each video, some of its frames from left to right."""
+def grid(
+    videos_BTHWC: UInt8[np.ndarray, "B T H W 3"], labels: Sequence[str] = ()
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A row for each video, some of its frames from left to right, with its label above it.
+
+    Args:
+        labels: one a row, or fewer: each is of as many rows. None: no labels.
+    """
     shown = np.unique(np.linspace(0, videos_BTHWC.shape[1] - 1, SHOWN_FRAMES).round().astype(int))
-    return rearrange(videos_BTHWC[:, shown], "B T H W C -> (B H) (T W) C")
+    rows = rearrange(videos_BTHWC[:, shown], "B T H W C -> B H (T W) C")
+    if not labels:
+        return np.concatenate(rows)
+    each = len(rows) // len(labels)
+    parts = []
+    for number, text in enumerate(labels):
+        parts += [label(text, rows.shape[2]), *rows[number * each : (number + 1) * each]]
+    return np.concatenate(parts)
+
+
+def label(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """A strip with a text, in lines as wide as it is."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=LABEL_SIZE)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= width - 4 else [*lines, word]
+    strip = Image.new("RGB", (width, (LABEL_SIZE + 3) * len(lines) + 3), "white")
+    ImageDraw.Draw(strip).multiline_text((2, 0), "\n".join(lines), fill="black", font=font, spacing=2)
+    return np.asarray(strip)

@@ -21,6 +21,8 @@ from lcv_jax.models.lora import combine
 from lcv_jax.parallel.sharding import Rules, full_sharding, shardings, zero_2
 from lcv_jax.training.config import AdapterConfig, OptimizerConfig, TrainConfig
 
+FINAL_RATE = 0.1
+"""Of the learning rate, where it falls."""
 PARTS = ("fsdp", "seq")
 """Mesh axes over which state is kept in parts."""
 
@@ -63,9 +65,16 @@ def optimizer(cfg: OptimizerConfig) -> optax.GradientTransformation:
 
 def learning_rate(cfg: OptimizerConfig) -> optax.Schedule:
     """The rate of a step, counted from 0: its first is not 0."""
-    if not cfg.warmup_steps:
-        return optax.constant_schedule(cfg.learning_rate)
-    return lambda step: cfg.learning_rate * jnp.minimum(1.0, (step + 1) / cfg.warmup_steps)
+
+    def rate(step: Any) -> Array:
+        warm = jnp.minimum(1.0, (step + 1) / max(1, cfg.warmup_steps))
+        if cfg.decay_steps is None:
+            return cfg.learning_rate * warm
+        done = jnp.clip((step + 1 - cfg.warmup_steps) / (cfg.decay_steps - cfg.warmup_steps), 0.0, 1.0)
+        fallen = FINAL_RATE + (1 - FINAL_RATE) * (1 + jnp.cos(jnp.pi * done)) / 2
+        return cfg.learning_rate * warm * fallen
+
+    return rate
 
 
 def ema_weight(cfg: OptimizerConfig, step: Array) -> Array:

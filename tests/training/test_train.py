@@ -86,7 +86,7 @@ def test_a_run_writes_metrics_samples_and_weights_to_generate_from(whole, lines_
     assert {"loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second", "data_wait"} <= set(lines[0])
     assert {name for line in lines for name in line if name.startswith("loss/")} == {"loss/t2v", "loss/i2v"}
     assert [line["learning_rate"] for line in lines] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
-    assert sorted(path.name for path in (whole.run / "samples").iterdir()) == ["00000002.png", "00000004.png"]
+    assert sorted(path.name for path in (whole.run / "samples").iterdir()) == [f"{step:08}.png" for step in (0, 2, 4)]
     assert list((whole.run / "tensorboard").iterdir())
     video = load_pipeline(whole.run / "weights").text_to_video(
         "clip 1", height=32, width=32, num_frames=5, num_steps=2, max_sequence_length=16

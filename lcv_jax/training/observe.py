@@ -1,0 +1,85 @@
+"""What a run shows of itself along the way: grids of samples, and the loss on held-out clips."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lcv_jax.array_types import Params
+from lcv_jax.data.prompts import PromptsConfig
+from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.vae import WanVAE
+from lcv_jax.pipeline import Pipeline
+from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.metrics import Metrics
+from lcv_jax.training.probes import probes
+from lcv_jax.training.samples import Sampler, grid, reconstructions
+from lcv_jax.training.state import Frozen, TrainState, variables_of
+from lcv_jax.training.step import Learner
+from lcv_jax.training.validation import Validation
+from lcv_jax.training.weights import choose, kept_weights
+
+
+class Observer:
+    """Looks at a state before the first step, and whenever the config says so; this is no part of a step's time."""
+
+    def __init__(self, cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics):
+        """Opens the held-out clips, and encodes the prompts of samples.
+
+        Raises:
+            ValueError: there are no such clips, or they do not suit the run.
+        """
+        self._cfg, self._learner, self._frozen, self._metrics = cfg, learner, frozen, metrics
+        self._validation = Validation(cfg, learner, learner.mesh, pipeline) if cfg.validation.every else None
+        samples = cfg.samples.every and cfg.network == "dit"
+        self._sampler = Sampler(cfg.samples, pipeline, cfg.data.max_sequence_length) if samples else None
+        self._reference: np.ndarray | None = None
+
+    def __call__(self, step: int, state: TrainState, batch: dict[str, Any]) -> None:
+        """Whatever is due at this step."""
+        samples, validation = self._cfg.samples.every, self._cfg.validation.every
+        validates = validation is not None and step % validation == 0
+        shows = samples is not None and (step % samples == 0 or step == samples // 4)
+        if not validates and not shows:
+            return
+        jax.block_until_ready(state)
+        params = choose(state, kept_weights(self._cfg)[0])
+        with self._metrics.paused():
+            if validates:
+                assert self._validation is not None
+                self._metrics.add_validation(self._validation.loss(state, params, self._frozen), step)
+            if shows:
+                self._show(step, params, batch)
+
+    def close(self) -> None:
+        """Stops reading held-out clips."""
+        if self._validation is not None:
+            self._validation.close()
+
+    def _show(self, step: int, params: Params, batch: dict[str, Any]) -> None:
+        """RUN/samples/STEP.png: a row for each prompt, with the prompt above it.
+
+        Of GRPO, above each video the reference model's; RUN/samples/STEP.json tells how they differ.
+        """
+        cfg, labels, model = self._cfg, list(self._cfg.samples.prompts), self._learner.model
+        with self._metrics.compiling("sampling", "samples"):
+            if self._sampler is None:
+                assert isinstance(model, WanVAE)
+                videos = reconstructions(model, params, batch["video_BTHWC"][: len(labels)])
+                labels = ["original beside reconstruction"]
+            else:
+                assert isinstance(model, LongCatVideo)
+                videos = self._sampler.videos(model, variables_of(params, self._frozen, self._learner.adapted))
+        if isinstance(cfg.data, PromptsConfig):
+            videos = self._beside_reference(videos, step)
+            labels = [f"{text} (reference above, policy below)" for text in labels]
+        self._metrics.add_image("samples", grid(videos, labels), step)
+
+    def _beside_reference(self, videos: np.ndarray, step: int) -> np.ndarray:
+        assert self._sampler is not None
+        assert isinstance(self._learner.model, LongCatVideo)
+        if self._reference is None:
+            self._reference = self._sampler.videos(self._learner.model, {"params": self._frozen.params})
+        found = {"policy": probes(videos), "reference": probes(self._reference)}
+        self._metrics.add_probes(found, step)
+        return np.stack([self._reference, videos], axis=1).reshape(-1, *videos.shape[1:])
