@@ -1,4 +1,5 @@
-# `make demo` sets up and generates, `make train` trains, `make align` goes on with GRPO, `make test` runs the tests.
+# `make demo` sets up and generates, `make train` trains, `make finetune` trains an adapter on a few clips,
+# `make align` goes on with GRPO, `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo train align test test-slow test-compile lint docs clean
+.PHONY: demo train finetune align test test-slow test-compile lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +20,9 @@ demo: .venv/installed
 
 train: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/train.sh
+
+finetune: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/finetune.sh
 
 align: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/align.sh

@@ -14,7 +14,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,9 +33,13 @@ from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import pack_record, write_whole
 from lcv_jax.data.encoding import Clip, Job, PartState, check_config, locked, read_ahead, write_index
+from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.manifest import Entry, read_manifest
+from lcv_jax.data.media_writer import write_image
+from lcv_jax.data.preview import beside, decibels, poor_round_trips, too_short_clips, unknown_words
 from lcv_jax.pipeline import load_pipeline
-from lcv_jax.sampling.denoise import encode_frames, upsample_clip
+from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
+from lcv_jax.training.samples import grid, label, widened
 
 LOG_SECONDS = 30
 """Between two lines of progress, where there is no terminal for a live bar."""
@@ -81,6 +86,8 @@ class Arguments:
     """Clips of a file: what is lost, of each bucket, when the run is killed."""
     shard: str = "0/1"
     """Which part of the clips this process takes, PART/PARTS, from 0. The last to end writes the index."""
+    preview: Annotated[int, Bounds(least=0, most=64)] = 3
+    """Clips whose reconstructions are written to OUT/preview.png; 0: none."""
     readers: Annotated[int, Bounds(least=1, most=1024)] = 2
     """Threads that decode clips."""
 
@@ -113,9 +120,16 @@ def encode(arguments: Arguments) -> None:
         state = PartState(folder, job)
         mine = entries[job.part :: job.parts]
         if not state.done_file.is_file():
+            captions = [caption for entry in mine for caption in entry.captions]
+            if told := unknown_words(*networks.unknown(captions), str(arguments.checkpoint)):
+                warnings.warn(told, stacklevel=2)
             _write_special_captions(folder, arguments.negative_prompt, networks)
-            _encode_part(job, networks, state, mine, arguments.readers)
+            preview = Preview(arguments, networks)
+            _encode_part(job, networks, state, mine, arguments.readers, preview)
+            preview.write()
             state.finish(len(mine))
+            if told := too_short_clips(job.groups, state.left_out["too_short"], job.fps):
+                warnings.warn(told, stacklevel=2)
         print(state.summary())
     write_index(folder, job, config, networks.provenance, arguments.negative_prompt)
 
@@ -184,12 +198,56 @@ class Networks:
             self._arguments.latents_dtype
         )
 
+    def unknown(self, captions: Sequence[str]) -> tuple[list[str], int]:
+        """Words of captions that the tokenizer does not know; and the number of all tokens."""
+        return self._pipeline.tokenizer.unknown(captions)
+
+    def decoded(self, latents_THWC: np.ndarray) -> np.ndarray:
+        """The clip of its latents, uint8."""
+        method = "tiled_decode" if self._arguments.vae_tiles else "decode"
+        vae, params = self._pipeline.vae, self._pipeline.params("vae")
+        return to_uint8(np.asarray(decode_latents(vae, params, jnp.asarray(latents_THWC)[None], method)))[0]
+
     def upsampled_latents(self, small_THWC: np.ndarray, size: Size) -> np.ndarray:
         """Latents of a small clip, upsampled as refinement does it."""
         return self.latents(upsample_clip(jnp.asarray(small_THWC, jnp.float32) / 255, *size))
 
 
-def _encode_part(job: Job, networks: Networks, state: PartState, entries: list[Entry], readers: int) -> None:
+class Preview:
+    """The first clips of this process beside what the autoencoder makes of them."""
+
+    def __init__(self, arguments: Arguments, networks: Networks):
+        part = "" if arguments.shard.endswith("/1") else f"-{arguments.shard.split('/')[0]}"
+        self._path = arguments.out / f"preview{part}.png"
+        self._count, self._checkpoint, self._networks = arguments.preview, str(arguments.checkpoint), networks
+        self._rows: dict[str, np.ndarray] = {}
+        self._measured: dict[str, float] = {}
+
+    def add(self, entry: Entry, clip: Clip, latents_THWC: np.ndarray) -> None:
+        """Takes a clip in, if more are wanted."""
+        if len(self._rows) == self._count or clip.size[0] == 1:
+            return
+        back = self._networks.decoded(latents_THWC)
+        value = self._measured[entry.id] = decibels(clip.video_THWC, back)
+        pairs = beside(clip.video_THWC, back)
+        self._rows[f"{entry.id}: {value:.1f} dB, original beside reconstruction"] = grid(pairs[None], shown=3)
+
+    def write(self) -> None:
+        """Writes the picture, and warns of clips that are not reproduced well."""
+        if not self._rows:
+            return
+        width = max(row.shape[1] for row in self._rows.values())
+        rows = [part for text, row in self._rows.items() for part in (label(text, width), widened(row, width))]
+        write_image(self._path, np.concatenate(rows))
+        values = ", ".join(f"{name} {value:.1f} dB" for name, value in self._measured.items())
+        print(f"wrote {self._path}: {values}", file=sys.stderr)
+        if told := poor_round_trips(self._measured, self._checkpoint, str(self._path)):
+            warnings.warn(told, stacklevel=2)
+
+
+def _encode_part(
+    job: Job, networks: Networks, state: PartState, entries: list[Entry], readers: int, preview: Preview
+) -> None:
     networks.check(job.groups)
     skipped = state.skipped
     left = [
@@ -208,13 +266,15 @@ def _encode_part(job: Job, networks: Networks, state: PartState, entries: list[E
             else:
                 for identity, clip in clips.items():
                     if identity not in state.encoded:
-                        record = _record(networks, entry, identity, clip)
+                        latents_THWC = networks.latents(clip.video_THWC)
+                        preview.add(entry, clip, latents_THWC)
+                        record = _record(networks, entry, identity, clip, latents_THWC)
                         state.add(clip.size, record, id=identity, **_facts(networks, entry, clip))
             advance()
 
 
-def _record(networks: Networks, entry: Entry, identity: str, clip: Clip) -> bytes:
-    arrays = {"latents_THWC": networks.latents(clip.video_THWC)}
+def _record(networks: Networks, entry: Entry, identity: str, clip: Clip, latents_THWC: np.ndarray) -> bytes:
+    arrays = {"latents_THWC": latents_THWC}
     if clip.small_THWC is not None:
         arrays["upsampled_THWC"] = networks.upsampled_latents(clip.small_THWC, clip.size)
     arrays |= {f"text_{number}_LD": networks.text(caption) for number, caption in enumerate(entry.captions)}

@@ -135,7 +135,7 @@ def test_a_config_finds_its_folder_and_leaves_the_path_as_it_was():
     assert sys.path == before
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/*.py")), ids=lambda path: path.parent.name + path.stem)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.py")), ids=lambda path: path.parent.name + path.stem)
 def test_every_config_loads_and_says_how_to_run_it(path):
     text = path.read_text()
     if "def get_config()" in text:

@@ -67,6 +67,17 @@ class CaptionTokenizer:
             mask_BL[row, : len(ids)] = 1
         return ids_BL, mask_BL
 
+    def unknown(self, captions: Sequence[str]) -> tuple[list[str], int]:
+        """Words of captions that have no token of their own, with repetitions; and the number of all tokens."""
+        unknown_id = self._backend.token_to_id("<unk>")
+        words, count = [], 0
+        for caption in map(clean, captions):
+            encoding = self._backend.encode(caption, add_special_tokens=False)
+            count += len(encoding)
+            places = zip(encoding.ids, encoding.offsets, strict=True)
+            words += [caption[start:end] for token, (start, end) in places if token == unknown_id]
+        return words, count
+
 
 def load_tokenizer(folder: str | Path) -> CaptionTokenizer:
     """The tokenizer of a checkpoint's `tokenizer/` folder. Reads local files only.

@@ -212,8 +212,9 @@ def nothing_left(groups: Groups, short: Mapping[str, int], unread: Mapping[str, 
     shortest = min((size for group in groups for size in group), key=lambda size: size[0])
     also = f". {len(unread)} more cannot be read, such as {example}" if unread else ""
     return (
-        f"all clips are too short: the longest, {longest}, has {short[longest]} frames at {fps:g} frames a second, "
-        f"the shortest bucket is {as_text(shortest)}; give sizes of fewer frames, or a higher fps{also}"
+        f"all clips are too short: the longest, {longest}, has {short[longest]} frames at {fps:g} frames a second "
+        f"({short[longest] / fps:.2f} s), the shortest bucket is {as_text(shortest)} and needs {shortest[0]} "
+        f"({shortest[0] / fps:.2f} s); give sizes of fewer frames, or a higher fps{also}"
     )
 
 

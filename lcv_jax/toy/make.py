@@ -18,7 +18,7 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -32,6 +32,8 @@ from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
 
+SEPIA = (1.1, 0.95, 0.75)
+"""Red, green and blue of a pixel in this style, in its brightness."""
 _BYTES_A_PIXEL = 0.5  # of a file, at most; measured about 0.1
 
 
@@ -66,6 +68,8 @@ class Arguments:
     """Of all scenes."""
     crf: Annotated[int, Bounds(least=0, most=51)] = 8
     """Quality of the videos, lower is better."""
+    style: Literal["none", "sepia"] = "none"
+    """Of all pixels: sepia is a style that the small model was never trained on. Captions do not mention it."""
     workers: Annotated[int, Bounds(least=1, most=1024)] = 1
     """Processes that draw and write."""
 
@@ -164,12 +168,21 @@ def _write_one(arguments: Arguments, folder: Path, named: tuple[str, Scene]) -> 
     size: dict[str, Any] = {"height": arguments.height, "width": arguments.width}
     if name.endswith(".png"):
         moment = DURATION * np.random.default_rng([scene.seed, 2]).random()
-        write_image(folder / name, render(scene, **size, num_frames=1, fps=arguments.fps, start=moment)[0])
+        image = render(scene, **size, num_frames=1, fps=arguments.fps, start=moment)[0]
+        write_image(folder / name, styled(image, arguments.style))
         return
     frames = render(scene, **size, num_frames=arguments.num_frames, fps=arguments.fps)
     # One thread: a clip is too small to share, and other workers have the other cores.
     with VideoWriter(folder / name, fps=arguments.fps, **size, crf=arguments.crf, options={"threads": "1"}) as video:
-        video.write(frames)
+        video.write(styled(frames, arguments.style))
+
+
+def styled(pixels: np.ndarray, style: str) -> np.ndarray:
+    """Frames or an image, uint8, in a style."""
+    if style == "none":
+        return pixels
+    toned = (pixels @ np.array((0.299, 0.587, 0.114)))[..., None] * np.array(SEPIA)
+    return np.clip(np.rint(toned), 0, 255).astype(np.uint8)
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

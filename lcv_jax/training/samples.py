@@ -61,15 +61,16 @@ def _reconstruct(model: WanVAE, params: Params, video_BTHWC: Array) -> Array:
 
 
 def grid(
-    videos_BTHWC: UInt8[np.ndarray, "B T H W 3"], labels: Sequence[str] = ()
+    videos_BTHWC: UInt8[np.ndarray, "B T H W 3"], labels: Sequence[str] = (), shown: int = SHOWN_FRAMES
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A row for each video, some of its frames from left to right, with its label above it.
 
     Args:
         labels: one a row, or fewer: each is of as many rows. None: no labels.
+        shown: frames of each video.
     """
-    shown = np.unique(np.linspace(0, videos_BTHWC.shape[1] - 1, SHOWN_FRAMES).round().astype(int))
-    rows = rearrange(videos_BTHWC[:, shown], "B T H W C -> B H (T W) C")
+    places = np.unique(np.linspace(0, videos_BTHWC.shape[1] - 1, shown).round().astype(int))
+    rows = rearrange(videos_BTHWC[:, places], "B T H W C -> B H (T W) C")
     if not labels:
         return np.concatenate(rows)
     each = len(rows) // len(labels)
@@ -77,6 +78,11 @@ def grid(
     for number, text in enumerate(labels):
         parts += [label(text, rows.shape[2]), *rows[number * each : (number + 1) * each]]
     return np.concatenate(parts)
+
+
+def widened(image_HWC: UInt8[np.ndarray, "H W 3"], width: int) -> UInt8[np.ndarray, "H width 3"]:
+    """An image with white to its right, up to a width."""
+    return np.pad(image_HWC, ((0, 0), (0, width - image_HWC.shape[1]), (0, 0)), constant_values=255)
 
 
 def label(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:

@@ -58,6 +58,13 @@ class StubNetworks(encode.Networks):
         pooled = (np.asarray(video_THWC, np.float32)[::4] / 255).reshape(-1, H // 8, 8, W // 8, 8, C).mean((2, 4))
         return pooled.astype(self.arguments.latents_dtype)
 
+    def unknown(self, captions):
+        return [], len(captions)
+
+    def decoded(self, latents_THWC):
+        frames = latents_THWC.astype(np.float32).repeat(8, 1).repeat(8, 2).repeat(4, 0)[3:]
+        return np.rint(frames * 255).astype(np.uint8)
+
     def upsampled_latents(self, small_THWC, size):
         T, H, W = size
         mean = np.float32(small_THWC.mean() / 255)

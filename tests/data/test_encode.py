@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up(clips, tmp_path, capsys):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
         with pytest.raises(SystemExit):
-            run(clips, "none", out, *COMMON)
+            run(clips, "none", out, *COMMON, "--preview", "0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "0000-5x16x16-00000.array_record: cannot be written (" in capsys.readouterr().err
@@ -240,6 +240,7 @@ def test_parts(clips, tmp_path, capsys):
 @pytest.mark.usefixtures("stub_networks")
 def test_a_folder_that_was_begun_otherwise(clips, tmp_path, capsys):
     run(clips, "none", tmp_path / "out", *COMMON)
+    capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         run(clips, "none", tmp_path / "out", "--sizes", "9,16,16", "--fps", "4")
     assert caught.value.code == 2
@@ -259,7 +260,7 @@ def test_clips_that_are_all_of_no_use(tmp_path, capsys):
     for flags, message in (
         (
             COMMON,
-            "all clips are too short: the longest, c0, has 4 frames at 8 frames a second, the shortest bucket is 5",
+            "the longest, c0, has 4 frames at 8 frames a second (0.50 s), the shortest bucket is 5x16x16 and needs 5",
         ),
         (("--sizes", "9,16,16", "--fps", "16"), "the longest, c0, has 8 frames at 16"),
     ):
