@@ -17,6 +17,10 @@ from pathlib import Path
 COMMANDS = {
     "generate": ("lcv_jax.generate", "generate video from text, an image or a clip; long videos; refinement"),
     "convert": ("lcv_jax.convert", "convert the released PyTorch checkpoint, check it, or convert it back"),
+    "convert-adapter": (
+        "lcv_jax.convert_adapter",
+        "convert an adapter (LoRA) to or from the key layouts of other tools",
+    ),
     "encode": ("lcv_jax.encode", "encode clips and captions ahead of training"),
     "train": ("lcv_jax.train", "train or fine-tune with a config: full weights, adapters, distillation, GRPO"),
     "export": ("lcv_jax.export", "export the last checkpoint of a run as a folder to generate from"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lcv_jax.checkpoint import convert, names, store
+from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.safetensors_files import SafetensorsFile, Tensor, open_folder, open_safetensors, shapes
 from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
 
@@ -145,7 +146,7 @@ def open_adapter(path: Path, cfg: DiTConfig) -> Weights:
         table = names.lora_table(found, cfg)
         convert.check_names("the adapter", names.published_shapes(table), found)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}; {advice(found)}") from None
     return Weights(name=path.stem, files=[file], table=table, aliases={})
 
 

@@ -22,6 +22,7 @@ import jax
 
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import checksums, convert, names
+from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.checksums import DamagedError
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, SchedulerConfig
@@ -205,7 +206,7 @@ def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
             found = {tensor.name: tensor.shape for tensor in open_safetensors(Path(name)).tensors}
             convert.check_names("the adapter", names.published_shapes(names.lora_table(found, cfg)), found)
         except ValueError as error:
-            raise ValueError(f"adapter {name}: {error}") from None
+            raise ValueError(f"adapter {name}: {error}; {advice(found)}") from None
         return
     folder, name = _place_of_adapter(folder, name)
     if name not in list_adapters(folder):
