@@ -11,7 +11,9 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lcv_jax.array_types import Array, Params
+from lcv_jax.array_types import Array, Params, PyTree
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
@@ -46,6 +48,8 @@ from lcv_jax.sampling.options import (
     check_size,
     whole_frames,
 )
+from lcv_jax.sampling.stream import Stream
+from lcv_jax.sampling.streaming import StreamState, StreamWindow, decode_next, next_latents, start_stream
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
@@ -299,6 +303,87 @@ class Pipeline:
         )
         result = self._finish(latents, output)
         return result if output == "latents" else result[:, front : front + num_frames]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        height: int = 480,
+        width: int = 832,
+        window: StreamWindow = StreamWindow(),  # noqa: B008  (frozen)
+        resume: str | Path | None = None,
+        **options: Any,
+    ) -> Stream:
+        """Endless video, frame by frame, in causal chunks; `send` changes the prompt while it goes on.
+
+        Memory and time per chunk are constant. With `distilled` the adapter's few steps are taken, with fresh noise
+        between them; otherwise Euler steps.
+
+        Args:
+            prompt: of the first chunks.
+            height: in pixels, a multiple of 16; width: likewise.
+            window: latent frames per chunk, and how many a chunk sees.
+            resume: file of `Stream.save`; the stream continues there, with the saved prompt.
+            options: fields of `SamplingOptions`.
+
+        Raises:
+            ValueError: sizes off the grid, options out of range, a window off the grid of sparse blocks, a saved stream
+                of other settings.
+        """
+        chosen = SamplingOptions(**options)
+        sparse = bool(chosen.sparse)
+        (prompt,) = as_prompts(prompt)
+        check_size(height, width, self._granularity(sparse))
+        if sparse:
+            window.check_blocks(self._frame_blocks())
+        warnings.warn(
+            "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long stream",
+            stacklevel=2,
+        )
+        schedule = jnp.asarray(chosen.schedule(self.shift), jnp.float32)
+        shape = (1, window.chunk, *self.latent_shape(1, height, width)[1:])
+        key = jax.random.key(chosen.first_seed)
+
+        def make_chunk(state: StreamState, prompt: str) -> tuple[np.ndarray, StreamState]:
+            asked = [chosen.negative_prompt, prompt] if chosen.scale > 1 else [prompt]
+            text, mask = self.encode_text(asked, chosen.max_sequence_length)
+            own_key = jax.random.fold_in(key, state.num_frames)
+            with self._on_mesh():
+                latents, cache = next_latents(
+                    self._model(sparse), self._variables(chosen, ()), state.cache, state.num_frames,
+                    jax.random.normal(own_key, shape), text, mask, schedule, jnp.float32(chosen.scale),
+                    jax.random.fold_in(own_key, 1), window=window, renoise=chosen.distilled,
+                    full=sparse and int(state.num_frames) >= window.size,
+                )  # fmt: skip
+                frames, decoder = self._decode_next(latents, state.decoder)
+            return to_uint8(frames), StreamState(state.num_frames + window.chunk, cache, decoder)
+
+        rows, columns = shape[2:4]
+        dtype = self.params("dit")["blocks"]["attn"]["qkv"]["kernel"].dtype
+        facts = {
+            "checkpoint": self.provenance["components"]["dit"],
+            "height": height,
+            "width": width,
+            "dtype": dtype.name,
+            "window": dataclasses.asdict(window),
+            "options": dataclasses.asdict(chosen),
+        }
+        facts = json.loads(json.dumps(facts))
+        stream = Stream(make_chunk, start_stream(self.dit_config, window, rows, columns, dtype), prompt, facts)
+        if resume is not None:
+            stream.restore(resume)
+        return stream
+
+    def _decode_next(self, latents_BTHWC: Array, cache: PyTree) -> tuple[np.ndarray, PyTree]:
+        """Frames T H W 3 in [0, 1] of the next latents of a stream, whose very first one is decoded alone."""
+        params, videos = self.params("vae"), []
+        if cache is None:
+            video, cache = decode_next(self.vae, params, latents_BTHWC[:, :1], None)
+            videos, latents_BTHWC = [video], latents_BTHWC[:, 1:]
+        if latents_BTHWC.shape[1]:
+            video, cache = decode_next(self.vae, params, latents_BTHWC, cache)
+            videos.append(video)
+        return np.concatenate([np.asarray(video[0]) for video in videos]), cache
 
     def params(self, network: str) -> Params:
         """The parameters of "dit", "vae" or "text_encoder" on the devices, loaded at the first call."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Float
-from lcv_jax.diffusion.flow import euler_step
+from lcv_jax.array_types import Array, Float, PRNGKeyArray
+from lcv_jax.diffusion.flow import euler_step, mix
 
 Velocity = Callable[[Float[Array, "B *video"], Float[Array, ""]], Float[Array, "B *video"]]
 """(x_t, t) -> velocity towards the data."""
@@ -37,3 +37,21 @@ def sample(
 
     after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
     return jax.lax.scan(step, x, (schedule, after, jnp.arange(1, schedule.shape[0] + 1)))[0]
+
+
+def sample_renoising(
+    velocity: Velocity, x: Float[Array, "B *video"], schedule: Float[Array, " steps"], key: PRNGKeyArray
+) -> Float[Array, "B *video"]:
+    """Predicts the clean sample at every step and adds fresh noise for the next: what models distilled to few steps do.
+
+    x_0 = x + t v, then x = (1 - t') x_0 + t' noise (consistency sampling; CausVid, arXiv 2412.07772).
+    """
+
+    def step(x: Array, times: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        t, t_next, number = times
+        clean = x + t * velocity(x, t)
+        fresh = jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype)
+        return mix(clean, fresh, t_next), None
+
+    after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
+    return jax.lax.scan(step, x, (schedule, after, jnp.arange(schedule.shape[0])))[0]

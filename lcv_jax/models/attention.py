@@ -33,9 +33,14 @@ class AttentionPlan:
     context: ContextParallel = flax.struct.field(pytree_node=False)
     """How attention is split over a mesh, if one is set."""
     implementation: str = flax.struct.field(pytree_node=False, default="auto")
+    present_M: Bool[Array, " M"] | None = None
+    """Which tokens, cached ones included, are there to be attended to; None is all."""
 
     def attend(self, q: Array, k: Array, v: Array) -> Array:
-        """Attention of one shape, dense or sparse."""
+        """Attention of one shape, dense or sparse; dense while tokens are absent, whose blocks have no scores."""
+        if self.present_M is not None:
+            present_BM = jnp.broadcast_to(self.present_M, k.shape[:2])
+            return self.context.attention(q, k, v, key_mask_BM=present_BM, implementation=self.implementation)
         if self.sparse is None:
             return self.context.attention(q, k, v, implementation=self.implementation)
         return self.context.ordered_block_sparse_attention(

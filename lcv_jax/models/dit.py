@@ -34,6 +34,17 @@ Cache = dict[str, Float[Array, "P Bcache M N K"]]
 """Keys, before RoPE, and values of the condition tokens in every layer: {"k": ..., "v": ...}."""
 
 
+@flax.struct.dataclass
+class CachedFrames:
+    """Where the frames of a cache are in time, when they are not simply the first ones (sampling/streaming.py)."""
+
+    positions_T: Int[Array, " T"]
+    next_position: Int[Array, ""]
+    """Of the first frame after the cache."""
+    present_T: Bool[Array, " T"] | None
+    """Frames that may be attended to; None is all. With absent frames attention is dense."""
+
+
 BLOCK_INPUT = "block input"
 """Name of the tokens that a block starts from, for `jax.checkpoint_policies`."""
 
@@ -268,6 +279,7 @@ class LongCatVideo(nn.Module):
         text_mask_BL: Bool[Array, "B L"] | Int[Array, "B L"],
         num_cond_latents: int = 0,
         cache: Cache | None = None,
+        cached_frames: CachedFrames | None = None,
     ) -> Float[Array, "B T H W C"]:
         """Velocity of every latent frame, float32.
 
@@ -278,6 +290,7 @@ class LongCatVideo(nn.Module):
             num_cond_latents: condition frames at the front of `latents_BTHWC`.
             cache: of `encode_condition`; then `latents_BTHWC` holds the noisy frames only and num_cond_latents stays 0.
                 A batch of one serves all prompts.
+            cached_frames: positions of the cache's frames; None: they are 0, 1, ... and all there.
 
         Raises:
             ValueError: latents off the patch or block grid; both a cache and condition frames.
@@ -295,7 +308,7 @@ class LongCatVideo(nn.Module):
             t_BTE=self.t_embedder(timesteps_BT),
             text_BLD=text_BLD,
             text_mask_BL=None if self.cfg.text_tokens_zero_pad else text_mask_BL,
-            **self._geometry(grid, num_cond_latents, cache),
+            **self._geometry(grid, num_cond_latents, cache, cached_frames),
         )
         x_BSD = given.order.apply(self.x_embedder(latents_BTHWC))
         x_BSD, _ = self.blocks(x_BSD, cache, given)
@@ -304,19 +317,28 @@ class LongCatVideo(nn.Module):
         T, H, W = grid
         return rearrange(patches_BSC, "B (T H W) (h w C) -> B T (H h) (W w) C", T=T, H=H, W=W, h=h, w=w)
 
-    def encode_condition(self, condition_BTHWC: Float[Array, "B T H W C"]) -> Cache:
-        """Keys and values of the condition frames, to be given as `cache=` with the noisy frames only."""
+    def encode_condition(
+        self,
+        condition_BTHWC: Float[Array, "B T H W C"],
+        cache: Cache | None = None,
+        cached_frames: CachedFrames | None = None,
+    ) -> dict[str, Float[Array, "P B S N K"]]:
+        """Keys and values of the condition frames, to be given as `cache=` with the noisy frames only.
+
+        Args:
+            cache, cached_frames: earlier clean frames that these attend to beside themselves; as in `__call__`.
+        """
         grid = self._token_grid(condition_BTHWC)
         given = BlockInputs(
             t_BTE=self.t_embedder(jnp.zeros(condition_BTHWC.shape[:2], jnp.float32)),
             text_BLD=None,
             text_mask_BL=None,
             keep_cache=True,
-            **self._geometry(grid, grid[0], None),
+            **self._geometry(grid, grid[0] if cache is None else 0, cache, cached_frames),
         )
-        cache: Any
-        _, cache = self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), None, given)
-        return cache
+        own: Any
+        _, own = self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), cache, given)
+        return own
 
     def _token_grid(self, latents_BTHWC: Array) -> Shape3D:
         _, T, H, W, C = latents_BTHWC.shape
@@ -328,24 +350,35 @@ class LongCatVideo(nn.Module):
             )
         return T, H // h, W // w
 
-    def _geometry(self, grid: Shape3D, num_cond_latents: int, cache: Cache | None) -> dict[str, Any]:
+    def _geometry(
+        self, grid: Shape3D, num_cond_latents: int, cache: Cache | None, cached_frames: CachedFrames | None = None
+    ) -> dict[str, Any]:
         """The tokens' order and the attention plan of a call."""
         T, H, W = grid
-        cached_frames = 0 if cache is None else cache["k"].shape[2] // (H * W)
-        whole = (cached_frames + T, H, W)
+        num_cached = 0 if cache is None else cache["k"].shape[2] // (H * W)
+        whole = (num_cached + T, H, W)
         # Images are attended to densely, as published.
         sparse = self.cfg.bsa_params if self.cfg.enable_bsa and whole[0] > 1 else None
-        order = sparse_order(sparse, grid, num_cond_latents, cached_frames) if sparse else plain_order(grid)
+        order = sparse_order(sparse, grid, num_cond_latents, num_cached) if sparse else plain_order(grid)
         # Frames are the outermost level of any order, so the order of the whole ends in the order of this call's
         # tokens.
         whole_order = TokenOrder(((order.levels[0][0] * whole[0] // T, *order.levels[0][1:]), *order.levels[1:]))
-        cos_SH, sin_SH = (whole_order.apply(part, axis=0) for part in rope_table(whole, self.cfg.head_dim))
+        positions_T = present_M = None
+        if cached_frames is not None:
+            new_T = cached_frames.next_position + jnp.arange(T)
+            positions_T = jnp.concatenate([cached_frames.positions_T, new_T])
+            if cached_frames.present_T is not None:
+                present_T = jnp.concatenate([cached_frames.present_T, jnp.ones(T, bool)])
+                present_M = whole_order.apply(jnp.repeat(present_T, H * W), axis=0)
+        table = rope_table(whole, self.cfg.head_dim, positions_T)
+        cos_SH, sin_SH = (whole_order.apply(part, axis=0) for part in table)
         plan = AttentionPlan(
             rope=(cos_SH, sin_SH),
             num_condition=num_cond_latents * H * W,
             sparse=sparse,
             implementation=self.implementation,
             context=self.context,
+            present_M=present_M,
         )
         return {"order": order, "plan": plan}
 

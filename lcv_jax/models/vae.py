@@ -166,6 +166,17 @@ class WanVAE(nn.Module):
 
         return self._walk(step, latents_BTHWC, frames_in=1, frames_out=self.cfg.temporal_factor)
 
+    def decode_piece(
+        self, latents_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None
+    ) -> tuple[Float[Array, "B t h w c"], PyTree]:
+        """`decode` of the next latent frames of a clip, and the cache for those after them.
+
+        Args:
+            cache: None for a clip's first latent frame, which comes alone and is one frame; every later one is 4.
+        """
+        video, cache = self.decoder(self.post_quant_conv(latents_BTHWC), cache)
+        return jnp.clip(video.astype(jnp.float32), -1, 1), cache
+
     def _walk(self, step: Callable, x_BTHWC: Array, *, frames_in: int, frames_out: int) -> Array:
         """`step` over the first frame, then over chunks of time; float32.
 

@@ -21,7 +21,7 @@ from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
 from lcv_jax.data.resample import upsample
 from lcv_jax.diffusion.guidance import cfg_zero
 from lcv_jax.diffusion.sampler import Velocity, sample
-from lcv_jax.models.dit import LongCatVideo
+from lcv_jax.models.dit import Cache, CachedFrames, LongCatVideo
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
 
@@ -82,12 +82,17 @@ def guided_velocity(
     *,
     use_cache: bool = True,
     guide_condition: bool = False,
+    cache: Cache | None = None,
+    cached_frames: CachedFrames | None = None,
 ) -> Velocity:
-    """The velocity that sampling follows, of noisy frames B T H W C at a time: as `denoise` is told."""
+    """The velocity that sampling follows, of noisy frames B T H W C at a time; arguments as in `denoise`.
+
+    Args:
+        cache: keys and values of clean frames instead of `condition_bTHWC`; cached_frames: where those are in time.
+    """
     apply: Any = model.apply
     G = text_GLD.shape[0]
     num_condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
-    cache = None
     if condition_bTHWC is not None and use_cache and not guide_condition:
         cache = apply(variables, condition_bTHWC, method="encode_condition")
 
@@ -101,7 +106,7 @@ def guided_velocity(
             x_GTHWC = jnp.concatenate([clean, x_GTHWC], axis=1)
             timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
             shared = num_condition
-        v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache)
+        v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache, cached_frames)
         if G == B:
             return v_GTHWC[:, shared:]
         guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]

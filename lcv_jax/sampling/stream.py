@@ -1,0 +1,81 @@
+"""A stream as callers see it: an iterator of frames that takes a new prompt on the way and can be saved and resumed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.array_types import UInt8
+from lcv_jax.data.encoded import pack_record, unpack_record, write_whole
+from lcv_jax.sampling.streaming import StreamState
+from lcv_jax.user_files import reading
+
+MakeChunk = Callable[[StreamState, str], tuple[UInt8[np.ndarray, "T H W 3"], StreamState]]
+"""(state, prompt) -> the frames of the next chunk, and the state after it."""
+
+FORMAT = "lcv_jax stream 1"
+
+
+class Stream(Iterator[np.ndarray]):
+    """Frames H W 3, uint8, made chunk by chunk as they are taken.
+
+    `send(prompt)` works as it does for generators: it sets the prompt of the chunks to come and returns the next frame.
+    Frames of a chunk that was already made come first.
+    """
+
+    def __init__(self, make_chunk: MakeChunk, state: StreamState, prompt: str, facts: dict[str, Any]):
+        """Begins at `state`; `facts` identify what a saved stream belongs to: checkpoint, sizes and options."""
+        self.prompt = prompt
+        self._make_chunk, self._state, self._facts = make_chunk, state, facts
+        self._ready: list[np.ndarray] = []
+
+    def __next__(self) -> UInt8[np.ndarray, "H W 3"]:
+        if not self._ready:
+            frames_THWC, self._state = self._make_chunk(self._state, self.prompt)
+            self._ready = list(frames_THWC)
+        return self._ready.pop(0)
+
+    def send(self, prompt: str | None) -> UInt8[np.ndarray, "H W 3"]:
+        """The next frame; `prompt`, unless None, is followed from the next chunk on.
+
+        Raises:
+            ValueError: a prompt that is no string.
+        """
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt must be a string, got {prompt!r}")
+        self.prompt = self.prompt if prompt is None else prompt
+        return next(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes all that is needed to resume with the same frames: caches, frames not yet taken, prompt."""
+        arrays = {f"ready/{index}": frame for index, frame in enumerate(self._ready)}
+        trees = {"cache": self._state.cache, "decoder": self._state.decoder or {}}
+        for name, array in flax.traverse_util.flatten_dict(trees, sep="/").items():
+            if array is not None:
+                arrays[f"state/{name}"] = np.asarray(array)
+        facts = {"format": FORMAT, "prompt": self.prompt, "num_frames": int(self._state.num_frames), "of": self._facts}
+        write_whole(Path(path), pack_record(arrays, **facts))
+
+    def restore(self, path: str | Path) -> None:
+        """Continues where `save` was called; the prompt becomes the saved one.
+
+        Raises:
+            ValueError: no saved stream, or one of another checkpoint, size or option, which is named.
+        """
+        with reading(path, "not a saved stream, or a damaged one"):
+            arrays, facts = unpack_record(Path(path).read_bytes())
+            if facts["format"] != FORMAT:
+                raise ValueError(f"format {facts['format']!r}, expected {FORMAT!r}")
+            saved = facts["of"]
+        differing = [name for name in self._facts if saved.get(name) != self._facts[name]]
+        if differing:
+            shown = "; ".join(f"{name} was {saved.get(name)}, is {self._facts[name]}" for name in differing)
+            raise ValueError(f"{path}: the stream was saved with other settings: {shown}")
+        kept = {name.removeprefix("state/"): jnp.asarray(array) for name, array in arrays.items() if "state/" in name}
+        trees = flax.traverse_util.unflatten_dict(kept, sep="/")
+        self.prompt = facts["prompt"]
+        self._state = StreamState(jnp.int32(facts["num_frames"]), trees["cache"], trees.get("decoder"))
+        self._ready = [np.array(arrays[f"ready/{i}"]) for i in range(sum(name.startswith("ready/") for name in arrays))]
