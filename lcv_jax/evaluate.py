@@ -20,6 +20,7 @@ import tyro
 
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.evaluation import describing, report
+from lcv_jax.evaluation.agreement import judge_agreement, lines_of_agreement
 from lcv_jax.evaluation.benchmarks import aggregate, read_results, run_benchmark
 from lcv_jax.evaluation.comparing import compare_runs, lines_of_comparison
 from lcv_jax.evaluation.layouts import write_layout
@@ -408,6 +409,26 @@ def _write_text(path: Path, text: str) -> None:
     print(f"wrote {path}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agree:
+    """Compare a judge's scores with people's ratings of the same runs, and print their 2:1 mean for each model."""
+
+    study: Annotated[tyro.conf.Positional[Path], _positional("STUDY")]
+    """An absolute study."""
+    name: Annotated[tyro.conf.Positional[str], _positional("NAME")]
+    """Of the judge's scores."""
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
+    """The study's runs."""
+    match: tuple[tuple[str, str], ...] = ()
+    """DIMENSION SCORE: which of the judge's scores is about which dimension, where the names differ."""
+
+    def run(self) -> None:
+        """Prints correlations and scores."""
+        rows = rating_rows(Ratings(read_study(self.study)))
+        found = judge_agreement(rows, [read_run(run) for run in self.runs], self.name, dict(self.match))
+        print("\n".join(lines_of_agreement(found)))
+
+
 COMMANDS: dict[str, type] = {
     "describe": Describe,
     "import": Import,
@@ -421,6 +442,7 @@ COMMANDS: dict[str, type] = {
     "study": MakeStudy,
     "rate": Rate,
     "study-results": StudyResults,
+    "agree": Agree,
 }
 
 

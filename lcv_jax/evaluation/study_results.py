@@ -118,7 +118,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 def study_findings(study: Study, rows: Sequence[Row]) -> Findings:
     """The statistics of a study's ratings."""
     rated = [row for row in rows if row["role"] == "rating"]
-    means = _item_means(rated)
+    means = item_means(rated)
     dimensions = sorted({row["dimension"] for row in rated})
     absolute = study.kind == "absolute"
     preferences = {} if absolute else _preferences(means)
@@ -133,7 +133,7 @@ def study_findings(study: Study, rows: Sequence[Row]) -> Findings:
     )
 
 
-def _item_means(rated: Sequence[Row]) -> dict[tuple[str, ...], dict[str, float]]:
+def item_means(rated: Sequence[Row]) -> dict[tuple[str, ...], dict[str, float]]:
     """Means over raters, by (model, dimension) or (model, other, dimension), and then by the suite's item."""
     scores: dict[tuple[str, ...], dict[str, list[int]]] = {}
     for row in rated:

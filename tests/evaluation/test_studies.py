@@ -14,6 +14,7 @@ import pytest
 
 from lcv_jax.evaluate import main
 from lcv_jax.evaluation import ratings as ratings_module
+from lcv_jax.evaluation.agreement import judge_agreement
 from lcv_jax.evaluation.rating_server import is_swapped
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
@@ -182,6 +183,28 @@ def test_opinion_scores_agreement_and_flags(tmp_path, runs):
     }  # fmt: skip
     assert found.num_ratings == 3 * 12 * 4  # flagged, not dropped
     assert study_findings(study, rating_rows(ratings, ["eve"])).num_ratings == 2 * 12 * 4
+
+
+def test_a_judge_against_people(tmp_path, runs):
+    study = make(tmp_path, runs)
+    ratings, order = Ratings(study), {item.id: place for place, item in enumerate(runs[0].suite.items)}
+    for rater in study.raters:
+        rate_everything(ratings, rater, lambda item, _: 1 + order[item.item] % 5)
+    for run in runs:
+        path = run.folder / "scores" / "vlm.json"
+        path.parent.mkdir(exist_ok=True)
+        places = {video.id: order[video.item.id] % 5 for video in run.videos}
+        scores = {name: {"overall": 5.0 - place, "beauty": 10.0 * place} for name, place in places.items()}
+        path.write_text(json.dumps({"made_by": {}, "scores": scores, "failures": {}}))
+    found = judge_agreement(rating_rows(ratings), runs, "vlm", {"visual_quality": "beauty"})
+    assert found.correlations["overall"].pearson == pytest.approx(-1)
+    assert found.correlations["visual_quality"].spearman == pytest.approx(1)
+    assert found.correlations["overall"].count == 12
+    # People: 1 2 3 4 5 1, the judge: 5 4 3 2 1 5. Beauty is on another scale and has no common mean.
+    assert {dimension for _, dimension in found.finals} == {"overall"}
+    assert found.finals["clean", "overall"].mean == pytest.approx((2 * 16 / 6 + 20 / 6) / 3)
+    with pytest.raises(ValueError, match="has no scores 'hps'; it has vlm"):
+        judge_agreement(rating_rows(ratings), runs, "hps", {})
 
 
 def test_preferences_count_prompts_in_the_models_order(tmp_path, runs, capsys):
