@@ -583,14 +583,21 @@ class Pipeline:
 
 
 def refinement_padding(num_frames: int, num_cond_frames: int, block: int, factor: int = 4) -> tuple[int, int]:
-    """Frames to repeat in front and behind, so that condition and noisy latents are each whole blocks of frames."""
-    front = 0
-    if num_cond_frames:
-        cond_latents = math.ceil((1 + math.ceil((num_cond_frames - 1) / factor)) / block) * block
-        front = 1 + (cond_latents - 1) * factor - num_cond_frames
+    """Frames to repeat in front and behind, so that condition and noisy latents are each whole blocks of frames.
+
+    The first latent of a clip stands for one frame, every other for `factor`: n latents decode to factor (n - 1) + 1
+    frames. That first latent belongs to the condition if there is one, and to the noisy frames if not.
+    """
+
+    def padded(count: int, leads: bool) -> int:
+        """The least number of frames, at least `count`, whose latents are whole blocks."""
+        single = 1 if leads else 0
+        latents = single + math.ceil((count - single) / factor)
+        return (math.ceil(latents / block) * block - single) * factor + single
+
     noisy = num_frames - num_cond_frames
-    noisy_latents = math.ceil(math.ceil(noisy / factor) / block) * block
-    return front, noisy_latents * factor - noisy
+    front = padded(num_cond_frames, True) - num_cond_frames if num_cond_frames else 0
+    return front, padded(noisy, not num_cond_frames) - noisy
 
 
 def _as_float(frames: np.ndarray | Array) -> Array:

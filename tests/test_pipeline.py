@@ -265,22 +265,22 @@ def test_the_image_is_the_first_frame_and_tiles_agree(pipeline, tiny_checkpoint)
 
 
 def test_refinement_cuts_its_padding(pipeline):
-    clip = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    clip = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     given = {"size": (64, 64), "num_steps": 8, "max_sequence_length": 16}
     doubled = pipeline.refine(clip, **given)
-    assert doubled.shape == (1, 12, 64, 64, 3)
+    assert doubled.shape == (1, 14, 64, 64, 3)
     spatial = pipeline.refine(clip, **given, spatial_only=True)
-    assert spatial.shape == (1, 6, 64, 64, 3)
+    assert spatial.shape == (1, 7, 64, 64, 3)
     after = pipeline.refine(clip, **given, condition_video=doubled[0], num_cond_frames=4)
-    assert after.shape == (1, 12, 64, 64, 3)
+    assert after.shape == (1, 14, 64, 64, 3)
 
 
-def test_padding_makes_whole_blocks():
+def test_padding_makes_whole_blocks_that_hold_every_frame():
     for num_frames in range(1, 40):
         for condition in range(num_frames):
             front, behind = refinement_padding(num_frames, condition, block=4)
             assert (front + condition) % 16 == (13 if condition else 0)
-            assert (num_frames - condition + behind) % 16 == 0
+            assert (num_frames - condition + behind) % 16 == (0 if condition else 13)
             assert 0 <= front < 16
             assert 0 <= behind < 16
 
