@@ -8,9 +8,11 @@ an error that names it, so that a checkpoint of a newer architecture is refused 
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from lcv_jax.bounds import Bounds, Finite, Positive, Share, Shift, Whole, check_fields
+from lcv_jax.user_files import read_json, reading
 
 Size = Annotated[int, Bounds(least=1, most=2**20)]
 """Width, depth or number of something in a network."""
@@ -58,6 +60,17 @@ class PublishedConfig:
         if problems:
             raise ValueError(f"{cls.__name__}: " + "; ".join(problems))
         return cls(**values)
+
+    @classmethod
+    def read(cls: type[ConfigT], path: Path) -> ConfigT:
+        """The config of a published config.json.
+
+        Raises:
+            ValueError: as `from_json`; the file is named.
+            OSError: there is no such file.
+        """
+        with reading(path):
+            return cls.from_json(read_json(path))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them; `from_json` of it gives an equal config."""

@@ -149,6 +149,7 @@ class _ProgressBar:
     """A bar over all bytes: rate, time left, and what is under way."""
 
     def __init__(self, sizes: dict[str, int]):
+        console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -157,7 +158,8 @@ class _ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
+            disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("", total=sum(sizes.values()))
 

@@ -113,6 +113,7 @@ def encode(arguments: Arguments) -> None:
     job = _check(arguments)
     entries = read_manifest(arguments.manifest)
     networks = Networks(arguments)
+    networks.check(job.groups)
     config = _config(arguments, job, networks.provenance)
     folder = arguments.out
     with locked(folder, job):
@@ -130,8 +131,8 @@ def encode(arguments: Arguments) -> None:
             state.finish(len(mine))
             if told := too_short_clips(job.groups, state.left_out["too_short"], job.fps):
                 warnings.warn(told, stacklevel=2)
+        write_index(folder, job, config, networks.provenance, arguments.negative_prompt)
         print(state.summary())
-    write_index(folder, job, config, networks.provenance, arguments.negative_prompt)
 
 
 def _check(arguments: Arguments) -> Job:
@@ -176,7 +177,8 @@ class Networks:
         self.provenance: dict[str, Any] = self._pipeline.provenance
 
     def check(self, groups: Groups) -> None:
-        """Raises ValueError for buckets that the autoencoder cannot encode to whole latents."""
+        """Raises ValueError for buckets that the autoencoder cannot encode to whole latents, or an unfit tokenizer."""
+        self._pipeline.tokenizer.tokenize([""], self._arguments.max_sequence_length)
         factor = self._pipeline.vae.cfg.spatial_factor
         for size in (size for group in groups for size in group):
             if size[1] % factor or size[2] % factor:
@@ -248,7 +250,6 @@ class Preview:
 def _encode_part(
     job: Job, networks: Networks, state: PartState, entries: list[Entry], readers: int, preview: Preview
 ) -> None:
-    networks.check(job.groups)
     skipped = state.skipped
     left = [
         entry for entry in entries if entry.id not in skipped and not state.encoded.issuperset(job.record_ids(entry))

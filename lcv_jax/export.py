@@ -10,7 +10,6 @@ format.
 
 import contextlib
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +24,7 @@ from lcv_jax.training import networks
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.folder import CONFIG, Checkpoints
 from lcv_jax.training.weights import WhichWeights, kept_weights, save_weights
+from lcv_jax.user_files import read_json, reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ def export(chosen: Export) -> None:
     written = chosen.run / CONFIG
     if not written.is_file():
         raise ValueError(f"{chosen.run} is no run: it has no {CONFIG}; give a folder that lcv_jax.train wrote")
-    cfg = dataclasses.replace(TrainConfig.from_json(json.loads(written.read_text(encoding="utf-8"))), run=chosen.run)
+    with reading(written):
+        cfg = dataclasses.replace(TrainConfig.from_json(read_json(written)), run=chosen.run)
     if cfg.network == "vae":
         raise ValueError("an autoencoder is exported when it is done: its latents have to be measured on data")
     mesh = make_mesh(data=1, devices=jax.devices()[:1])

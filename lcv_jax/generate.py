@@ -43,6 +43,7 @@ from lcv_jax.generation.tasks import (
     check_against,
     from_json,
     inputs_of,
+    is_segmented,
     result_names,
     task_from_json,
     task_to_json,
@@ -54,6 +55,7 @@ from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
 from lcv_jax.sampling.options import SamplingOptions
+from lcv_jax.user_files import check_writable, read_json
 
 SHEET_FRAMES = 16
 LOG_SECONDS = 30
@@ -156,8 +158,16 @@ class Files:
         """Raises what writing the video would raise, before hours of sampling rather than after."""
         if not self.output.name:
             raise ValueError(f"output must name a file, got {str(self.output)!r}")
-        with contextlib.suppress(_NothingToWriteError), self.open_video(FPS, 64, 64):
-            raise _NothingToWriteError
+        if self.codec is not None and not self.codec.strip():
+            raise ValueError("codec must be FFmpeg's name of an encoder, such as libx264, got an empty text")
+        made = [path for path in self.output.parents if not path.exists()]
+        try:
+            with contextlib.suppress(_NothingToWriteError), self.open_video(FPS, 64, 64):
+                raise _NothingToWriteError
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):  # it was not made, or another process writes there already
+                    folder.rmdir()
 
     def open_video(self, fps: Any, height: int, width: int, name: str = "") -> VideoWriter:
         """A writer of the video with this name."""
@@ -297,11 +307,8 @@ def _encode_ahead(tasks: Iterable[Task], pipeline: Pipeline) -> None:
 
 
 def _read_batch(batch: Batch) -> list[tuple[Task, Files]]:
-    try:
-        entries = json.loads(batch.prompts.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{batch.prompts} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+    entries = read_json(batch.prompts, list)
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{batch.prompts} must hold a list of objects, one a task")
     planned: list[tuple[Task, Files]] = []
     taken: dict[Path, int] = {}
@@ -331,11 +338,28 @@ def _check_files(task: Task, files: Files, read: Collection[Path] = ()) -> list[
     """What a task writes, resolved; raises where it cannot be written, or overwrites what is read."""
     files.check()
     suffixes = [files.output.suffix, ".json", *([".png"] if files.contact_sheet else [])]
-    written = [files.named(name).with_suffix(suffix).resolve() for name in result_names(task) for suffix in suffixes]
+    outputs = [files.named(name) for name in result_names(task)]
+    written = [output.with_suffix(suffix).resolve() for output in outputs for suffix in suffixes]
+    folders = [files.output.with_suffix(".segments")] if is_segmented(task) else []
+    _check_places(written, [*folders, *(frames_folder(output) for output in outputs if files.frames)])
     for path in (*read, getattr(task, "image", None), getattr(task, "video", None)):
         if path is not None and path.resolve() in written:
             raise ValueError(f"{path} is read, and would be overwritten: choose another output than {files.output}")
     return written
+
+
+def _check_places(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Raises ValueError where a folder or a read-only file is in the way of a file, or a file in that of a folder."""
+    for path in files:
+        check_writable(path)
+    for path in folders:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file, and a folder has to be written there: choose another output")
+
+
+def frames_folder(output: Path) -> Path:
+    """Where the single frames of a video are written."""
+    return output.with_name(f"{output.stem}_frames")
 
 
 def _is_done(task: Task, pipeline: Pipeline, files: Files) -> bool:
@@ -386,7 +410,7 @@ def _write(result: Result, files: Files) -> dict[str, int]:
     spread = np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames))
     shown = spread.round().astype(int).tolist()
     output, sheet, count, writer = files.named(result.name), [], 0, None
-    frames = output.with_name(f"{output.stem}_frames")
+    frames = frames_folder(output)
     with contextlib.ExitStack() as stack:
         for piece in map(to_uint8, result.pieces):
             if writer is None:

@@ -105,6 +105,7 @@ class Pipeline:
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
+        self._check_networks()
         check_choice("keep_text_encoder", self.keep_text_encoder, ("device", "host", "disk"))
         self._params: dict[str, Params] = {}
         self._text_encoder_on_host: Params | None = None
@@ -112,6 +113,18 @@ class Pipeline:
             collections.OrderedDict()
         )
         self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
+
+    def _check_networks(self) -> None:
+        """Raises ValueError for networks that do not fit one another."""
+        dit, vae, text = self.dit_config, self.vae.cfg, self.text_encoder.cfg
+        pairs = {
+            "dit.caption_channels and text_encoder.d_model": (dit.caption_channels, text.d_model),
+            "dit.in_channels and vae.z_dim": (dit.in_channels, vae.z_dim),
+            "dit.out_channels and vae.z_dim": (dit.out_channels, vae.z_dim),
+        }
+        for names, (one, other) in pairs.items():
+            if one != other:
+                raise ValueError(f"{self.folder}: {names} must be equal, got {one} and {other}")
 
     def text_to_video(
         self,
@@ -141,7 +154,7 @@ class Pipeline:
         """
         chosen = SamplingOptions(**options)
         check_choice("output", output, ("video", "latents"))
-        check_size(height, width, self._granularity(bool(chosen.sparse)))
+        check_size(height, width, self.granularity(bool(chosen.sparse)))
         shape = self.latent_shape(whole_frames(num_frames), height, width)
         latents = self._sample(prompt, chosen, shape, chosen.schedule(self.shift), noise=noise, on_step=on_step)
         return self._finish(latents, output)
@@ -333,7 +346,7 @@ class Pipeline:
         chosen = SamplingOptions(**options)
         sparse = bool(chosen.sparse)
         (prompt,) = as_prompts(prompt)
-        check_size(height, width, self._granularity(sparse))
+        check_size(height, width, self.granularity(sparse))
         if sparse:
             window.check_blocks(self._frame_blocks())
         warnings.warn(
@@ -414,8 +427,18 @@ class Pipeline:
 
     @functools.cached_property
     def tokenizer(self) -> CaptionTokenizer:
-        """The text encoder's tokenizer."""
-        return load_tokenizer(store.tokenizer_folder(self.folder))
+        """The text encoder's tokenizer.
+
+        Raises:
+            ValueError: it has tokens that the text encoder does not know.
+        """
+        tokenizer, vocabulary = load_tokenizer(store.tokenizer_folder(self.folder)), self.text_encoder.cfg.vocab_size
+        if tokenizer.largest_id >= vocabulary:
+            raise ValueError(
+                f"{self.folder}: the tokenizer has ids up to {tokenizer.largest_id}, the text encoder a vocabulary of "
+                f"{vocabulary}: they belong to different checkpoints; convert again"
+            )
+        return tokenizer
 
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
         """Embeddings B L D of prompts and where they have tokens, B L.
@@ -567,13 +590,13 @@ class Pipeline:
         """Height and width to work at."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
             raise ValueError(f"frames must be T H W 3 (an image H W 3), got {frames.shape}")
-        granularity = self._granularity(sparse)
+        granularity = self.granularity(sparse)
         if size is None:
             return nearest_bucket(frames.shape[1], frames.shape[2], resolution, granularity)
         check_size(*size, granularity)
         return size
 
-    def _granularity(self, sparse: bool) -> int:
+    def granularity(self, sparse: bool) -> int:
         """Pixels that heights and widths are multiples of: a patch of latents, or a block of patches."""
         side = max(*self._blocks.chunk_3d_shape_q[1:], *self._blocks.chunk_3d_shape_k[1:]) if sparse else 1
         return self.vae.cfg.spatial_factor * self.dit_config.patch_size[1] * side

@@ -39,6 +39,7 @@ from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
 from lcv_jax.sampling.options import SamplingOptions, check_refinement
 from lcv_jax.train import read_config
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.user_files import check_writable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -376,6 +377,9 @@ def _parse(arguments: list[str], prog: str) -> Any:
 
 def _run(chosen: Any) -> None:
     output: Output = chosen.output
+    for path in (output.json, output.picture if output.sweep else None):
+        if path is not None:
+            check_writable(path)
     trains = isinstance(chosen, TrainCommand)
     shown: Any = training_tables if trains else tables
     split = chosen.gpus if trains else chosen.devices

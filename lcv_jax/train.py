@@ -39,11 +39,12 @@ from lcv_jax.training import networks
 from lcv_jax.training.config import AdapterConfig, TrainConfig
 from lcv_jax.training.console import note
 from lcv_jax.training.cost import tokens_and_flops
-from lcv_jax.training.folder import Checkpoints, check_config, locked, with_warmup
+from lcv_jax.training.folder import Checkpoints, begin, check_config, locked, with_warmup
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.metrics import Metrics, Work
 from lcv_jax.training.observe import Observer
 from lcv_jax.training.rollouts import Rollouts
+from lcv_jax.training.start_check import check_sizes, check_start
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner, Measured, train_step
 from lcv_jax.training.weights import LatentStatistics, WhichWeights, choose, kept_weights, save_weights
@@ -159,6 +160,7 @@ def train(cfg: TrainConfig) -> None:
         context=devices.attention(),
         keep_text_encoder="device" if cfg.rollout is None else "host",  # a rollout encodes its captions at once
     )
+    check_start(cfg, pipeline)
     network = pipeline.vae.cfg if cfg.network == "vae" else pipeline.dit_config
     learner = networks.learner_of(with_warmup(cfg), network, mesh)
     with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
@@ -166,6 +168,7 @@ def train(cfg: TrainConfig) -> None:
         start = networks.Start(cfg, learner)
         inputs = Inputs(cfg, mesh, pipeline) if cfg.rollout is None else Rollouts(cfg, mesh, pipeline, learner)
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
+            check_sizes(cfg, pipeline, [size for _, size in inputs.kinds])
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
@@ -176,6 +179,7 @@ def train(cfg: TrainConfig) -> None:
             else:
                 state, place = checkpoints.resume(start.shapes(), move_damaged=True)
                 inputs.set_state(place)
+            begin(cfg)
             state = _steps(cfg, learner, state, frozen, inputs, pipeline, checkpoints, stop)
             checkpoints.wait()
             if int(state.step) >= cfg.steps:

@@ -6,6 +6,8 @@ them are a fault of the file, and become a ValueError that names it; outside the
 
 import contextlib
 import json
+import os
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,18 +64,30 @@ def read_text(path: str | Path) -> str:
     return decode(Path(path).read_bytes(), path)
 
 
-def decode(data: bytes, path: str | Path) -> str:
-    """The bytes of a file in UTF-8, with or without a byte-order mark.
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a text file in UTF-8, with their endings, one after the other.
+
+    Raises:
+        UnreadableError: another encoding.
+        OSError: there is no such file.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield decode(line, path, number)
+
+
+def decode(data: bytes, path: str | Path, first_line: int = 1) -> str:
+    """The bytes of a file in UTF-8, with or without a byte-order mark, from a line on.
 
     Raises:
         UnreadableError: another encoding; the line is named.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if first_line == 1 and data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnreadableError(f"{path}: the encoding is UTF-16; save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first_line
         raise UnreadableError(
             f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8, "
             "or convert it: iconv -f WINDOWS-1252 -t UTF-8"
@@ -112,6 +126,29 @@ def parse_json(text: str, place: str | Path, kind: type = dict, advice: str = ""
     return value
 
 
+def check_writable(path: Path) -> None:
+    """Checks that a file can be written at a place, hours before it is; nothing stays behind.
+
+    Raises:
+        ValueError: a folder or a read-only file is there, or its folder cannot be made or written to.
+    """
+    if path.is_dir() or not path.name:
+        raise ValueError(f"{path} is a folder, and a file has to be written there: choose another name")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{path} is read-only: choose another name")
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {path.parent}: {error.strerror}") from error
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it was not made, or something else is in it by now
+                folder.rmdir()
+
+
 def _message(path: str | Path, error: Exception, advice: str) -> str:
     if isinstance(error, json.JSONDecodeError):
         place = f", line {error.lineno}" if error.doc.count("\n") else ""
@@ -137,13 +174,14 @@ def reason(error: BaseException) -> str:
 
 
 def _place(path: Path, error: BaseException) -> str:
-    """File and line: of a syntax error, or of the last call in the file or in one beside it."""
+    """File and line of a syntax error, or of the last call in the file or one beside it, or in a module's own code."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename or path}, line {error.lineno}"
-    folder = path.resolve().parent
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).suffix == ".py" and Path(frame.filename).resolve().parent == folder
-    ]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(path)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_file()]
+    if path.is_file():
+        folder = path.resolve().parent
+        frames = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
+        return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(path)
+    frames = [frame for frame in frames if Path(frame.filename).parent not in Path(__file__).resolve().parents]
+    frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(Path(__file__).parent)]
+    return f"{path} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else str(path)

@@ -14,6 +14,7 @@ import pytest
 
 from lcv_jax import objectives
 from lcv_jax.bounds import Bounds, field_hints
+from lcv_jax.config import Qwen2VisionConfig
 from lcv_jax.generate import Sampling
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.rewards.config import RewardsConfig, RewardSource
@@ -29,6 +30,7 @@ NOT_CONFIGS = {"Result", "Listeners", "Report", "Model", "PublishedConfig", "Tra
 REWARDS = RewardsConfig(sources=(RewardSource(factory="a:b", weights=(("c", 1.0),)),))
 REQUIRED = {
     "VAEConfig": {"latents_mean": (0.0,) * 16, "latents_std": (1.0,) * 16},
+    "Qwen2VLConfig": {"vision_config": Qwen2VisionConfig(hidden_size=1536)},
     "AdapterConfig": {"name": "a"},
     "TrainConfig": {"objective": FlowMatching()},
     "DataConfig": {"sizes": ((17, 64, 64),)},

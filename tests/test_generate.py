@@ -444,7 +444,7 @@ TALK = ("interactive-video", "CHECKPOINT", "--prompt")
         ((*CLIP, "--output", "MEDIA/clip.mp4"), "clip.mp4 is read, and would be overwritten"),
         ((*IMAGE, "--output", "MEDIA/tall.mp4", "--contact-sheet"), "tall.png is read, and would be overwritten"),
         (("batch", "CHECKPOINT", "no.json"), "no.json: No such file or directory"),
-        (("batch", "CHECKPOINT", "MEDIA/broken.png"), "broken.png is not JSON"),
+        (("batch", "CHECKPOINT", "MEDIA/broken.png"), "broken.png, line 1: not UTF-8"),
     ],
     ids=lambda value: " ".join(value[2:])[:60] if isinstance(value, tuple) else None,
 )

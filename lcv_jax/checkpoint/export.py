@@ -1,7 +1,6 @@
 """From a converted folder back to the published layout, every tensor bit-equal in the dtype in which it is stored."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,7 +104,7 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
             networks.append(_stored(name, arrays, table, aliases))
     for name in had.get("lora", ()) if "lora" in wanted else ():
         arrays = reading.open_arrays(folder / "adapters" / name)
-        cfg = DiTConfig.from_json(json.loads((folder / "adapters" / "config.json").read_text()))
+        cfg = DiTConfig.read(folder / "adapters" / "config.json")
         table = names.adapter_table({path: array.shape for path, array in arrays.items()}, cfg)
         adapters.append(_stored(name, arrays, table, {}))
     copied = [name for name in wanted if name in COPIED]

@@ -5,7 +5,6 @@ safetensors file an adapter. Every fault that can be seen without reading weight
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,12 +114,9 @@ def open_published(folder: Path, components: Sequence[str] | None = None) -> Pub
 
 
 def _read_config(path: Path, config: type[PublishedConfig]) -> Any:
-    try:
-        return config.from_json(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} has no {path.name}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}")
+    return config.read(path)
 
 
 def _open_network(folder: Path, cfg: PublishedConfig) -> Weights:

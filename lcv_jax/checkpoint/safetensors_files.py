@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from lcv_jax.user_files import read_json, reading
+
 Shape = tuple[int, ...]
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -132,14 +134,12 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         if 8 + length > size:
             raise ValueError(f"{path} is truncated: its header alone has {8 + length} bytes, the file {size}")
         text = file.read(length)
-    try:
+    with reading(path, "the file is corrupt: its header cannot be read"):
         header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         ranges = {name: tuple(map(int, entry["data_offsets"])) for name, entry in entries.items()}
         kinds = {name: str(entry["dtype"]) for name, entry in entries.items()}
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is corrupt: its header cannot be read ({type(error).__name__}: {error})") from None
     unknown = sorted({kind for kind in kinds.values() if kind not in DTYPES})
     if unknown:
         raise ValueError(f"{path} holds tensors of type {', '.join(unknown)}; weights are of {', '.join(DTYPES)}")
@@ -178,10 +178,8 @@ def open_folder(folder: Path) -> list[SafetensorsFile]:
         raise ValueError(f"{folder}: wanted one .safetensors file, or shards with an index; got {what}")
 
     index = indices[0]
-    try:
-        where = {str(name): str(shard) for name, shard in json.loads(index.read_text())["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} cannot be read ({type(error).__name__}: {error}); wanted a weight_map") from None
+    with reading(index, "expected a weight_map of tensor names and files"):
+        where = {str(name): str(shard) for name, shard in read_json(index)["weight_map"].items()}
     shards = sorted(set(where.values()))
     absent = [shard for shard in shards if not (folder / shard).is_file()]
     if absent:

@@ -20,6 +20,7 @@ from lcv_jax.checkpoint import convert, names, store, streaming
 from lcv_jax.checkpoint.checksums import CHECKSUMS
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.config import PublishedConfig
+from lcv_jax.user_files import read_json
 
 
 def save_trained(
@@ -69,7 +70,7 @@ def save_trained(
             (work / name).mkdir()
             _write(work / name / "params", params, promises["network", name])
             if name in configs:
-                published = json.loads((base / name / "config.json").read_text())
+                published = read_json(base / name / "config.json")
                 (work / name / "config.json").write_text(json.dumps({**published, **cfg.to_json()}, indent=2) + "\n")
             else:
                 shutil.copyfile(base / name / "config.json", work / name / "config.json")

@@ -13,7 +13,6 @@ Writing it is conversion's business: see published.py and streaming.py.
 
 import contextlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from typing import Any
 import jax
 
 from lcv_jax.array_types import Params
+from lcv_jax.bounds import shown
 from lcv_jax.checkpoint import checksums, convert, names
 from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.checksums import DamagedError
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, SchedulerConfig
+from lcv_jax.user_files import read_json, reading
 
 PROVENANCE = "lcv_jax.json"
 FORMAT = "lcv_jax checkpoint"
@@ -102,11 +103,11 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
                 f"{folder} is a published checkpoint; convert it first: python convert_torch_weights.py {folder} DEST"
             )
         raise ValueError(f"{folder} is no checkpoint: it has no {PROVENANCE}; wanted one of convert_torch_weights.py")
-    try:
-        provenance = json.loads(path.read_text())
+    with reading(path, "convert again"):
+        provenance = read_json(path, advice="convert again")
         found = provenance["format"], provenance["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+        if not isinstance(provenance["components"], dict):
+            raise ValueError(f"components must be an object, got {shown(provenance['components'])}")
     if found != (FORMAT, VERSION):
         raise ValueError(
             f"{folder} is of another version: got {found[0]} {found[1]}, wanted {FORMAT} {VERSION}; convert it again"
@@ -122,7 +123,7 @@ def load_config(folder: str | Path, name: str) -> Any:
     if name not in components:
         raise ValueError(f"{folder} was converted without its {name}; it has {', '.join(components)}: convert it again")
     verify(folder, f"{name}/config.json")
-    return convert.NETWORKS[name].config.from_json(json.loads((folder / name / "config.json").read_text()))
+    return convert.NETWORKS[name].config.read(folder / name / "config.json")
 
 
 def load_component(
@@ -239,7 +240,7 @@ def load_scheduler_config(folder: str | Path) -> SchedulerConfig:
     if not path.is_file():
         raise ValueError(f"{folder} was converted without its scheduler: convert it again")
     verify(folder, "scheduler")
-    return SchedulerConfig.from_json(json.loads(path.read_text()))
+    return SchedulerConfig.read(path)
 
 
 def load_params(

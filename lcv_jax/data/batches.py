@@ -193,6 +193,7 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held
     if absent:
         have = ", ".join(f"{as_text(bucket.size)} ({bucket.num_records} clips)" for bucket in folder.buckets)
         raise ValueError(f"{cfg.path} has no clips of {', '.join(map(as_text, sorted(absent)))}; it has {have}")
+    folder.check(buckets)
     sources: list[Any] = [folder.source(bucket) for bucket in buckets]
     weights = None
     if cfg.weight_column is not None:

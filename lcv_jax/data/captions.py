@@ -5,7 +5,6 @@ takes 20 ms, importing transformers takes a second, and both run the same code o
 """
 
 import html
-import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.array_types import Int
+from lcv_jax.user_files import read_json, reading
 
 
 def clean(caption: str) -> str:
@@ -38,6 +38,11 @@ class CaptionTokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend, self._pad_id = backend, pad_id
+
+    @property
+    def largest_id(self) -> int:
+        """The highest token id of the vocabulary, added tokens included."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values())
 
     def tokenize(
         self, captions: Sequence[str], max_length: int
@@ -128,12 +133,10 @@ def _pad_token(folder: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = folder / name
         if file.is_file():
-            try:
-                token = json.loads(file.read_text(encoding="utf-8")).get("pad_token")
-            except (ValueError, AttributeError) as error:
-                raise ValueError(f"{file}: not a JSON object ({_one_line(error)})") from error
-            if token is not None:
-                return token["content"] if isinstance(token, dict) else token
+            with reading(file):
+                token = read_json(file).get("pad_token")
+                if token is not None:
+                    return str(token["content"] if isinstance(token, dict) else token)
     return "<pad>"
 
 

@@ -15,7 +15,8 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
 import numpy as np
 
 from lcv_jax.data.config import Size, as_text
+from lcv_jax.user_files import read_json, reading
 
 INDEX = "index.json"
 FORMAT, VERSION = "lcv_jax encoded clips", 1
+_OPENED_AT_ONCE = 16
+_AGAIN = "delete it with its .json and its part's done-*.json, and encode again"
 # Latents are as good as random: compressing them only takes time. A group is what one read fetches.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -121,6 +125,34 @@ class EncodedBucket:
     def num_records(self) -> int:
         return sum(count for _, count in self.shards)
 
+    def shard_of(self, record: int) -> str:
+        """The file that a record is in."""
+        for name, count in self.shards:
+            if record < count:
+                return name
+            record -= count
+        raise IndexError(record)
+
+
+class Records:
+    """The bytes of a bucket's records, by their number."""
+
+    def __init__(self, folder: Path, bucket: EncodedBucket):
+        import grain
+
+        self._folder, self._bucket = folder, bucket
+        # Counts in the names save opening every shard.
+        self._source = grain.sources.ArrayRecordDataSource(
+            [f"{folder / name}[0:{count}]" for name, count in bucket.shards]
+        )
+
+    def __len__(self) -> int:
+        return self._bucket.num_records
+
+    def __getitem__(self, record: int) -> bytes:
+        with reading(self._folder / self._bucket.shard_of(record), _AGAIN):
+            return self._source[record]
+
 
 class EncodedFolder:
     """A folder that encode.py has finished.
@@ -132,23 +164,53 @@ class EncodedFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self.index = _read_index(folder)
-        self.hash: str = self.index["hash"]
-        self.longest_text: int = self.index["longest_text"]
-        self.negative_prompt: str = self.index["negative_prompt"]
-        self.buckets = [
-            EncodedBucket(
-                size=tuple(bucket["size"]),
-                latent_shape=tuple(bucket["latent_shape"]),
-                tasks=tuple(bucket["tasks"]),
-                shards=tuple((shard["file"], shard["num_records"]) for shard in bucket["shards"]),
-            )
-            for bucket in self.index["buckets"]
-        ]
+        with reading(folder / INDEX, "encode again"):
+            self.hash = str(self.index["hash"])
+            self.longest_text = int(self.index["longest_text"])
+            self.negative_prompt = str(self.index["negative_prompt"])
+            self.buckets = [
+                EncodedBucket(
+                    size=tuple(bucket["size"]),
+                    latent_shape=tuple(bucket["latent_shape"]),
+                    tasks=tuple(bucket["tasks"]),
+                    shards=tuple((str(shard["file"]), int(shard["num_records"])) for shard in bucket["shards"]),
+                )
+                for bucket in self.index["buckets"]
+            ]
 
     def rows(self, bucket: EncodedBucket) -> list[dict[str, Any]]:
         """What is known of a bucket's records: id, and the numbers of the manifest's other columns."""
         files = [(self.folder / name).with_suffix(".json") for name, _ in bucket.shards]
-        return [row for file in files for row in json.loads(file.read_text())["records"]]
+        return [row for file in files for row in read_json(file, advice="encode again")["records"]]
+
+    def check(self, buckets: Sequence[EncodedBucket]) -> None:
+        """Opens all shards of some buckets, of which no record is read.
+
+        Raises:
+            ValueError: a shard is missing or damaged, or has another number of records than the index says.
+        """
+        shards = [shard for bucket in buckets for shard in bucket.shards]
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+            for _ in pool.map(lambda shard: self._check_shard(*shard), shards):
+                pass
+
+    def _check_shard(self, name: str, count: int) -> None:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        path = self.folder / name
+        with reading(path, _AGAIN):
+            if not path.is_file():
+                raise ValueError("the shard is missing")
+            reader = ArrayRecordReader(str(path))
+            try:
+                found = reader.num_records() if reader.ok() else 0
+            finally:
+                reader.close()
+            facts = path.with_suffix(".json")
+            if found != count or len(read_json(facts, advice=_AGAIN)["records"]) != count:
+                raise ValueError(
+                    f"the shard is damaged: expected {count} records, here and in {facts.name}, got {found}"
+                )
 
     def weights(self, bucket: EncodedBucket, column: str) -> np.ndarray:
         """A column of weights.
@@ -166,19 +228,16 @@ class EncodedFolder:
             )
         return checked_weights([row["numbers"][column] for row in rows], column, str(self.folder))
 
-    def source(self, bucket: EncodedBucket) -> Any:
+    def source(self, bucket: EncodedBucket) -> "Records":
         """Random access to the bytes of a bucket's records."""
-        import grain
-
-        # Counts in the names save opening every shard.
-        return grain.sources.ArrayRecordDataSource(
-            [f"{self.folder / name}[0:{count}]" for name, count in bucket.shards]
-        )
+        return Records(self.folder, bucket)
 
     def caption(self, caption: str) -> np.ndarray:
         """The embedding L D of the empty or the negative prompt, as long as its tokens."""
-        arrays, _ = unpack_record((self.folder / "captions.bin").read_bytes())
-        return arrays["empty" if caption == "" else "negative"]
+        path = self.folder / "captions.bin"
+        with reading(path, "encode again"):
+            arrays, _ = unpack_record(path.read_bytes())
+            return arrays["empty" if caption == "" else "negative"]
 
 
 def checked_weights(values: list[float], column: str, where: str) -> np.ndarray:
@@ -201,11 +260,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
         if (folder / "config.json").is_file():
             raise ValueError(f"{folder} is not encoded to its end: run the same lcv_jax.encode again, it goes on")
         raise ValueError(f"{folder} holds no encoded clips: it has no {INDEX}; wanted one of lcv_jax.encode")
-    try:
-        index = json.loads(path.read_text())
+    with reading(path, "encode again"):
+        index = read_json(path)
         found = index["format"], index["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
     if found != (FORMAT, VERSION):
         raise ValueError(f"{folder}: got {found[0]} {found[1]}, wanted {FORMAT} {VERSION}; encode again")
     return index

@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from lcv_jax.data.config import Size, as_text
 from lcv_jax.data.degrade import Refinement, pick
 from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, unpack_record, write_json
 from lcv_jax.data.manifest import Entry
+from lcv_jax.user_files import read_json
 
 
 @dataclasses.dataclass
@@ -80,7 +82,7 @@ class PartState:
         self._writers: dict[Size, ShardWriter] = {}
         self._numbers: collections.Counter[Size] = collections.Counter()
         if self._quarantine_file.is_file():
-            self.left_out = json.loads(self._quarantine_file.read_text())
+            self.left_out = read_json(self._quarantine_file)
         self._forget_unfinished()
         for facts in self._finished():
             self.encoded |= {row["id"] for row in facts["records"]}
@@ -138,7 +140,7 @@ class PartState:
 
     def _finished(self) -> Iterator[dict[str, Any]]:
         for path in self.shards.glob(f"{self._job.part:04d}-*.json"):
-            yield json.loads(path.read_text())
+            yield read_json(path)
 
 
 def read_ahead(
@@ -164,7 +166,7 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, config)
         return
-    begun = json.loads(path.read_text())
+    begun = read_json(path)
     differing = sorted(name for name in begun.keys() | config.keys() if begun.get(name) != config.get(name))
     if differing:
         shown = "; ".join(f"{name} was {_short(begun.get(name))}, is {_short(config.get(name))}" for name in differing)
@@ -178,16 +180,39 @@ def _short(value: Any) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path, job: Job) -> Iterator[None]:
-    """Keeps other processes from the same part; the system lets go of it however this one ends."""
+    """Keeps other processes from the same part; the system lets go of it however this one ends.
+
+    If this one ends with an error, and nothing has been encoded by any, the files that it wrote are removed: another
+    command may follow.
+    """
     if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("part-*.lock")):
         raise ValueError(f"{folder} holds other things: give another folder")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"part-{job.part}.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{folder}: another process is encoding part {job.part} of {job.parts}") from None
-        yield
+        try:
+            yield
+        except Exception:
+            _remove_if_nothing_encoded(folder, job, made)
+            raise
+
+
+def _remove_if_nothing_encoded(folder: Path, job: Job, made: list[Path]) -> None:
+    """Removes what a part without a shard wrote, unless other parts are there too."""
+    lock = folder / f"part-{job.part}.lock"
+    if any((folder / "shards").glob("*.json")) or [*folder.glob("part-*.lock")] != [lock]:
+        return
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+    own = (f"done-{job.part}-of-{job.parts}.json", f"quarantine-{job.part}.json", "config.json", "captions.bin")
+    for path in (*(folder / name for name in own), lock):
+        path.unlink(missing_ok=True)
+    for path in made:
+        with contextlib.suppress(OSError):  # something else is in it
+            path.rmdir()
 
 
 def write_index(
@@ -205,11 +230,11 @@ def write_index(
         return
     shards: dict[Size, list[tuple[str, dict[str, Any]]]] = {}
     for path in sorted((folder / "shards").glob("*.json")):
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         shards.setdefault(tuple(facts["size"]), []).append((f"shards/{path.stem}.array_record", facts))
     if not shards:
         raise ValueError(_nothing(folder, job))
-    totals = [json.loads(path.read_text()) for path in done]
+    totals = [read_json(path) for path in done]
     ids = [[size, [row["id"] for _, facts in files for row in facts["records"]]] for size, files in shards.items()]
     index = {
         "format": FORMAT,
@@ -251,7 +276,7 @@ def _index_bucket(folder: Path, size: Size, files: list[tuple[str, dict[str, Any
 
 def _nothing(folder: Path, job: Job) -> str:
     """Why there is no record at all."""
-    left_out = [json.loads(path.read_text()) for path in sorted(folder.glob("quarantine-*.json"))]
+    left_out = [read_json(path) for path in sorted(folder.glob("quarantine-*.json"))]
     short = {identity: count for part in left_out for identity, count in part["too_short"].items()}
     corrupt = {identity: reason for part in left_out for identity, reason in part["corrupt"].items()}
     return nothing_left(job.groups, short, corrupt, job.fps)

@@ -9,17 +9,23 @@ there is belongs to other tools and is ignored.
 import csv
 import dataclasses
 import functools
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lcv_jax.bounds import Count, NonNegative, Positive, check_value
 from lcv_jax.data.pictures import is_animation_file
+from lcv_jax.user_files import parse_json, read_lines, reading
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif", ".avif"})
 _ANIMATION_SUFFIXES = frozenset({".png", ".webp", ".gif", ".avif"})
 _SHOWN_PROBLEMS = 5
+_SIMILAR = {
+    "path": {"video", "image", "file", "filename", "file_name", "video_path", "image_path", "media_path"},
+    "caption": {"prompt", "text", "description", "captions_text", "title"},
+}
+"""Names that other tools give the columns, in lower case."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,7 @@ def read_captions(path: Path) -> list[str]:
     if path.suffix.lower() == ".txt":
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file of captions")
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [line.strip() for line in read_lines(path)]
     else:
         found = [caption.strip() for entry in read_manifest(path) for caption in entry.captions]
     captions = list(dict.fromkeys(caption for caption in found if caption))
@@ -110,33 +116,44 @@ def read_captions(path: Path) -> list[str]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}: line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number}: wanted an object of columns, got {line.strip()[:40]}")
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            row = parse_json(line, f"{path}, line {number}")
             yield f"line {number}", {name: value for name, value in row.items() if value is not None}
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """An empty cell is one that is not given; what can be a number is one, but for texts."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                place = f"line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path}: {place}: wanted {len(reader.fieldnames or ())} cells, as in the first line"
-                    )
-                yield place, {name: _number_if_one(name, cell) for name, cell in row.items() if cell.strip()}
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from None
+    reader = csv.DictReader(read_lines(path), strict=True)
+    try:
+        _check_header(path, reader.fieldnames or ())
+        for row in reader:
+            place = f"line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{path}, {place}: expected {len(reader.fieldnames or ())} cells, as in the first line; "
+                    'quote cells that hold a comma: "a, b"'
+                )
+            yield place, {name: _number_if_one(name, cell) for name, cell in row.items() if cell.strip()}
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _check_header(path: Path, columns: Sequence[str]) -> None:
+    """Raises ValueError for a first line that is not separated by commas, or names no column `path`."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if len(columns) == 1 and separator in columns[0]:
+            raise ValueError(f"{path}, line 1: cells are separated by {name}, expected commas: save the file as CSV")
+    if columns and "path" not in columns:
+        raise ValueError(f"{path}, line 1: {_no_column('path', columns)}")
+
+
+def _no_column(wanted: str, columns: Iterable[str]) -> str:
+    """What to do about a column that is missing, from those that there are."""
+    have = [str(column) for column in columns]
+    similar = [column for column in have if column.lower() in _SIMILAR[wanted]]
+    advice = f"; rename {similar[0]} to {wanted}" if similar else ""
+    return f"{wanted} is missing; the columns are {', '.join(have) or 'none'}{advice}"
 
 
 def _number_if_one(column: str, cell: str) -> Any:
@@ -156,28 +173,28 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError('manifests in Parquet need the package pyarrow: pip install "lcv_jax[train]"') from error
-    try:
+    with reading(path, "expected a Parquet file"):
+        number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {name: value for name, value in row.items() if value is not None}
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
 def _entry(row: dict[str, Any], folder: Path, captions_needed: bool) -> Entry:
     name = _text(row, "path")
     if name is None:
-        raise ValueError("path is missing")
+        raise ValueError(_no_column("path", row))
+    if "\0" in name:
+        raise ValueError(f"path must be a file name, got {name!r}")
     captions = _captions(row)
     if captions_needed and not captions:
-        raise ValueError("caption is missing")
+        raise ValueError(_no_column("caption", row))
     identity = row.get("id", name)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise ValueError(f"id must be a text or a whole number, got {identity!r}")
-    start, end = _number(row, "start", least=0.0), _number(row, "end", above=0.0)
+    start, end = _number(row, "start", NonNegative), _number(row, "end", Positive)
     if end is not None and end <= (start or 0):
         raise ValueError(f"end must lie after start, got start = {start or 0} and end = {end}")
     known = {"id", "path", "caption", "captions", "start", "end", "width", "height", "num_frames", "fps"}
@@ -190,8 +207,8 @@ def _entry(row: dict[str, Any], folder: Path, captions_needed: bool) -> Entry:
         height=_whole(row, "height"),
         width=_whole(row, "width"),
         num_frames=_whole(row, "num_frames"),
-        fps=_number(row, "fps", above=0.0),
-        numbers={key: float(value) for key, value in row.items() if key not in known and _is_number(value)},
+        fps=_number(row, "fps", Positive),
+        numbers={key: _as_float(value) for key, value in row.items() if key not in known and _is_number(value)},
     )
 
 
@@ -221,21 +238,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(row: dict[str, Any], column: str, *, least: float = -math.inf, above: float = -math.inf) -> float | None:
+def _as_float(value: float | int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _number(row: dict[str, Any], column: str, accepted: Any) -> float | None:
     value = row.get(column)
     if value is None:
         return None
-    if not _is_number(value) or not math.isfinite(value):
-        raise ValueError(f"{column} must be a number, got {value!r}")
-    if value < least or value <= above:
-        raise ValueError(
-            f"{column} must be {f'above {above:g}' if above > least else f'at least {least:g}'}, got {value}"
-        )
+    check_value(column, accepted, value)
     return float(value)
 
 
 def _whole(row: dict[str, Any], column: str) -> int | None:
-    value = _number(row, column, above=0.0)
-    if value is not None and value != int(value):
-        raise ValueError(f"{column} must be a whole number, got {value}")
-    return None if value is None else int(value)
+    value = _number(row, column, Positive)
+    if value is None:
+        return None
+    check_value(column, Count, int(value) if value == int(value) else value)
+    return int(value)

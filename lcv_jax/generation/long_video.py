@@ -23,6 +23,7 @@ from lcv_jax.data.frames import to_uint8
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 from lcv_jax.sampling.options import check_condition, whole_frames
+from lcv_jax.user_files import read_json
 
 OnSegment = Callable[[str, int, int], None]
 """Called before each segment with the stage ("draft" or "refined"), its number from 0 and the number of segments."""
@@ -44,10 +45,7 @@ class Segments:
         wanted = json.loads(json.dumps(request))
         path = folder / "request.json"
         if path.is_file():
-            try:
-                found = json.loads(path.read_text())
-            except ValueError:
-                raise ValueError(f"{path} is damaged: delete the folder to start anew") from None
+            found = read_json(path, advice="delete the folder to start anew")
             differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
             if differ:
                 raise ValueError(

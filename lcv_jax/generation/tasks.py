@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Fixed
 
-from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields
+from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields, shown
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.long_video import OnSegment, Segments
@@ -376,6 +376,11 @@ def _one_each(videos_BTHWC: np.ndarray, fps: float) -> Iterator[Result]:
         yield Result(pieces=[video], num_frames=len(video), fps=fps, name=name)
 
 
+def is_segmented(task: Task) -> bool:
+    """Whether a task keeps finished segments in a folder, to resume from."""
+    return isinstance(task, Refine | _Segmented)
+
+
 def result_names(task: Task) -> list[str]:
     """The names of a task's results, in their order."""
     if isinstance(task, TextToVideo | ImageToVideo | ContinueVideo):
@@ -476,9 +481,15 @@ def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
         try:
             made[key] = _as(hints[key], [value] if one_of_many else value)
         except TypeError:
-            wanted = str(hints[key]) if typing.get_args(hints[key]) else hints[key].__name__
-            raise ValueError(f"{key} must be {wanted.replace('typing.', '')}, got {value!r}") from None
+            raise ValueError(f"{key} must be {_as_text(hints[key])}, got {shown(value)}") from None
     return kind(**made)
+
+
+def _as_text(hint: Any) -> str:
+    """An annotation as it is written."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " | ".join("None" if one is types.NoneType else _as_text(one) for one in typing.get_args(hint))
+    return str(hint).replace("typing.", "") if typing.get_args(hint) else hint.__name__
 
 
 def _is_required(field: dataclasses.Field) -> bool:

@@ -19,6 +19,7 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.rewards.factory import make_reward
 from lcv_jax.rewards.wire import VERSION, WireError, read_message
 from lcv_jax.rewards.worker import answer
+from lcv_jax.user_files import parse_json
 
 
 def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) -> ThreadingHTTPServer:
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewa
     config = (tyro.conf.FlagCreatePairsOff,)
     with mistakes_in_one_line("stopped"):
         chosen = parse_arguments(Arguments, arguments, prog=prog, config=config)
-        reward = make_reward(chosen.factory, json.loads(chosen.options))
+        reward = make_reward(chosen.factory, parse_json(chosen.options, "--options"))
         with make_server(reward, chosen.host, chosen.port, chosen.most_megabytes << 20) as server:
             url = f"http://{chosen.host}:{server.server_port}"
             print(f"serving {', '.join(reward.names)} on {url}", file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ reward prints goes to standard error.
 
 import argparse
 import io
-import json
 import os
 import sys
 import traceback
@@ -17,6 +16,7 @@ from typing import Any
 
 from lcv_jax.rewards.factory import make_reward
 from lcv_jax.rewards.wire import VERSION, pack_message, read_message, reply_header, unpack_request
+from lcv_jax.user_files import parse_json, reason
 
 
 def answer(reward: Any, header: Mapping[str, Any], body: bytes) -> dict[str, Any]:
@@ -40,21 +40,29 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m lcv_jax.rewards.worker", description=__doc__.splitlines()[0])
     parser.add_argument("factory", help="module:factory")
-    parser.add_argument("--options", type=json.loads, default={}, help="keywords of the factory, as JSON")
+    parser.add_argument("--options", type=_options, default={}, help="keywords of the factory, as JSON")
     chosen = parser.parse_args(arguments)
     requests, replies = _own_streams()
     try:
         reward = make_reward(chosen.factory, chosen.options)
         _write(replies, {"version": VERSION, "names": list(reward.names)})
     except Exception as error:
-        _write(replies, {"version": VERSION, "error": f"{type(error).__name__}: {error}"})
-        sys.exit(1)
+        _write(replies, {"version": VERSION, "error": reason(error)})
+        print(f"error: {reason(error)}", file=sys.stderr)
+        sys.exit(2)
     while True:
         try:
             header, body = read_message(requests)
         except EOFError:
             return
         _write(replies, answer(reward, header, body))
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        return parse_json(text, "--options")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _own_streams() -> tuple[io.BufferedIOBase, io.BufferedIOBase]:

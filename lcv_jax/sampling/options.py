@@ -51,6 +51,9 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        names = [name for name, _ in self.adapters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"adapters: {', '.join(twice)} more than once; add up the multipliers")
         if self.distilled and self.enhance_hf:
             raise ValueError("distilled and enhance_hf exclude each other: the distilled schedule is fixed; drop one")
         self.schedule(1.0)

@@ -39,6 +39,7 @@ from lcv_jax.bounds import (
 )
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import to_uint8
+from lcv_jax.data.manifest import IMAGE_SUFFIXES
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.generation.long_video import segment_seed
 from lcv_jax.pipeline import Pipeline, load_pipeline
@@ -60,6 +61,7 @@ from lcv_jax.toy.readers import read_clip
 from lcv_jax.toy.rewards import sure_of_caption, sure_of_motion
 from lcv_jax.toy.sheets import rows_of_clips
 from lcv_jax.toy.world import COMBINATIONS, Scene, is_held_out, render, sample_scene
+from lcv_jax.user_files import check_writable
 
 Clip = np.ndarray
 """T H W 3, uint8."""
@@ -126,6 +128,13 @@ class Arguments:
 
     def check(self) -> None:
         """Raises ValueError for what cannot be."""
+        if self.num_frames % 4 != 1:
+            raise ValueError(f"num_frames must be a multiple of 4 plus 1, got {self.num_frames}")
+        for path in (self.json, self.sheet):
+            if path is not None:
+                check_writable(path)
+        if self.sheet is not None and self.sheet.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(f"sheet: {self.sheet} must end with {', '.join(sorted(IMAGE_SUFFIXES))}")
         if self.task in ("continue-video", "long") and not 1 <= self.num_cond_frames < self.num_frames:
             raise ValueError(
                 f"num_cond_frames must lie in 1..{self.num_frames - 1}, for num_frames holds them; "

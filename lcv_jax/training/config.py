@@ -53,7 +53,7 @@ CHANGEABLE = (
 class OptimizerConfig:
     """AdamW with a linear warm-up and then a constant rate (report, table 5), or one that falls by a half cosine."""
 
-    learning_rate: Annotated[float, Bounds(above=0, most=10)] = 1e-4
+    learning_rate: Positive = 1e-4
     """After the warm-up."""
     warmup_steps: Whole = 0
     """Steps over which the rate grows from 0. If the run is shorter than that when it first starts, the warm-up takes a

@@ -44,12 +44,16 @@ HASHING_S = 4 * 3600
 def locked(run: Path) -> Iterator[None]:
     """Within, the run's folder exists and this process alone trains in it; of several processes, number 0 holds it.
 
+    If the run ends with an error before `begin` wrote its config, what was created for it is removed.
+
     Raises:
         ValueError: a living process holds it.
     """
     if jax.process_index() != 0:
         yield
         return
+    known = (run / CONFIG).is_file() and (run / "lock").is_file()
+    made = [path for path in (run / "lock", run, *run.parents) if not path.exists()]
     run.mkdir(parents=True, exist_ok=True)
     with (run / "lock").open("a+", encoding="utf-8") as file:
         try:
@@ -62,11 +66,23 @@ def locked(run: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        except Exception:
+            if not known and not (run / BEGUN).is_file():
+                _remove(run, made)
+            raise
+
+
+def _remove(run: Path, made: list[Path]) -> None:
+    """Removes the lock and the folders that were created for a run, as far as nothing else is in them."""
+    for path in (run / "checkpoints", *made):
+        with contextlib.suppress(OSError):
+            path.unlink() if path.is_file() else path.rmdir()
 
 
 def check_config(cfg: TrainConfig) -> None:
-    """Checks that the run was begun with this config, and writes it down where none was.
+    """Checks that the run was begun with this config, or not at all.
 
     Raises:
         ValueError: it was begun with another; the fields are named.
@@ -74,10 +90,7 @@ def check_config(cfg: TrainConfig) -> None:
     path = cfg.run / CONFIG
     now = cfg.to_json()
     if path.is_file():
-        try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path} is damaged: delete {cfg.run}, or choose another --run") from None
+        begun = read_json(path, advice=f"delete {cfg.run}, or choose another --run")
         with contextlib.suppress(ValueError):  # of another version: the comparison names what
             begun = TrainConfig.from_json(begun).to_json()
         if differing := differences(begun, now):
@@ -85,8 +98,12 @@ def check_config(cfg: TrainConfig) -> None:
                 f"{cfg.run} was begun with another config: {'; '.join(differing)}. "
                 "Set them back, or choose another --run"
             )
+
+
+def begin(cfg: TrainConfig) -> None:
+    """Writes the config down, when everything has been checked and loaded."""
     if jax.process_index() == 0:
-        _write(path, now)
+        _write(cfg.run / CONFIG, cfg.to_json())
         if not (cfg.run / BEGUN).is_file():
             _write(cfg.run / BEGUN, {"steps": cfg.steps})
 
@@ -114,10 +131,8 @@ def _begun_steps(cfg: TrainConfig) -> int:
     path = cfg.run / BEGUN
     if not path.is_file():
         return cfg.steps
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: delete {cfg.run}, or choose another --run") from None
+    with reading(path, f"delete {cfg.run}, or choose another --run"):
+        return int(read_json(path)["steps"])
 
 
 def _write(path: Path, content: Any) -> None:

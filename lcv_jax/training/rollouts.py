@@ -66,6 +66,11 @@ class Rollouts:
         self.quarantined: dict[str, str] = {}
 
     @property
+    def kinds(self) -> list[tuple[BatchKind, tuple[int, int, int]]]:
+        """The kind of batch, with every size of its videos."""
+        return [(KIND, size) for size in self._prompts.sizes]
+
+    @property
     def at_rest(self) -> bool:
         """Whether the next batch begins a rollout: only then can a checkpoint say where this stands."""
         return not self._waiting

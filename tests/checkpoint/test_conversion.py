@@ -340,7 +340,7 @@ def second_embedding(folder):
         (lambda folder: shutil.rmtree(folder / "vae"), "has no vae: --components dit,text_encoder,tokenizer,"),
         (lambda folder: shutil.rmtree(folder), "is no folder; wanted a published checkpoint"),
         (lambda folder: (folder / "dit" / "config.json").unlink(), "dit has no config.json"),
-        (lambda folder: (folder / "dit" / "config.json").write_text("{"), "config.json: Expecting"),
+        (lambda folder: (folder / "dit" / "config.json").write_text("{"), "config.json: not JSON"),
         (lambda folder: (folder / "tokenizer" / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
         (
             lambda folder: change_config(folder, hiden_size=3),
@@ -470,7 +470,7 @@ def test_folders_that_are_no_checkpoint(converted, tmp_path):
     with pytest.raises(ValueError, match=r"another version: got lcv_jax checkpoint 7, wanted lcv_jax checkpoint 1"):
         store.load_component(tmp_path, "dit")
     (tmp_path / "lcv_jax.json").write_text("{}")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="lcv_jax.json: 'format' is missing; convert again"):
         store.load_component(tmp_path, "dit")
 
 

@@ -105,7 +105,7 @@ def test_bad_folders(tmp_path):
         load_tokenizer(tmp_path)
     shutil.copy(FOLDER / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json: not a JSON object"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: "):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "[NONE]"}}')
     with pytest.raises(ValueError, match=r"no padding token '\[NONE\]'"):

@@ -1,10 +1,12 @@
 """Manifests: the three kinds say the same, and every mistake is named with its line."""
 
 import json
+import math
+import re
 
 import pytest
 
-from lcv_jax.data.manifest import read_manifest
+from lcv_jax.data.manifest import read_captions, read_manifest
 
 ROWS = [
     {"id": "a", "path": "a.mp4", "caption": "a cat, surfing", "weight": 2.5, "fps": 24, "width": 96, "height": 64},
@@ -68,9 +70,9 @@ GOOD = {"path": "a.mp4", "caption": "a"}
         ({"caption": "a"}, "line 3: path is missing"),
         ({"path": ["x"], "caption": "a"}, "line 3: path must be a text"),
         ({"path": "x.mp4", "caption": "a", "id": 1.5}, "line 3: id must be a text or a whole number, got 1.5"),
-        ({"path": "x.mp4", "caption": "a", "fps": "fast"}, "line 3: fps must be a number, got 'fast'"),
+        ({"path": "x.mp4", "caption": "a", "fps": "fast"}, "line 3: fps must be a number, above 0, got 'fast'"),
         ({"path": "x.mp4", "caption": "a", "fps": 0}, "line 3: fps must be above 0, got 0"),
-        ({"path": "x.mp4", "caption": "a", "width": 4.5}, "line 3: width must be a whole number, got 4.5"),
+        ({"path": "x.mp4", "caption": "a", "width": 4.5}, "line 3: width must be a whole number, at least 1, got 4.5"),
         ({"path": "x.mp4", "caption": "a", "start": -1}, "line 3: start must be at least 0, got -1"),
         ({"path": "x.mp4", "caption": "a", "start": 2, "end": 2}, "line 3: end must lie after start"),
         ({"path": "b.mp4", "caption": "b"}, "line 3: the id 'b.mp4' is that of line 2 too; ids must differ"),
@@ -85,7 +87,7 @@ def test_a_wrong_line_is_named(tmp_path, row, message):
 
 def test_several_wrong_lines_are_told_at_once(tmp_path):
     path = write(tmp_path, [{"path": f"{number}.mp4"} for number in range(8)])
-    with pytest.raises(ValueError, match=r"line 1: .*line 5: caption is missing; and 3 more$"):
+    with pytest.raises(ValueError, match=r"line 1: .*line 5: caption is missing; the columns are path; and 3 more$"):
         read_manifest(path)
 
 
@@ -93,10 +95,10 @@ def test_several_wrong_lines_are_told_at_once(tmp_path):
     ("name", "content", "message"),
     [
         ("m.jsonl", "", "holds no clips"),
-        ("m.jsonl", '{"path": "a.mp4", "caption": "a"}\n{"path"', "m.jsonl: line 2: not JSON"),
-        ("m.jsonl", "[1]", "line 1: wanted an object of columns"),
-        ("m.csv", "path,caption\na.mp4,one\nb.mp4\n", "m.csv: line 3: wanted 2 cells"),
-        ("m.csv", "path,caption,fps\na.mp4,one,quick\n", "line 2: fps must be a number, got 'quick'"),
+        ("m.jsonl", '{"path": "a.mp4", "caption": "a"}\n{"path"', "m.jsonl, line 2: not JSON"),
+        ("m.jsonl", "[1]", "line 1: expected an object"),
+        ("m.csv", "path,caption\na.mp4,one\nb.mp4\n", "m.csv, line 3: expected 2 cells"),
+        ("m.csv", "path,caption,fps\na.mp4,one,quick\n", "line 2: fps must be a number, above 0, got 'quick'"),
         ("m.csv", "path,caption\n", "holds no clips"),
         ("m.txt", "", "a manifest is .jsonl, .csv or .parquet"),
     ],
@@ -115,8 +117,73 @@ def test_no_file(tmp_path):
 def test_a_parquet_file_that_is_none(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "m.parquet").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="not a readable Parquet file"):
+    with pytest.raises(ValueError, match="expected a Parquet file"):
         read_manifest(tmp_path / "m.parquet")
     path = write(tmp_path, [{"path": "a.mp4", "caption": "a", "fps": "x"}], "parquet")
     with pytest.raises(ValueError, match="row 1: fps must be a number"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "path,caption\na.mp4,a café\n".encode("utf-16"), "the encoding is UTF-16; save the file as UTF-8"),
+        ("m.csv", "path,caption\na.mp4,a\nb.mp4,café\n".encode("cp1252"), "m.csv, line 3: not UTF-8 (byte 0xe9)"),
+        ("m.jsonl", '{"path": "a.mp4", "caption": "café"}\n'.encode("cp1252"), "m.jsonl, line 1: not UTF-8"),
+        ("m.csv", b"path;caption\na.mp4;one\n", "m.csv, line 1: cells are separated by semicolons, expected commas"),
+        ("m.csv", b"path\tcaption\na.mp4\tone\n", "m.csv, line 1: cells are separated by tabs, expected commas"),
+        ("m.csv", b"video,prompt\na.mp4,one\n", "path is missing; the columns are video, prompt; rename video to path"),
+        (
+            "m.csv",
+            b"path,prompt\na.mp4,one\n",
+            "line 2: caption is missing; the columns are path, prompt; rename prompt",
+        ),
+        ("m.jsonl", b'{"path": "a.mp4", "text": "a"}\n', "columns are path, text; rename text to caption"),
+        ("m.jsonl", b'{"path": "a.mp4", "caption": "\\ud800"}\n', "line 1: holds half a surrogate pair"),
+        (
+            "m.jsonl",
+            b'{"path": "a\\u0000.mp4", "caption": "a"}\n',
+            "line 1: path must be a file name, got 'a\\x00.mp4'",
+        ),
+        ("m.jsonl", b"[" * 100_000 + b"\n", "m.jsonl, line 1: nested too deeply"),
+        (
+            "m.jsonl",
+            b'{"path": "a.mp4", "caption": "a", "width": 1e300}\n',
+            "width must be above 0 and finite, got 1e+300",
+        ),
+        (
+            "m.jsonl",
+            b'{"path": "a.mp4", "caption": "a", "fps": NaN}\n',
+            "line 1: fps must be above 0 and finite, got nan",
+        ),
+        (
+            "m.jsonl",
+            b'{"path": "a.mp4", "caption": "a", "fps": 1' + b"0" * 400 + b"}\n",
+            "fps must be above 0 and finite",
+        ),
+        ("c.txt", "a café\n".encode("cp1252"), "c.txt, line 1: not UTF-8"),
+    ],
+)
+def test_encodings_separators_and_columns_are_explained(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        read_captions(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "c.txt"])
+def test_a_byte_order_mark_is_ignored(tmp_path, name):
+    content = {"m.csv": "path,caption\na.mp4,é\n", "m.jsonl": '{"path": "a.mp4", "caption": "é"}\n', "c.txt": "é\n"}
+    (tmp_path / name).write_bytes(content[name].encode("utf-8-sig"))
+    assert read_captions(tmp_path / name) == ["é"]
+
+
+def test_a_quoted_cell_may_hold_lines_and_commas(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b'path,caption\r\na.mp4,"a ""big"" circle,\nthen it grows"\r\n')
+    assert read_captions(tmp_path / "m.csv") == ['a "big" circle,\nthen it grows']
+
+
+def test_a_number_too_large_for_a_float_is_no_weight(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"path": "a.mp4", "caption": "a", "weight": 1' + "0" * 400 + "}\n")
+    assert read_manifest(tmp_path / "m.jsonl")[0].numbers == {"weight": math.inf}

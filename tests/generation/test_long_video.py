@@ -194,7 +194,7 @@ def test_a_folder_belongs_to_one_request(tmp_path):
     with pytest.raises(ValueError, match=r"different: num_frames, seed\); repeat that request .* or delete"):
         Segments.open(tmp_path, {**request, "seed": 2, "num_frames": 9})
     (tmp_path / "request.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged: delete the folder"):
+    with pytest.raises(ValueError, match="request.json: .*delete the folder"):
         Segments.open(tmp_path, request)
 
 

@@ -35,7 +35,7 @@ from lcv_jax.training.config import (
     OptimizerConfig,
     SamplesConfig,
 )
-from lcv_jax.training.folder import check_config, locked, with_warmup
+from lcv_jax.training.folder import begin, check_config, locked, with_warmup
 from lcv_jax.training.state import split_scale
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,7 +131,7 @@ def test_a_warm_up_fits_the_run_that_was_begun(config, capsys):
     assert with_warmup(cfg).optimizer.warmup_steps == 2
     assert "warmup_steps 100 exceeds the 20 steps that the run was begun with" in capsys.readouterr().err
     cfg.run.mkdir()
-    check_config(cfg)
+    begin(cfg)
     assert with_warmup(dataclasses.replace(cfg, steps=1000)).optimizer.warmup_steps == 2  # the schedule stays
     fits = dataclasses.replace(cfg, run=cfg.run / "other", steps=100)
     capsys.readouterr()
@@ -411,6 +411,7 @@ def test_a_run_goes_on_with_a_version_that_has_more_fields(whole, tmp_path):
     fields = cfg.to_json()
     path.write_text(json.dumps({name: fields[name] for name in fields if name != "rollout"}))
     check_config(cfg)
+    begin(cfg)
     assert json.loads(path.read_text()) == fields
     path.write_text(json.dumps({**fields, "batches": 2}))
     with pytest.raises(ValueError, match="batches was 2, is absent"):

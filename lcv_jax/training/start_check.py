@@ -1,0 +1,67 @@
+"""What can be wrong with a run, found from its config and small files: before weights load and anything is written."""
+
+from collections.abc import Sequence
+
+from lcv_jax.checkpoint import store
+from lcv_jax.data.config import Size, as_text
+from lcv_jax.data.prompts import PromptsConfig
+from lcv_jax.models.dit import sparse_order
+from lcv_jax.pipeline import Pipeline
+from lcv_jax.sampling.options import SamplingOptions, check_size
+from lcv_jax.training.config import TrainConfig
+
+
+def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
+    """Checks a config against the checkpoint that it starts from.
+
+    Raises:
+        ValueError: an adapter that is not there or does not fit, samples that the networks cannot make, or a tokenizer
+            and a text encoder that do not belong together.
+    """
+    if cfg.network == "vae":
+        return
+    adapter = cfg.adapter
+    named = [adapter.start, adapter.teacher] if adapter else []
+    for name in [*named, *(name for name, _ in cfg.fold)]:
+        if name is not None:
+            store.check_adapter(cfg.checkpoint, name, pipeline.dit_config)
+    data = cfg.data
+    if cfg.samples.every is not None:
+        _check_samples(cfg, pipeline)
+    if isinstance(data, PromptsConfig):
+        pipeline.tokenizer.tokenize([data.negative_prompt], data.max_sequence_length)
+    elif data.mode == "clips":
+        _ = pipeline.tokenizer
+        factor = pipeline.vae.cfg.temporal_factor
+        if data.temporal_factor != factor:
+            raise ValueError(f"data.temporal_factor must be the autoencoder's {factor}, got {data.temporal_factor}")
+
+
+def _check_samples(cfg: TrainConfig, pipeline: Pipeline) -> None:
+    samples = cfg.samples
+    SamplingOptions(num_steps=samples.num_steps, guidance_scale=samples.guidance_scale, distilled=samples.distilled)
+    try:
+        check_size(*samples.size, pipeline.granularity(sparse=False))
+        check_sizes(cfg, pipeline, [(samples.num_frames, *samples.size)])
+    except ValueError as error:
+        raise ValueError(f"samples: {error}") from None
+    pipeline.tokenizer.tokenize(samples.prompts, cfg.data.max_sequence_length)
+
+
+def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[Size]) -> None:
+    """Checks that the networks can compute clips of these sizes.
+
+    Raises:
+        ValueError: a number of frames, a height or a width that they cannot.
+    """
+    vae, patch = pipeline.vae.cfg, pipeline.dit_config.patch_size
+    granularity = vae.spatial_factor if cfg.network == "vae" else pipeline.granularity(sparse=False)
+    for size in sizes:
+        if (size[0] - 1) % vae.temporal_factor or size[1] % granularity or size[2] % granularity:
+            raise ValueError(
+                f"{as_text(size)}: frames must be a multiple of {vae.temporal_factor} plus 1, "
+                f"height and width multiples of {granularity}"
+            )
+        if cfg.sparse is not None:
+            latents, rows, columns = pipeline.latent_shape(*size)[:3]
+            sparse_order(cfg.sparse, (latents, rows // patch[1], columns // patch[2]), 0)
