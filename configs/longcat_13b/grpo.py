@@ -1,14 +1,15 @@
 """Multi-reward GRPO of text to video, 480p and 720p x 93 (report, tables 5 and 9), an adapter of the fine-tuned model.
 
-Hardware: 32 x H200 (141 GB), 4 hosts of 8, and the rewards' servers elsewhere. Before it, fine-tuning, and captions.
-Each server is `python -m lcv_jax.rewards.server MODULE:FACTORY` (docs/grpo.md) around a released reward model:
-HPSv3 with a fixed prompt over all frames and with the caption over the best 30 %, VideoAlign's motion quality on
-grayscale video, and its text alignment.
+Hardware: 32 x H200 (141 GB), 4 hosts of 8. Before it, fine-tuning, captions, and the released reward models, converted
+to judges/hpsv3 and judges/videoreward (docs/judges.md). The rewards: HPSv3 with a fixed prompt over all frames and with
+the caption over the best 30 %, VideoReward's motion quality on grayscale video, and its text alignment. They score in
+the training processes, each its own videos on its own GPUs. docs/grpo.md has servers, for rewards that run elsewhere.
 
     python -m lcv_jax.train configs/longcat_13b/grpo.py
 """
 
 import dataclasses
+from pathlib import Path
 
 from configs.longcat_13b.published import DATA, VIDEO, adapter, sizes, stage, weights_of
 from lcv_jax.data.prompts import PromptsConfig
@@ -17,18 +18,20 @@ from lcv_jax.rewards.config import RewardsConfig, RewardSource
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.rollout_config import RolloutConfig
 
-REWARDS = RewardsConfig(
-    sources=(
-        RewardSource(
-            where="http",
-            urls=("http://hpsv3:8000",),
-            weights=(("hpsv3_general", 1.0), ("hpsv3_percentile", 1.0)),
-            media="mp4",
-        ),
-        RewardSource(where="http", urls=("http://video-align-mq:8000",), weights=(("mq", 1.0),), media="mp4"),
-        RewardSource(where="http", urls=("http://video-align-ta:8000",), weights=(("ta", 1.0),), media="mp4"),
+JUDGES = Path("judges")
+"""The released reward models, converted (docs/judges.md)."""
+
+
+def judge(kind: str, *names: str) -> RewardSource:
+    """A reward model in this process, whole on each of its devices."""
+    return RewardSource(
+        factory=f"lcv_jax.rewards.judge_rewards:{kind}",
+        options=(("folder", str(JUDGES / kind)), ("devices", "local"), ("dtype", "bfloat16")),
+        weights=tuple((name, 1.0) for name in names),
     )
-)
+
+
+REWARDS = RewardsConfig(sources=(judge("hpsv3", "hpsv3_general", "hpsv3_percentile"), judge("videoreward", "mq", "ta")))
 
 
 def get_config() -> TrainConfig:

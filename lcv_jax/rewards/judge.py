@@ -53,16 +53,18 @@ def load_judge(
         folder: the converted folder.
         exact_frequencies: rotary frequencies as the formula has them, and not rounded to bfloat16 as published.
         dtype: of weights and arithmetic; bfloat16 takes half of the memory. HPSv3's head is float32 in both.
-        mesh: devices that share the work, of parallel/mesh.py; None: the default device.
+        mesh: devices of this process that share the work, of parallel/mesh.py; None: the default device.
         rules: where parameters lie on the mesh, a table of parallel/sharding.py; None: in parts.
         batch_size: pictures or videos of one call of a compiled program, on each device.
 
     Raises:
-        ValueError: no converted reward model, or a damaged one.
+        ValueError: no converted reward model, a damaged one, or a mesh of several processes.
     """
     cfg = load_judge_config(folder)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if mesh is not None and mesh.is_multi_process:
+        raise ValueError("a judge's mesh must be of one process's devices: make_mesh(..., devices=jax.local_devices())")
     conversation = Conversation(cfg, store.tokenizer_folder(folder) / "tokenizer.json")
     sharding = None if mesh is None else loading_rule(mesh, full_sharding() if rules is None else rules)
     params = load_judge_params(folder, cfg, jnp.dtype(dtype), sharding)
@@ -246,19 +248,14 @@ class Judge:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(network: JudgeNetwork, params: Params, arguments: dict[str, Any]) -> Array:
-    return _on_every_device(network.apply({"params": params}, **arguments))
+    scores: Any = network.apply({"params": params}, **arguments)
+    return scores
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(network: JudgeNetwork, params: Params, arguments: dict[str, Any]) -> Array:
     tokens: Any = network.apply({"params": params}, **arguments, method="encode")
-    return _on_every_device(tokens.astype(jnp.float32))
-
-
-def _on_every_device(x: Any) -> Array:
-    """For the host to read, on a mesh of several hosts too."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return x if mesh.empty else jax.lax.with_sharding_constraint(x, PartitionSpec())
+    return tokens.astype(jnp.float32)
 
 
 def _check_pixels(what: str, pixels: Any, num_axes: int) -> None:
