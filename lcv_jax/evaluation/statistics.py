@@ -31,8 +31,8 @@ class Estimate:
     """Prompts behind it."""
 
     def __str__(self) -> str:
-        interval = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{interval} (n = {self.count})"
+        interval = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g}{interval} (n = {self.count})"
 
 
 def mean_estimate(values: Sequence[float | int] | np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> Estimate:
