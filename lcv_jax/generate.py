@@ -431,13 +431,17 @@ def _write(result: Result, files: Files) -> dict[str, int]:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Listeners]:
-    """A live bar of sampling steps, over all segments, with the time left; in a log, now and then a line."""
+    """A live bar of sampling steps, over all segments; in a log, now and then a line.
+
+    The time left is counted from the end of the first step, before which weights are loaded and programs compiled.
+    """
     console = Console(stderr=True, quiet=not is_first())
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     columns += [TextColumn("left:"), TimeRemainingColumn()]
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task("starting", total=None)
+        line = bar.add_task("loading and compiling", total=None)
         title, stage, number, count, logged = "sampling", "", 0, 1, time.monotonic()
+        first: tuple[float, int] | None = None
 
         def log(text: str) -> None:
             nonlocal logged
@@ -446,18 +450,26 @@ def progress_bar() -> Iterator[Listeners]:
                 print(text, file=sys.stderr)
 
         def on_step(done: int, total: int) -> None:
-            bar.update(line, description=title, completed=number * total + done, total=count * total)
-            if time.monotonic() - logged > LOG_SECONDS:
-                log(f"{title}: step {done} of {total}")
+            nonlocal first
+            now, place, whole = time.monotonic(), number * total + done, count * total
+            bar.update(line, description=title, completed=place, total=whole)
+            if first is None:
+                first = now, place
+                log(f"{title}: step {done} of {total}, after {now - logged:.0f} s of loading and compiling")
+            elif now - logged > LOG_SECONDS:
+                left = (now - first[0]) / (place - first[1]) * (whole - place)
+                log(f"{title}: step {done} of {total}, {left:.0f} s left")
 
         def on_segment(new_stage: str, new_number: int, new_count: int) -> None:
-            nonlocal title, stage, number, count
+            nonlocal title, stage, number, count, first
             title = f"{new_stage} segment {new_number + 1} of {new_count}"
             if new_stage != stage:
                 bar.reset(line, total=None)
+                first = None
             stage, number, count = new_stage, new_number, new_count
             log(title)
 
+        log("loading weights and compiling ...")
         yield Listeners(on_step=on_step, on_segment=on_segment)
 
 

@@ -547,6 +547,9 @@ def test_the_bar_is_for_terminals_and_logs_stay_short(capsys, monkeypatch):
             for done in range(1, 51):
                 listeners.on_step(done, 50)
     lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "loading weights and compiling ..."
+    assert lines[2] == "draft segment 1 of 3: step 1 of 50, after 1 s of loading and compiling"
+    assert lines[3] == "draft segment 1 of 3: step 32 of 50, 122 s left"  # 118 steps of about a tick each
     assert "draft segment 2 of 3" in lines
     assert len(lines) < 12
     monkeypatch.undo()

@@ -80,7 +80,7 @@ def advice(names: Iterable[str]) -> str:
     if layout is None:
         return "its layout is unknown: convert-adapter reads " + ", ".join(_PREFIXES)
     if layout == "published":
-        return "if only some blocks are missing, `lcv convert-adapter FILE OUT.safetensors` fills them up"
+        return "an adapter of only some blocks is completed by `lcv convert-adapter FILE OUT.safetensors`"
     return f"it is in the layout of {layout}: `lcv convert-adapter FILE OUT.safetensors` converts it"
 
 
