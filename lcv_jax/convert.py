@@ -86,7 +86,7 @@ def run(arguments: Arguments) -> None:
         ValueError: a user's mistake, or a checkpoint that is not right.
         OSError: a file that cannot be read or written, or a full disk.
     """
-    from lcv_jax.checkpoint import conversion, export, published
+    from lcv_jax.checkpoint import conversion, export, published, store
 
     if arguments.judge is not None:
         _convert_judge(arguments)
@@ -110,6 +110,8 @@ def run(arguments: Arguments) -> None:
     if arguments.to_torch:
         if arguments.fold or arguments.dtype != "source":
             raise ValueError("--to-torch writes what is stored: --fold and --dtype belong to the conversion")
+        if "judge" in store.read_provenance(arguments.source)["components"]:
+            raise ValueError(f"{arguments.source} is a reward model: these are not turned back into a published layout")
         stored = export.open_converted(arguments.source, components)
         with _ProgressBar(stored.sizes) as progress:
             export.export_checkpoint(stored, arguments.dest, progress=progress)
