@@ -9,13 +9,12 @@ Killed at any time, the same command goes on where it was. The folder is describ
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,12 +26,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lcv_jax.array_types import Array
 from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, TextTokens, check_fields
+from lcv_jax.checkpoint.store import content_identity
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.clips import Groups, TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import pack_record, write_whole
-from lcv_jax.data.encoding import Clip, Job, PartState, check_config, locked, read_ahead, write_index
+from lcv_jax.data.encoding import (
+    Clip,
+    Job,
+    PartState,
+    check_config,
+    check_files,
+    check_manifest,
+    locked,
+    read_ahead,
+    write_index,
+)
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.manifest import Entry, read_manifest
 from lcv_jax.data.media_writer import write_image
@@ -114,12 +124,14 @@ def encode(arguments: Arguments) -> None:
     entries = read_manifest(arguments.manifest)
     networks = Networks(arguments)
     networks.check(job.groups)
-    config = _config(arguments, job, networks.provenance)
+    config = _config(arguments, job, networks.content)
     folder = arguments.out
     with locked(folder, job):
         check_config(folder, config)
+        check_manifest(folder, entries)
         state = PartState(folder, job)
         mine = entries[job.part :: job.parts]
+        check_files(folder, state, mine)
         if not state.done_file.is_file():
             captions = [caption for entry in mine for caption in entry.captions]
             if told := unknown_words(*networks.unknown(captions), str(arguments.checkpoint)):
@@ -175,6 +187,7 @@ class Networks:
         dtype = None if arguments.dtype == "stored" else arguments.dtype
         self._pipeline = load_pipeline(arguments.checkpoint, dtype=dtype, vae_tiles=arguments.vae_tiles)
         self.provenance: dict[str, Any] = self._pipeline.provenance
+        self.content = content_identity(arguments.checkpoint)
 
     def check(self, groups: Groups) -> None:
         """Raises ValueError for buckets that the autoencoder cannot encode to whole latents, or an unfit tokenizer."""
@@ -285,19 +298,18 @@ def _record(networks: Networks, entry: Entry, identity: str, clip: Clip, latents
 def _facts(networks: Networks, entry: Entry, clip: Clip) -> dict[str, Any]:
     """What the file beside a shard tells about a record."""
     longest = max(len(networks.text(caption)) for caption in entry.captions)
-    return {"numbers": entry.numbers, "text": longest, "refine": clip.small_THWC is not None}
+    facts = {"numbers": entry.numbers, "text": longest, "refine": clip.small_THWC is not None}
+    return facts | {"captions": entry.captions, **clip.file}
 
 
-def _config(arguments: Arguments, job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
-    """All that decides what is written, and nothing else."""
+def _config(arguments: Arguments, job: Job, content: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides what is written, and nothing else; what is read counts by its content."""
     fields = (
         "fps", "images_from_clips", "refine", "negative_prompt", "max_sequence_length", "latents_dtype", "text_dtype",
         "dtype", "vae_tiles", "records_per_shard",
     )  # fmt: skip
-    components = {name: provenance["components"].get(name) for name in ("vae", "text_encoder", "tokenizer")}
     config = {
-        "manifest": hashlib.sha256(arguments.manifest.read_bytes()).hexdigest(),
-        "checkpoint": hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest(),
+        **{f"checkpoint.{name}": content.get(name) for name in ("vae", "text_encoder", "tokenizer")},
         "buckets": job.groups,
         "parts": job.parts,
         **{name: getattr(arguments, name) for name in fields},

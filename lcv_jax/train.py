@@ -39,7 +39,7 @@ from lcv_jax.training import networks
 from lcv_jax.training.config import AdapterConfig, TrainConfig
 from lcv_jax.training.console import note
 from lcv_jax.training.cost import tokens_and_flops
-from lcv_jax.training.folder import Checkpoints, begin, check_config, locked, with_warmup
+from lcv_jax.training.folder import Checkpoints, begin, check_config, check_data, content_of, locked, with_warmup
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.metrics import Metrics, Work
 from lcv_jax.training.observe import Observer
@@ -150,7 +150,8 @@ def train(cfg: TrainConfig) -> None:
     """
     devices = cfg.devices
     initialize(devices.coordinator, devices.num_processes, devices.process_id)
-    check_same_config(dataclasses.replace(cfg, devices=dataclasses.replace(devices, process_id=None)))
+    same = dataclasses.replace(cfg, checkpoint=Path(), devices=dataclasses.replace(devices, process_id=None))
+    check_same_config({"config": same, "content": content_of(cfg)})
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     mesh = make_mesh(devices.data, devices.fsdp, devices.seq)
@@ -172,6 +173,7 @@ def train(cfg: TrainConfig) -> None:
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
+            rows = check_data(cfg, inputs.rows)
             note(_summary(cfg, learner, start, checkpoints.latest))
             frozen = start.frozen()
             if checkpoints.latest is None:
@@ -179,7 +181,7 @@ def train(cfg: TrainConfig) -> None:
             else:
                 state, place = checkpoints.resume(start.shapes(), move_damaged=True)
                 inputs.set_state(place)
-            begin(cfg)
+            begin(cfg, rows)
             state = _steps(cfg, learner, state, frozen, inputs, pipeline, checkpoints, stop)
             checkpoints.wait()
             if int(state.step) >= cfg.steps:

@@ -4,6 +4,7 @@ Stacked layers leave the devices one at a time. Of several processes all call it
 """
 
 import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -68,13 +69,13 @@ def save_trained(
             cfg = configs.get(name) or store.load_config(base, name)
             _check(name, params, convert.NETWORKS[name].table(cfg))
             (work / name).mkdir()
-            _write(work / name / "params", params, promises["network", name])
+            content = _write(work / name / "params", params, promises["network", name])
             if name in configs:
                 published = read_json(base / name / "config.json")
                 (work / name / "config.json").write_text(json.dumps({**published, **cfg.to_json()}, indent=2) + "\n")
             else:
                 shutil.copyfile(base / name / "config.json", work / name / "config.json")
-            components[name] = _record(promises["network", name])
+            components[name] = _record(promises["network", name], content)
         if "dit" in networks:
             before = provenance["components"].get("dit", {}).get("folded", [])
             components["dit"]["folded"] = [*before, *({"name": name} for name in folded)]
@@ -82,9 +83,9 @@ def save_trained(
             shapes = {path: array.shape for path, array in convert.flatten(adapter)}
             _check(name, adapter, names.adapter_table(shapes, store.load_config(base, "dit")))
             (work / "adapters").mkdir(exist_ok=True)
-            _write(work / "adapters" / name, adapter, promises["adapter", name])
+            content = _write(work / "adapters" / name, adapter, promises["adapter", name])
             shutil.copyfile(base / "dit" / "config.json", work / "adapters" / "config.json")
-            components["lora"] = {**components.get("lora", {}), name: _record(promises["adapter", name])}
+            components["lora"] = {**components.get("lora", {}), name: _record(promises["adapter", name], content)}
         written = {
             **provenance,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -113,9 +114,19 @@ def _stacked(path: tuple[str, ...]) -> bool:
     return path[0] == "blocks" or path[:2] == ("encoder", "block")
 
 
-def _write(folder: Path, tree: Params, promises: Mapping[tuple[str, ...], streaming.Promise]) -> None:
+def _write(folder: Path, tree: Params, promises: Mapping[tuple[str, ...], streaming.Promise]) -> str:
+    """Writes one orbax checkpoint; returns the SHA-256 of its arrays, hashed as they pass."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    streaming.write_checkpoint(folder, promises, _parts(tree, promises))
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[streaming.Part]:
+        for path, index, part in _parts(tree, promises):
+            digest.update(f"{path} {part.shape} {part.dtype.name} ".encode())
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            yield path, index, part
+
+    streaming.write_checkpoint(folder, promises, hashed())
+    return digest.hexdigest()
 
 
 def _parts(tree: Params, promises: Mapping[tuple[str, ...], streaming.Promise]) -> Iterator[streaming.Part]:
@@ -142,8 +153,9 @@ def _check(name: str, tree: Params, table: names.Table) -> None:
     convert.check_names(name, wanted, {"/".join(path): array.shape for path, array in convert.flatten(tree)})
 
 
-def _record(promises: Mapping[tuple[str, ...], streaming.Promise]) -> dict[str, Any]:
-    return {"files": [], "dtypes": sorted({promise.dtype.name for promise in promises.values()}), "aliases": []}
+def _record(promises: Mapping[tuple[str, ...], streaming.Promise], content: str) -> dict[str, Any]:
+    dtypes = sorted({promise.dtype.name for promise in promises.values()})
+    return {"files": [], "dtypes": dtypes, "aliases": [], "sha256": content}
 
 
 def _link(source: Path, dest: Path, without: set[str]) -> None:

@@ -116,6 +116,42 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return provenance
 
 
+def content_identity(folder: str | Path) -> dict[str, str]:
+    """What a converted folder contains: a SHA-256 for each component, of adapters for each as "adapter NAME".
+
+    It depends neither on the folder's path nor on when it was written. Weights count by the hashes of the files that
+    they were converted from, or of the arrays that training wrote; other files by their own.
+    """
+    folder = Path(folder)
+    components = dict(read_provenance(folder)["components"])
+    files = checksums.read_checksums(folder)["files"]
+    adapters = {f"adapter {name}": record for name, record in components.pop("lora", {}).items()}
+    found = {}
+    for name, record in {**components, **adapters}.items():
+        config = files.get(f"{name}/config.json", {}).get("sha256")
+        found[name] = checksums.sha256_of({"record": record, "config": config})
+    return found
+
+
+def adapter_identity(folder: str | Path, name: str) -> str:
+    """Likewise of an adapter, named as for `load_adapter`.
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise ValueError(f"adapter {name}: there is no such file")
+        return checksums.file_sha256(Path(name))
+    place, inside = _place_of_adapter(folder, name)
+    found = content_identity(place)
+    if f"adapter {inside}" not in found:
+        raise ValueError(
+            f"adapter {inside}: there is none in {place}; it has {', '.join(list_adapters(place)) or 'none'}"
+        )
+    return found[f"adapter {inside}"]
+
+
 def load_config(folder: str | Path, name: str) -> Any:
     """The config of a network ("dit", "vae" or "text_encoder") of a converted folder."""
     folder = Path(folder)

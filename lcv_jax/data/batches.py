@@ -5,12 +5,13 @@ own rows of each. Which samples those are is decided in plans.py; the sources he
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
 from lcv_jax.data.clips import entry_weights, sort_clips
 from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
-from lcv_jax.data.encoded import EncodedFolder
+from lcv_jax.data.encoded import EncodedBucket, EncodedFolder
 from lcv_jax.data.held_out import Chosen, clip_of, held_out_clips
+from lcv_jax.data.identity import Row, file_rows, without_stat
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.plans import Choice, Plans
 from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
 
+MakeRows = Callable[[Mapping[str, Row]], Sequence[Row]]
 _END = 2**40  # steps; grain wants a length
 
 
@@ -59,6 +62,7 @@ class Batches:
         kinds: every (kind, size) that can come.
         num_clips: of every size.
         quarantined: clips that could not be read so far, or that are too short, with reasons.
+        rows: makes the rows that the data consist of, as identity.py compares them.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Batches:
         sizes: Sequence[Size],
         *,
         data_hash: str,
+        rows: MakeRows,
         constants: Mapping[str, np.ndarray],
     ):
         self.constants = dict(constants)
@@ -77,6 +82,7 @@ class Batches:
         ]
         self.num_clips = dict(zip(sizes, plans.num_records, strict=True))
         self.quarantined: dict[str, str] = {}
+        self.rows = rows
         self._cfg, self._plans, self._source = cfg, plans, source
         self._identity = {"data": data_hash, "seed": plans.seed, "batch_size": plans.batch_size}
         self._step = 0
@@ -220,7 +226,14 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held
     negative, mask = pad_text([folder.caption(folder.negative_prompt)], cfg.max_sequence_length)
     source = EncodedRows(cfg, folder, sources, plans, rows)
     constants = {"negative_text_1LD": negative, "negative_mask_1L": mask}
-    return Batches(cfg, plans, source, sizes, data_hash=folder.hash, constants=constants)
+    make_rows = functools.partial(_encoded_rows, folder, buckets)
+    return Batches(cfg, plans, source, sizes, data_hash=folder.hash, rows=make_rows, constants=constants)
+
+
+def _encoded_rows(folder: EncodedFolder, buckets: Sequence[EncodedBucket], known: Mapping[str, Row]) -> list[Row]:
+    """How the data were encoded, and what each record was made of."""
+    config: Row = {"id": "the encoding", **folder.index["config"]}
+    return [config, *(without_stat(row) for bucket in buckets for row in folder.rows(bucket))]
 
 
 def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_out: bool) -> Batches:
@@ -264,7 +277,9 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_o
         empty = ids_2L[0], mask_2L[0]
         source = ClipRows(cfg, entries, sizes, plans, rows, captions=captions, empty=empty, refinements=refinements)
         constants = {"negative_ids_1L": ids_2L[1:], "negative_ids_mask_1L": mask_2L[1:]}
-    batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, constants=constants)
+    used = list({entry.id: entry for each in entries for entry in each}.values())
+    make_rows = functools.partial(file_rows, used)
+    batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, rows=make_rows, constants=constants)
     batches.quarantined = sorted_clips.left_out
     return batches
 

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,12 @@ from lcv_jax.data.clips import Groups, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text
 from lcv_jax.data.degrade import Refinement, pick
 from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, unpack_record, write_json
+from lcv_jax.data.identity import check_rows, file_facts, manifest_row, without_stat, write_rows
 from lcv_jax.data.manifest import Entry
 from lcv_jax.user_files import read_json
+
+MANIFEST = "manifest.jsonl.gz"
+"""Rows of the manifest that encoding was begun with."""
 
 
 @dataclasses.dataclass
@@ -32,6 +36,8 @@ class Clip:
     size: Size
     video_THWC: np.ndarray
     small_THWC: np.ndarray | None
+    file: dict[str, Any]
+    """What its file is, as identity.py describes it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,15 +63,16 @@ class Job:
     def read(self, entry: Entry) -> dict[str, Clip]:
         """A clip and its single frames, by the ids of their records."""
         identity, *image_ids = self.record_ids(entry)
+        file = file_facts(entry.path)
         size, video_THWC = read_into_bucket(entry, self.groups, self.fps)
         small_THWC = None
         if self.refinements and size[0] > 1:
             small_THWC = pick(self.refinements, entry.id).degrade(video_THWC, self.fps, entry.id)
-        clips = {identity: Clip(size, video_THWC, small_THWC)}
+        clips = {identity: Clip(size, video_THWC, small_THWC, file)}
         # Evenly spaced from the first frame on, so that a single one is the first.
         places = np.linspace(0, len(video_THWC), len(image_ids), endpoint=False).astype(int)
         for image_id, place in zip(image_ids, places, strict=True):
-            clips[image_id] = Clip((1, *size[1:]), video_THWC[place : place + 1], None)
+            clips[image_id] = Clip((1, *size[1:]), video_THWC[place : place + 1], None, file)
         return clips
 
 
@@ -78,6 +85,8 @@ class PartState:
         self.done_file = folder / f"done-{job.part}-of-{job.parts}.json"
         self._quarantine_file = folder / f"quarantine-{job.part}.json"
         self.encoded: set[str] = set()
+        self.files: dict[str, dict[str, Any]] = {}
+        """What the files were that records were made of, by the records' ids."""
         self.left_out: dict[str, dict[str, Any]] = {"corrupt": {}, "too_short": {}}
         self._writers: dict[Size, ShardWriter] = {}
         self._numbers: collections.Counter[Size] = collections.Counter()
@@ -86,6 +95,7 @@ class PartState:
         self._forget_unfinished()
         for facts in self._finished():
             self.encoded |= {row["id"] for row in facts["records"]}
+            self.files |= {row["id"]: row for row in facts["records"]}
             self._numbers[tuple(facts["size"])] += 1
 
     @property
@@ -173,6 +183,37 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
         raise ValueError(f"{folder} was begun otherwise: {shown}. Give the same, or another folder")
 
 
+def check_manifest(folder: Path, entries: Sequence[Entry]) -> None:
+    """Writes the manifest's rows, or compares them with those that were begun with.
+
+    Raises:
+        ValueError: they differ; what differs is named.
+    """
+    if rows := check_rows(folder / MANIFEST, lambda known: [manifest_row(entry) for entry in entries], str(folder)):
+        write_rows(folder / MANIFEST, rows)
+
+
+def check_files(folder: Path, state: PartState, entries: Sequence[Entry]) -> None:
+    """Compares the files of clips that are encoded already with what they were.
+
+    Raises:
+        ValueError: one has other content; it is named.
+    """
+    done = [entry for entry in entries if entry.id in state.files]
+    with ThreadPoolExecutor(8) as pool:
+        now = pool.map(lambda entry: file_facts(entry.path, state.files[entry.id]), done)
+        changed = [
+            str(entry.path)
+            for entry, facts in zip(done, now, strict=True)
+            if facts["sha256"] not in (None, state.files[entry.id].get("sha256"))
+        ]
+    if changed:
+        raise ValueError(
+            f"{folder}: {len(changed)} files have other content than when they were encoded, such as {changed[0]}: "
+            "put the old files back, or encode into another folder"
+        )
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
@@ -235,11 +276,13 @@ def write_index(
     if not shards:
         raise ValueError(_nothing(folder, job))
     totals = [read_json(path) for path in done]
-    ids = [[size, [row["id"] for _, facts in files for row in facts["records"]]] for size, files in shards.items()]
+    rows = [
+        [size, [without_stat(row) for _, facts in files for row in facts["records"]]] for size, files in shards.items()
+    ]
     index = {
         "format": FORMAT,
         "version": VERSION,
-        "hash": hashlib.sha256(json.dumps([config, ids], sort_keys=True).encode()).hexdigest(),
+        "hash": hashlib.sha256(json.dumps([config, rows], sort_keys=True).encode()).hexdigest(),
         "config": config,
         "checkpoint": provenance,
         "negative_prompt": negative_prompt,

@@ -46,10 +46,14 @@ class Segments:
         path = folder / "request.json"
         if path.is_file():
             found = read_json(path, advice="delete the folder to start anew")
-            differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+            differ = [
+                f"{key} was {_short(found.get(key))}, is {_short(wanted.get(key))}"
+                for key in sorted({*found, *wanted})
+                if found.get(key) != wanted.get(key)
+            ]
             if differ:
                 raise ValueError(
-                    f"{folder} holds segments of another request (different: {', '.join(differ)}); "
+                    f"{folder} holds segments of another request (different: {'; '.join(differ)}); "
                     f"repeat that request to finish it, or delete the folder"
                 )
         else:
@@ -78,6 +82,11 @@ class Segments:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's file is in there
             self.folder.rmdir()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from tyro.conf import Fixed
 
 from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields, shown
+from lcv_jax.checkpoint import store
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.long_video import OnSegment, Segments
@@ -206,7 +207,7 @@ class Refine:
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The one video."""
         clip, fps = from_first(lambda: read_video(self.video, self.input_fps))
-        segments = from_first(lambda: Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)}))
+        segments = from_first(lambda: Segments.open(folder, request_of(self, pipeline)))
         pieces = long_video.cut(clip, self.segment_frames, self.overlap)
         refined = long_video.refine(
             pipeline,
@@ -285,7 +286,7 @@ class _Segmented:
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:
         """The video; or its draft, and then the refined one."""
-        segments = from_first(lambda: Segments.open(folder, {**task_to_json(self), **inputs_of(self, pipeline)}))
+        segments = from_first(lambda: Segments.open(folder, request_of(self, pipeline)))
 
         def drafts() -> Iterator[Frames]:
             given = _fields(self, "size", "resolution", "num_frames", "num_cond_frames")
@@ -431,6 +432,16 @@ def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
         "fold_adapters": pipeline.fold_adapters,
         "vae_tiles": pipeline.vae_tiles,
     }
+
+
+def request_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
+    """All that a result depends on: the task, the weights and how they run. Files count by their content."""
+    inputs = inputs_of(task, pipeline)
+    fields = {name: value for name, value in task_to_json(task).items() if f"{name}_sha256" not in inputs}
+    adapters = [[store.adapter_identity(pipeline.folder, name), weight] for name, weight in task.options.adapters]
+    content = {f"checkpoint.{name}": found for name, found in store.content_identity(pipeline.folder).items()}
+    del inputs["checkpoint"]
+    return {**fields, **inputs, **content, "adapters": adapters}
 
 
 def _sha256(path: Path) -> str:

@@ -45,8 +45,10 @@ Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinemen
 CHANGEABLE = (
     "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "remat", "data.workers",
     "data.prefetch", "optimizer.max_skipped",
+    "checkpoint", "data.path", "data.tokenizer", "adapter.start", "adapter.teacher",
 )  # fmt: skip
-"""Fields, or groups of them, that may differ from what a run was begun with."""
+"""Fields, or groups of them, that may differ from what a run was begun with. What paths lead to counts by its content,
+which training/folder.py compares."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

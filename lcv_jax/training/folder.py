@@ -1,7 +1,8 @@
 """The folder of a run: who may write to it, what config it belongs to, and its checkpoints.
 
     RUN/config.json           the config that it was begun with
-    RUN/begun.json            what else a resumed run must keep: how many steps it was begun with
+    RUN/begun.json            what else it was begun with: how many steps, and the content of its checkpoints
+    RUN/data.jsonl.gz         the rows of its data, and the content of their files
     RUN/lock                  held by the process that trains
     RUN/checkpoints/STEP/     orbax: the train state and the place in the data, with checksums.json
     RUN/damaged/STEP/         a checkpoint that did not match its checksums
@@ -21,19 +22,23 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.checksums import DamagedError, read_checksums, share, verify, write_checksums
-from lcv_jax.parallel.broadcast import gather
+from lcv_jax.data.batches import MakeRows
+from lcv_jax.data.config import DataConfig
+from lcv_jax.data.identity import Row, check_rows, write_rows
+from lcv_jax.parallel.broadcast import from_first, gather
 from lcv_jax.training.config import CheckpointsConfig, TrainConfig, differences
 from lcv_jax.training.state import TrainState
 from lcv_jax.user_files import read_json, reading
 
-CONFIG, BEGUN, DAMAGED = "config.json", "begun.json", "damaged"
+CONFIG, BEGUN, DATA, DAMAGED = "config.json", "begun.json", "data.jsonl.gz", "damaged"
 WRITTEN_LAST = "_CHECKPOINT_METADATA", "commit_success.txt"
 """Files of a checkpoint that orbax writes after the checksums; nothing is restored from them."""
 HASHING_S = 4 * 3600
@@ -81,11 +86,24 @@ def _remove(run: Path, made: list[Path]) -> None:
             path.unlink() if path.is_file() else path.rmdir()
 
 
+def content_of(cfg: TrainConfig) -> dict[str, str]:
+    """What a run reads besides its data, by content: where files are, and what they are called, does not matter."""
+    found = {f"checkpoint.{name}": content for name, content in store.content_identity(cfg.checkpoint).items()}
+    found = {name: content for name, content in found.items() if not name.startswith("checkpoint.adapter ")}
+    adapter = cfg.adapter
+    named: dict[str, str | None] = {f"fold.{name}": name for name, _ in cfg.fold}
+    named |= {} if adapter is None else {"adapter.start": adapter.start, "adapter.teacher": adapter.teacher}
+    found |= {field: store.adapter_identity(cfg.checkpoint, name) for field, name in named.items() if name is not None}
+    if isinstance(cfg.data, DataConfig) and cfg.data.tokenizer is not None:
+        found["data.tokenizer"] = store.content_identity(cfg.data.tokenizer).get("tokenizer", "absent")
+    return found
+
+
 def check_config(cfg: TrainConfig) -> None:
-    """Checks that the run was begun with this config, or not at all.
+    """Checks that the run, if it was begun, was begun with this config and with checkpoints of this content.
 
     Raises:
-        ValueError: it was begun with another; the fields are named.
+        ValueError: it was begun with others; the fields are named.
     """
     path = cfg.run / CONFIG
     now = cfg.to_json()
@@ -93,19 +111,49 @@ def check_config(cfg: TrainConfig) -> None:
         begun = read_json(path, advice=f"delete {cfg.run}, or choose another --run")
         with contextlib.suppress(ValueError):  # of another version: the comparison names what
             begun = TrainConfig.from_json(begun).to_json()
-        if differing := differences(begun, now):
+        if differing := [*differences(begun, now), *_other_content(cfg)]:
             raise ValueError(
                 f"{cfg.run} was begun with another config: {'; '.join(differing)}. "
                 "Set them back, or choose another --run"
             )
 
 
-def begin(cfg: TrainConfig) -> None:
-    """Writes the config down, when everything has been checked and loaded."""
-    if jax.process_index() == 0:
-        _write(cfg.run / CONFIG, cfg.to_json())
-        if not (cfg.run / BEGUN).is_file():
-            _write(cfg.run / BEGUN, {"steps": cfg.steps})
+def _other_content(cfg: TrainConfig) -> list[str]:
+    begun = _read_begun(cfg).get("content", {})
+    now = content_of(cfg) if begun else {}
+    return [
+        f"{name} has other content (SHA-256 was {begun.get(name, 'absent')[:12]}, is {now.get(name, 'absent')[:12]})"
+        for name in sorted({*begun, *now})
+        if begun.get(name) != now.get(name)
+    ]
+
+
+def check_data(cfg: TrainConfig, make: MakeRows) -> list[Row]:
+    """Checks that the run, if it was begun, was begun with these data.
+
+    Args:
+        cfg: the run's.
+        make: makes the rows of the data; called in process 0 alone.
+
+    Returns:
+        What `begin` is to write of them.
+
+    Raises:
+        ValueError: it was begun with other data; rows, fields and their values are named.
+    """
+    found: list[Row] = []
+    from_first(lambda: found.extend(check_rows(cfg.run / DATA, make, str(cfg.run))))
+    return found
+
+
+def begin(cfg: TrainConfig, rows: Sequence[Row]) -> None:
+    """Writes down what the run is begun with, when everything has been checked and loaded."""
+    if jax.process_index() != 0:
+        return
+    if rows:
+        write_rows(cfg.run / DATA, rows)
+    _write(cfg.run / CONFIG, cfg.to_json())
+    _write(cfg.run / BEGUN, {"steps": cfg.steps, "content": content_of(cfg), **_read_begun(cfg)})
 
 
 def with_warmup(cfg: TrainConfig) -> TrainConfig:
@@ -113,7 +161,7 @@ def with_warmup(cfg: TrainConfig) -> TrainConfig:
 
     The run's length is the one that it was begun with, so that a run resumed with more steps keeps its schedule.
     """
-    steps = _begun_steps(cfg)
+    steps = _read_begun(cfg).get("steps", cfg.steps)
     given = cfg.optimizer.warmup_steps
     if given <= steps:
         return cfg
@@ -127,12 +175,9 @@ def with_warmup(cfg: TrainConfig) -> TrainConfig:
     return dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=warmup))
 
 
-def _begun_steps(cfg: TrainConfig) -> int:
+def _read_begun(cfg: TrainConfig) -> dict[str, Any]:
     path = cfg.run / BEGUN
-    if not path.is_file():
-        return cfg.steps
-    with reading(path, f"delete {cfg.run}, or choose another --run"):
-        return int(read_json(path)["steps"])
+    return read_json(path, advice=f"delete {cfg.run}, or choose another --run") if path.is_file() else {}
 
 
 def _write(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """Batches as the step takes them: this process's rows put on the mesh, encoded where the data are not yet."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcv_jax.array_types import Array
+from lcv_jax.checkpoint import store
 from lcv_jax.data import batches
 from lcv_jax.data.batches import Batch, BatchKind
 from lcv_jax.data.config import DataConfig
+from lcv_jax.data.identity import Row
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.denoise import encode_frames, encode_text
@@ -47,6 +50,8 @@ class Inputs:
         check_batch_size(cfg, mesh)
         self._mesh, self._sharding = mesh, batch_sharding(mesh, cfg.batch_size)
         self._whole = NamedSharding(mesh, PartitionSpec())
+        if cfg.data.tokenizer is not None:
+            store.tokenizer_folder(cfg.data.tokenizer)  # verifies it
         first, rows = self._own_rows(cfg.batch_size)
         self._iterator = batches.open_batches(
             cfg.data,
@@ -81,6 +86,10 @@ class Inputs:
     def quarantined(self) -> dict[str, str]:
         """Clips that could not be read so far, with reasons."""
         return self._iterator.quarantined
+
+    def rows(self, known: Mapping[str, Row]) -> Sequence[Row]:
+        """The rows that the data consist of, as data/identity.py compares them."""
+        return self._iterator.rows(known)
 
     def close(self) -> None:
         """Stops reading ahead."""

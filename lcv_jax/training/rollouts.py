@@ -7,7 +7,7 @@ and all know all scores.
 
 import collections
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lcv_jax.array_types import Array, Float, Params
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.data.frames import to_uint8
+from lcv_jax.data.identity import Row
 from lcv_jax.data.prompts import Prompts, PromptsConfig
 from lcv_jax.diffusion import schedule as schedules
 from lcv_jax.objectives.grpo import GRPO, advantages
@@ -92,6 +93,10 @@ class Rollouts:
         """Goes on after so many."""
         self._number = int(state["rollouts"])
         self._waiting.clear()
+
+    def rows(self, known: Mapping[str, Row]) -> Sequence[Row]:
+        """The captions, as data/identity.py compares them."""
+        return [{"id": f"caption {number}", "text": text} for number, text in enumerate(self._prompts.captions)]
 
     def close(self) -> None:
         """Ends what scores."""

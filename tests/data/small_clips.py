@@ -42,6 +42,7 @@ class StubNetworks(encode.Networks):
     """Latents are the mean of 8 x 8 pixels of every fourth frame, text is one row a word and one for the end."""
 
     provenance = {"components": {"vae": "stub", "text_encoder": "stub"}}
+    content = {"vae": "stub", "text_encoder": "stub"}
 
     def __init__(self, arguments):
         self.arguments = arguments

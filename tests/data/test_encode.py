@@ -248,10 +248,32 @@ def test_a_folder_that_was_begun_otherwise(clips, tmp_path, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert "begun otherwise: buckets was [[[5, 16, 16]]], is [[[9, 16, 16]]]; fps was 8.0, is 4.0" in error
-    clips.write_text(clips.read_text().replace("word end", "other end"))
-    with pytest.raises(SystemExit):
-        run(clips, "none", tmp_path / "out", *COMMON)
-    assert "begun otherwise: manifest was" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stub_networks")
+def test_a_changed_manifest_or_file_is_named(clips, tmp_path, capsys):
+    """Content decides: a file that is touched, or a manifest written anew with the same rows, is the same."""
+    out, text, file = tmp_path / "out", clips.read_text(), clips.parent / "1.mp4"
+    run(clips, "none", out, *COMMON)
+    file.touch()
+    clips.write_text(text.replace(", ", ",  "))
+    run(clips, "none", out, *COMMON)
+    capsys.readouterr()
+
+    def refused():
+        with pytest.raises(SystemExit):
+            run(clips, "none", out, *COMMON)
+        return capsys.readouterr().err
+
+    clips.write_text(text.replace('"word end"', '"other end"'))
+    assert 'captions of c1 was ["word end"], is ["other end"]' in refused()
+    clips.write_text("".join(text.splitlines(keepends=True)[1:]))
+    assert "c0 is missing" in refused()
+    clips.write_text(text)
+    stat, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert f"1 files have other content than when they were encoded, such as {file}" in refused()
 
 
 @pytest.mark.usefixtures("stub_networks")

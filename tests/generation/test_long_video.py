@@ -191,7 +191,9 @@ def test_a_folder_belongs_to_one_request(tmp_path):
     request = {"prompt": ["a cat"], "seed": 1, "size": (32, 48)}
     Segments.open(tmp_path, request)
     Segments.open(tmp_path, request)
-    with pytest.raises(ValueError, match=r"different: num_frames, seed\); repeat that request .* or delete"):
+    with pytest.raises(
+        ValueError, match=r"different: num_frames was null, is 9; seed was 1, is 2\); repeat that request .* or delete"
+    ):
         Segments.open(tmp_path, {**request, "seed": 2, "num_frames": 9})
     (tmp_path / "request.json").write_text("{")
     with pytest.raises(ValueError, match="request.json: .*delete the folder"):
@@ -267,7 +269,9 @@ def test_a_killed_run_goes_on_with_the_identical_result(tiny_checkpoint, tmp_pat
     refused = start_generating(tiny_checkpoint, tmp_path / "cut.mp4", "--seed", "5", "--guidance-scale", "2")
     log = refused.communicate()[1]
     assert refused.returncode == 2
-    assert re.fullmatch(r"error: .*cut.segments holds .* \(different: guidance_scale, seed\).*\n", log), log
+    assert re.fullmatch(
+        r"error: .*cut.segments holds .* \(different: guidance_scale was .*, is 2.0; seed was .*, is 5\).*\n", log
+    ), log
 
     resumed = start_generating(tiny_checkpoint, tmp_path / "cut.mp4")
     log = resumed.communicate()[1]

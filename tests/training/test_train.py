@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig
+from lcv_jax.data.identity import read_rows
 from lcv_jax.models.lora import combine
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
@@ -35,7 +36,7 @@ from lcv_jax.training.config import (
     OptimizerConfig,
     SamplesConfig,
 )
-from lcv_jax.training.folder import begin, check_config, locked, with_warmup
+from lcv_jax.training.folder import begin, check_config, check_data, locked, with_warmup
 from lcv_jax.training.state import split_scale
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,7 +132,7 @@ def test_a_warm_up_fits_the_run_that_was_begun(config, capsys):
     assert with_warmup(cfg).optimizer.warmup_steps == 2
     assert "warmup_steps 100 exceeds the 20 steps that the run was begun with" in capsys.readouterr().err
     cfg.run.mkdir()
-    begin(cfg)
+    begin(cfg, [])
     assert with_warmup(dataclasses.replace(cfg, steps=1000)).optimizer.warmup_steps == 2  # the schedule stays
     fits = dataclasses.replace(cfg, run=cfg.run / "other", steps=100)
     capsys.readouterr()
@@ -299,6 +300,37 @@ def test_another_config_is_refused_and_what_differs_is_named(whole, tmp_path, ch
     assert message in str(raised.value)
 
 
+def test_a_run_goes_with_the_content_of_its_checkpoint_and_not_with_its_path(whole, tmp_path, monkeypatch):
+    cfg = dataclasses.replace(whole, run=tmp_path / "run")
+    cfg.run.mkdir()
+    begin(cfg, [])
+    monkeypatch.chdir(whole.checkpoint.parent)
+    check_config(dataclasses.replace(cfg, checkpoint=Path(whole.checkpoint.name)))
+    copy = shutil.copytree(whole.checkpoint, tmp_path / "copy")
+    check_config(dataclasses.replace(cfg, checkpoint=copy))
+    with pytest.raises(
+        ValueError, match=r"checkpoint.dit has other content \(SHA-256 was \w{12}, is \w{12}\)"
+    ) as raised:
+        check_config(dataclasses.replace(cfg, checkpoint=whole.run / "weights"))
+    assert "checkpoint.vae" not in str(raised.value)
+
+
+def test_a_run_goes_on_with_its_data_and_names_what_differs(whole, tmp_path):
+    cfg = dataclasses.replace(whole, run=tmp_path / "run")
+    cfg.run.mkdir()
+    rows = [{"id": "a", "captions": ["one"]}, {"id": "b", "captions": ["two"]}]
+    begin(cfg, check_data(cfg, lambda known: rows))
+    assert check_data(cfg, lambda known: rows) == []
+    with pytest.raises(ValueError, match=r'captions of b was \["two"\], is \["three"\]; c is new'):
+        check_data(cfg, lambda known: [rows[0], {"id": "b", "captions": ["three"]}, {"id": "c", "captions": ["four"]}])
+    index = json.loads((whole.data.path / "index.json").read_text())
+    recorded = read_rows(whole.run / "data.jsonl.gz")
+    assert [row["id"] for row in recorded] == ["the encoding", *(str(number) for number in range(16))]
+    assert recorded[0]["fps"] == index["config"]["fps"]
+    assert recorded[1]["captions"] == ["clip 0"]
+    assert len(recorded[1]["sha256"]) == 64
+
+
 def test_a_run_in_use_is_refused(config):
     cfg = config(devices=ONE)
     holder = subprocess.Popen(
@@ -411,7 +443,7 @@ def test_a_run_goes_on_with_a_version_that_has_more_fields(whole, tmp_path):
     fields = cfg.to_json()
     path.write_text(json.dumps({name: fields[name] for name in fields if name != "rollout"}))
     check_config(cfg)
-    begin(cfg)
+    begin(cfg, [])
     assert json.loads(path.read_text()) == fields
     path.write_text(json.dumps({**fields, "batches": 2}))
     with pytest.raises(ValueError, match="batches was 2, is absent"):
