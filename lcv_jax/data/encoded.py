@@ -1,7 +1,8 @@
 """Encoded clips as files: records, shards that are whole or not there, and the folder that encode.py writes.
 
-    config.json               what was encoded, and how; a run that wants something else is refused
-    shards/PART-SIZE-NNNN.array_record, .json     records, and what they are: ids, weights, tasks
+    config.json               how clips are encoded; a run that wants something else is refused
+    manifest.jsonl.gz         the rows of the manifest, likewise
+    shards/PART-SIZE-NNNN.array_record, .json     records, and what they are: ids, captions, hashes of files
     captions.bin              embeddings of the empty and the negative prompt
     quarantine-PART.json      clips left out, with reasons
     index.json                all of the above, once every part is done
