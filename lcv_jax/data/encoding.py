@@ -248,7 +248,8 @@ def _remove_if_nothing_encoded(folder: Path, job: Job, made: list[Path]) -> None
     if any((folder / "shards").glob("*.json")) or [*folder.glob("part-*.lock")] != [lock]:
         return
     shutil.rmtree(folder / "shards", ignore_errors=True)
-    own = (f"done-{job.part}-of-{job.parts}.json", f"quarantine-{job.part}.json", "config.json", "captions.bin")
+    of_part = (f"done-{job.part}-of-{job.parts}.json", f"quarantine-{job.part}.json")
+    own = (*of_part, "config.json", MANIFEST, "captions.bin")
     for path in (*(folder / name for name in own), lock):
         path.unlink(missing_ok=True)
     for path in made:
