@@ -1,14 +1,17 @@
 # `make demo` sets up and generates, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
+# `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
+# A Python 3.12 on the path, or one of pyenv's.
+PYTHON312 ?= $(or $(shell command -v python3.12),$(lastword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)))
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo train finetune align test test-slow test-compile lint docs clean
+.PHONY: demo train finetune align test test-slow test-newest test-compile lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +35,18 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
+
+.venv-newest/installed: pyproject.toml constraints-newest.txt
+	@test -n "$(PYTHON312)" || { echo "error: no Python 3.12 found: install one, or give make PYTHON312=PATH"; exit 2; }
+	$(PYTHON312) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,dev]"
+	touch $@
+
+NEWEST := tests/kernels tests/models tests/diffusion tests/sampling tests/parallel tests/objectives tests/training
+NEWEST += tests/test_pipeline.py
+test-newest: .venv-newest/installed
+	PATH="$(CURDIR)/.venv-newest/bin:$$PATH" bash examples/newest.sh
+	.venv-newest/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEWEST)
 
 .venv-gpu-compile/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu-compile
@@ -57,4 +72,4 @@ docs: .venv/docs-installed
 	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
-	rm -rf .venv .venv-gpu-compile .cache outputs
+	rm -rf .venv .venv-newest .venv-gpu-compile .cache outputs

@@ -18,6 +18,7 @@ cuDNN makes its plan, and says what workspace it needs, only where the GPU is: a
 counts none.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -140,6 +141,8 @@ def _absent(q_BSNK: Array) -> list[Array]:
 
 
 def _settings(fused: Any, q_BSNK: Array) -> dict[str, Any]:
+    # JAX 0.12 has one parameter more: a function that changes scores.
+    newer = "score_mod" in inspect.signature(fused._dot_product_attention_bwd_impl).parameters
     return {
         "scale": 1 / math.sqrt(q_BSNK.shape[-1]),
         "mask_type": fused.MaskType.NO_MASK,
@@ -148,4 +151,5 @@ def _settings(fused: Any, q_BSNK: Array) -> dict[str, Any]:
         "dropout_rate": 0.0,
         "seed": 0,
         "sliding_window_length": None,
+        **({"score_mod": None} if newer else {}),
     }
