@@ -6,8 +6,9 @@
 # `make test-compile` compiles the kernels for GPUs that are not here, in an environment of its own (2.5 GB).
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
 PYTHON ?= python3
-# A Python 3.12 on the path, or one of pyenv's.
-PYTHON312 ?= $(or $(shell command -v python3.12),$(lastword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)))
+# A Python 3.12 on the path that runs (pyenv puts commands there that may not), or one of pyenv's.
+PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
+	$$python -c "" 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
