@@ -87,6 +87,8 @@ def place(tmp_path, tiny_checkpoint, monkeypatch):
     Path("full/mine.txt").write_text("mine")
     Path("folder.json").mkdir()
     Path("folder.png").mkdir()
+    Path("folder.safetensors").mkdir()
+    Path("cut.safetensors").write_bytes(b"\x08" + b"\0" * 7)
     for name in ("prompts", "nested", "config_nested"):
         Path(f"{name}.json").write_text('[{"prompt": "a", "fps": NaN}]' if name == "prompts" else NESTED)
     return tmp_path
@@ -118,6 +120,16 @@ TABLE = [
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--num-frames", "1000000001"), "num_frames must lie in"),
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--codec="), "codec must be FFmpeg's name"),
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--adapters", "none", "1"), "adapter none: there is none"),
+    (
+        generate.main,
+        ("text-to-video", "CHECKPOINT", *PROMPT, "--adapters", "folder.safetensors", "1"),
+        "adapter folder.safetensors: there is no such file",
+    ),
+    (
+        generate.main,
+        ("text-to-video", "CHECKPOINT", *PROMPT, "--adapters", "cut.safetensors", "1"),
+        "cut.safetensors is truncated",
+    ),
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--adapters", "a", "1", "a", "1"), "a more than once"),
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--output", "folder.mp4"), "folder.json is a folder"),
     (

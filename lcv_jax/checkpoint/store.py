@@ -237,10 +237,10 @@ def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
         ValueError: no such adapter, or one for another model.
     """
     if str(name).endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise ValueError(f"adapter {name}: there is no such file")
+        found = {tensor.name: tensor.shape for tensor in open_safetensors(Path(name)).tensors}
         try:
-            if not Path(name).is_file():
-                raise ValueError("there is no such file")
-            found = {tensor.name: tensor.shape for tensor in open_safetensors(Path(name)).tensors}
             convert.check_names("the adapter", names.published_shapes(names.lora_table(found, cfg)), found)
         except ValueError as error:
             raise ValueError(f"adapter {name}: {error}; {advice(found)}") from None
