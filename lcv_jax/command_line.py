@@ -5,11 +5,13 @@ system), ImportError (a package that is not installed), NotImplementedError, Flo
 memory that does not suffice. Everything else is a bug.
 """
 
+import _thread
 import contextlib
 import io
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +27,7 @@ def mistakes_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         interrupted: message after Ctrl-C, whose exit status is 130.
     """
     try:
-        with _warnings_in_one_line():
+        with _warnings_in_one_line(), _interrupts_kept():
             yield
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
@@ -98,6 +100,30 @@ def _wide_terminal(arguments: list[str] | None) -> Iterator[None]:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Repeats a Ctrl-C that came within a finalizer or a callback of the garbage collector.
+
+    Python drops exceptions there, KeyboardInterrupt included, and reports them to `sys.unraisablehook`.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+            return
+        # A moment later, when this hook, which would drop it again, has returned.
+        repeat = threading.Timer(0.05, _thread.interrupt_main)
+        repeat.daemon = True
+        repeat.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

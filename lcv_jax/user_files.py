@@ -54,6 +54,17 @@ def running(path: str | Path) -> Iterator[None]:
         raise UnreadableError(f"{_place(Path(path), error)}: {kind}{told}") from error
 
 
+def check_regular(path: str | Path) -> None:
+    """Refuses pipes, devices and sockets, which may block for ever or never end; a missing file is left to `open`.
+
+    Raises:
+        UnreadableError: it is one of those.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UnreadableError(f"{path}: not a regular file, but a pipe, a device or a socket: give a file")
+
+
 def read_text(path: str | Path) -> str:
     """A text file in UTF-8, with or without a byte-order mark.
 
@@ -61,6 +72,7 @@ def read_text(path: str | Path) -> str:
         UnreadableError: another encoding.
         OSError: there is no such file.
     """
+    check_regular(path)
     return decode(Path(path).read_bytes(), path)
 
 
@@ -71,6 +83,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
         UnreadableError: another encoding.
         OSError: there is no such file.
     """
+    check_regular(path)
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             yield decode(line, path, number)

@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+import time
 import warnings
 
 import jax
@@ -101,3 +103,21 @@ def test_help_is_printed_as_it_is(capsys):
         parse_arguments(Arguments, ["--help"], prog="prog")
     assert raised.value.code == 0
     assert "Steps of it." in capsys.readouterr().out
+
+
+def test_an_interrupt_within_a_garbage_collector_callback_is_not_lost(capsys):
+    def interrupt(phase, info):
+        gc.callbacks.remove(interrupt)
+        raise KeyboardInterrupt
+
+    def run():
+        with mistakes_in_one_line("stopped; the same command resumes"):
+            gc.callbacks.append(interrupt)
+            gc.collect()
+            for _ in range(6000):
+                time.sleep(0.01)
+
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command resumes\n"

@@ -1,8 +1,12 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from lcv_jax.user_files import UnreadableError, parse_json, read_json, read_text, reading, running
+from lcv_jax.checkpoint.safetensors_files import open_safetensors
+from lcv_jax.data.media_reader import read_image, read_video
+from lcv_jax.user_files import UnreadableError, parse_json, read_json, read_lines, read_text, reading, running
 
 ERRORS = [KeyError("x"), RecursionError(), OverflowError("big"), AttributeError("a"), OSError()]
 
@@ -93,3 +97,13 @@ def test_a_syntax_error_is_named_with_its_line(tmp_path):
     path = tmp_path / "config.py"
     with pytest.raises(UnreadableError, match="config.py, line 2: SyntaxError"), running(path):
         compile("x = 1\ndef f(:\n", str(path), "exec")
+
+
+def test_pipes_and_devices_are_no_files(tmp_path):
+    """Reading them would wait for ever, or never end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for read in (read_text, lambda path: list(read_lines(path)), read_image, read_video, open_safetensors):
+        for path in (pipe, Path("/dev/zero")):
+            with pytest.raises(ValueError, match=f"{path}: not a regular file"):
+                read(path)

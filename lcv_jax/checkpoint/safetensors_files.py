@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from lcv_jax.user_files import read_json, reading
+from lcv_jax.user_files import check_regular, read_json, reading
 
 Shape = tuple[int, ...]
 
@@ -126,6 +126,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     Raises:
         ValueError: truncated, corrupt or no safetensors file, or one that holds something else than weights.
     """
+    check_regular(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

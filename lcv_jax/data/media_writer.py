@@ -73,7 +73,7 @@ class VideoWriter:
         _make_folder(self.path)
         options = {"movflags": "faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
         try:
-            self._container = av.open(str(self._partial), "w", container_options=options)
+            self._container = av.open(f"file:{self._partial}", "w", container_options=options)
         except ValueError as error:
             raise ValueError(f"{self.path}: no such kind of video file; use .mp4, .mkv, .mov or .webm") from error
         except OSError as error:

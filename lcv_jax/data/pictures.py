@@ -17,6 +17,7 @@ from lcv_jax.array_types import UInt8
 from lcv_jax.data.colour import over_white
 from lcv_jax.data.frames import media_package
 from lcv_jax.data.timing import Timeline, make_timeline
+from lcv_jax.user_files import check_regular
 
 _ANIMATIONS = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 _FIRST_IS_THE_PICTURE = frozenset({"MPO", "PSD", "ICO", "ICNS", "CUR"})
@@ -46,6 +47,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
 
 def is_picture_file(path: str | Path) -> bool:
     """Whether a file begins as the image and animation formats do that Pillow reads here."""
+    check_regular(path)
     with open(path, "rb") as file:
         head = file.read(12)
     starts = (b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
@@ -120,6 +122,7 @@ def reason(error: BaseException) -> str:
 
 def _opened(path: str | Path) -> Any:
     image_module = media_package("PIL.Image")
+    check_regular(path)
     try:
         return image_module.open(path)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:

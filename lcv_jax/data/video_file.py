@@ -19,6 +19,7 @@ from lcv_jax.data.completeness import check_complete
 from lcv_jax.data.frames import media_package
 from lcv_jax.data.pictures import reason
 from lcv_jax.data.timing import Timeline, make_timeline
+from lcv_jax.user_files import check_regular
 
 _REORDERED = 32
 """Frames by which decoding order and display order can differ in any codec."""
@@ -122,7 +123,7 @@ class VideoFile:
 
     def _to_rgb(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
         """The frame with square pixels, upright, in SDR."""
-        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        aspect = _exact(self._stream.sample_aspect_ratio or Fraction(1))
         try:
             if frame.interlaced_frame:
                 raise ValueError("is interlaced; deinterlace it (ffmpeg -i FILE -vf bwdif OUT.mp4)")
@@ -213,11 +214,16 @@ def _timeline(packets: list[tuple[int | None, int, bool, bool]], stream: Any) ->
         )
     return make_timeline(
         times.tolist(),
-        stream.time_base,
+        _exact(stream.time_base),
         last_duration=packets[int(np.argmax(times))][1] if packets else 0,
-        stated_rates=[rate for rate in (stream.average_rate, stream.guessed_rate) if rate],
+        stated_rates=[_exact(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate],
         keyframes=[packet[0] for packet in packets if packet[2]],  # type: ignore[misc]
     )
+
+
+def _exact(rational: Any) -> Fraction:
+    """A number of PyAV's, which since version 19 are of a type of its own."""
+    return Fraction(rational.numerator, rational.denominator)
 
 
 def open_stream(path: str | Path) -> tuple[Any, Any]:
@@ -228,6 +234,7 @@ def open_stream(path: str | Path) -> tuple[Any, Any]:
         ValueError: it holds no video.
     """
     av = media_package("av")
+    check_regular(path)
     try:
         container = av.open(f"file:{path}")  # "file:": a name with a colon is no address
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -8,6 +8,7 @@ as published. Of several processes the first alone sees that folder, and tells t
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import itertools
 import json
@@ -40,8 +41,13 @@ class Segments:
         """A new working folder for this request, or the one that a killed run of the same request left.
 
         Raises:
-            ValueError: the folder belongs to another request; the fields that differ are named.
+            ValueError: the folder belongs to another request; the fields that differ are named. Or another process is
+                at work in it.
         """
+        folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder)
+        for stray in folder.glob("*.partial"):
+            stray.unlink()
         wanted = json.loads(json.dumps(request))
         path = folder / "request.json"
         if path.is_file():
@@ -57,7 +63,6 @@ class Segments:
                     f"repeat that request to finish it, or delete the folder"
                 )
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             _write_whole(path, json.dumps(wanted, indent=2).encode())
         return cls(folder=folder)
 
@@ -80,8 +85,36 @@ class Segments:
         """Deletes the folder and what this class has put into it."""
         for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial"), self.folder / "request.json"):
             path.unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
+        lock = _held.pop(self.folder.resolve(), None)
+        if lock is not None:
+            os.close(lock)
         with contextlib.suppress(OSError):  # somebody else's file is in there
             self.folder.rmdir()
+
+
+LOCK = "lock"
+_held: dict[Path, int] = {}
+"""Descriptors of this process's locks by folder. The system releases them however the process ends."""
+
+
+def _lock(folder: Path) -> None:
+    """Keeps other processes out of a working folder.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    if folder.resolve() in _held:
+        return
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(
+            f"{folder}: another process makes this video: wait for it, stop it, or choose another --output"
+        ) from None
+    _held[folder.resolve()] = lock
 
 
 def _short(value: Any) -> str:

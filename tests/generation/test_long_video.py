@@ -281,3 +281,27 @@ def test_a_killed_run_goes_on_with_the_identical_result(tiny_checkpoint, tmp_pat
         assert (len(frames), rate) == (length, fps)
         np.testing.assert_array_equal(frames, read_video(tmp_path / f"whole{name}.mp4")[0])
     assert not folder.exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lcv_jax.generation.long_video import Segments
+Segments.open(Path(sys.argv[1]), {"a": 1})
+print("holds it", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_processes_do_not_share_a_working_folder(tmp_path):
+    (tmp_path / "segments").mkdir()
+    stray = tmp_path / "segments" / "draft_0000.partial"
+    stray.write_bytes(b"of a killed run")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "segments"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"holds it\n"
+        assert not stray.exists()
+        with pytest.raises(ValueError, match="another process makes this video"):
+            Segments.open(tmp_path / "segments", {"a": 1})
+        holder.kill()
+    Segments.open(tmp_path / "segments", {"a": 1}).remove()
+    assert not (tmp_path / "segments").exists()
