@@ -31,7 +31,7 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.clips import Groups, TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
-from lcv_jax.data.encoded import pack_record, write_whole
+from lcv_jax.data.encoded import pack_record
 from lcv_jax.data.encoding import (
     Clip,
     Job,
@@ -47,6 +47,7 @@ from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.manifest import Entry, read_manifest
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.data.preview import beside, decibels, poor_round_trips, too_short_clips, unknown_words
+from lcv_jax.own_files import write_whole
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
 from lcv_jax.training.samples import grid, label, widened
@@ -180,7 +181,7 @@ def _check(arguments: Arguments) -> Job:
 
 
 class Networks:
-    """The autoencoder and the text encoder of a checkpoint; imported and loaded when first used."""
+    """The autoencoder and the text encoder of a checkpoint; parameters load when they are first used."""
 
     def __init__(self, arguments: Arguments):
         self._arguments = arguments

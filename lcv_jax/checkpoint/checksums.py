@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lcv_jax.own_files import file_sha256
 from lcv_jax.user_files import UnreadableError, read_json, reading
 
 CHECKSUMS = "checksums.json"
@@ -22,12 +23,6 @@ THREADS = min(16, (os.cpu_count() or 1) + 4)
 
 class DamagedError(ValueError):
     """A file is not what was written."""
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(value: Any) -> str:

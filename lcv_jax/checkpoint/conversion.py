@@ -18,11 +18,11 @@ import numpy as np
 
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
-from lcv_jax.checkpoint.checksums import file_sha256
 from lcv_jax.checkpoint.published import Fold, Published, Weights
 from lcv_jax.checkpoint.safetensors_files import block_rows
 from lcv_jax.checkpoint.workspace import copy_folder, workspace
 from lcv_jax.models import lora
+from lcv_jax.own_files import file_sha256
 
 Progress = Callable[[str, int], None]
 """Is told a component's or adapter's name and how many more of its bytes are done."""

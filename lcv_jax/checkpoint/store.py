@@ -26,6 +26,7 @@ from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.checksums import DamagedError
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, SchedulerConfig
+from lcv_jax.own_files import file_sha256
 from lcv_jax.user_files import read_json, reading
 
 PROVENANCE = "lcv_jax.json"
@@ -142,7 +143,7 @@ def adapter_identity(folder: str | Path, name: str) -> str:
     if name.endswith(".safetensors"):
         if not Path(name).is_file():
             raise ValueError(f"adapter {name}: there is no such file")
-        return checksums.file_sha256(Path(name))
+        return file_sha256(Path(name))
     place, inside = _place_of_adapter(folder, name)
     found = content_identity(place)
     if f"adapter {inside}" not in found:

@@ -10,13 +10,11 @@
 A shard counts when its .json is there, which is written after it; all names appear by renaming what is complete.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
 import numpy as np
 
 from lcv_jax.data.config import Size, as_text
+from lcv_jax.own_files import naming_write_errors, write_json
 from lcv_jax.user_files import read_json, reading
 
 INDEX = "index.json"
@@ -54,32 +53,6 @@ def unpack_record(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     return arrays, facts
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there with all of its content or, if this process or the machine dies, not at all."""
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")  # other processes may write the same
-    with _naming(path):
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of writing, such as a full disk, say which file; the writer of shards has its own kind."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(f"{path}: cannot be written ({reason})") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
 class ShardWriter:
     """One shard: `add` records, then `finish`. Until then it is a hidden file that nobody reads.
 
@@ -98,13 +71,13 @@ class ShardWriter:
 
     def add(self, record: bytes, **row: Any) -> None:
         """Appends a record; `row` is what the file beside the shard tells about it."""
-        with _naming(self.path):
+        with naming_write_errors(self.path):
             self._writer.write(record)
         self.rows.append(row)
 
     def finish(self) -> None:
         """Closes the shard and gives it its name."""
-        with _naming(self.path):
+        with naming_write_errors(self.path):
             self._writer.close()
             with open(self._partial, "rb") as file:
                 os.fsync(file.fileno())

@@ -20,9 +20,10 @@ import numpy as np
 from lcv_jax.data.clips import Groups, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text
 from lcv_jax.data.degrade import Refinement, pick
-from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, unpack_record, write_json
+from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, unpack_record
 from lcv_jax.data.identity import check_rows, file_facts, manifest_row, without_stat, write_rows
 from lcv_jax.data.manifest import Entry
+from lcv_jax.own_files import differences, write_json
 from lcv_jax.user_files import read_json
 
 MANIFEST = "manifest.jsonl.gz"
@@ -176,11 +177,8 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, config)
         return
-    begun = read_json(path)
-    differing = sorted(name for name in begun.keys() | config.keys() if begun.get(name) != config.get(name))
-    if differing:
-        shown = "; ".join(f"{name} was {_short(begun.get(name))}, is {_short(config.get(name))}" for name in differing)
-        raise ValueError(f"{folder} was begun otherwise: {shown}. Give the same, or another folder")
+    if differing := differences(read_json(path), config):
+        raise ValueError(f"{folder} was begun otherwise: {differing}. Give the same, or another folder")
 
 
 def check_manifest(folder: Path, entries: Sequence[Entry]) -> None:
@@ -212,11 +210,6 @@ def check_files(folder: Path, state: PartState, entries: Sequence[Entry]) -> Non
             f"{folder}: {len(changed)} files have other content than when they were encoded, such as {changed[0]}: "
             "put the old files back, or encode into another folder"
         )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ nothing else: a file that was copied or touched is the same as long as its conte
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lcv_jax.data.encoded import write_whole
 from lcv_jax.data.manifest import Entry
+from lcv_jax.own_files import file_sha256, write_whole
 from lcv_jax.user_files import reading
 
 Row = dict[str, Any]
@@ -49,8 +48,7 @@ def file_facts(path: Path, known: Mapping[str, Any] | None = None) -> dict[str, 
         facts = {STAT: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]}
         if known and known.get(STAT) == facts[STAT]:
             return {STAT: facts[STAT], "sha256": known["sha256"]}
-        with path.open("rb") as file:
-            return facts | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return facts | {"sha256": file_sha256(path)}
     except OSError:
         return {STAT: None, "sha256": None}
 

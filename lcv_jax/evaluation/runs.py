@@ -9,11 +9,11 @@ Videos of other models become a run by that layout: a copy of the suite as items
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from lcv_jax.evaluation.suites import Item, Suite, read_suite
+from lcv_jax.own_files import differences, write_json
 from lcv_jax.user_files import read_json
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv")
@@ -79,14 +79,6 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file that is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def check_same(path: Path, settings: dict[str, Any]) -> None:
     """Writes the settings of a folder, or raises where it was begun with others.
 
@@ -95,13 +87,8 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
-    before = read_json(path)
-    differing = [
-        f"{key} was {json.dumps(before.get(key))[:80]}, now {json.dumps(settings.get(key))[:80]}"
-        for key in {**before, **settings}
-        if before.get(key) != settings.get(key)
-    ]
-    if differing:
-        raise ValueError(f"{path.parent} was begun with other settings: {'; '.join(differing)}; choose another folder")
+    if differing := differences(read_json(path), settings):
+        raise ValueError(f"{path.parent} was begun with other settings: {differing}; choose another folder")

@@ -13,7 +13,8 @@ import numpy as np
 
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.evaluation.measures import measure_file
-from lcv_jax.evaluation.runs import Run, Video, write_json
+from lcv_jax.evaluation.runs import Run, Video
+from lcv_jax.own_files import write_json
 from lcv_jax.rewards.collect import score_all
 from lcv_jax.rewards.protocol import Reward
 from lcv_jax.user_files import read_json
@@ -75,6 +76,7 @@ def score_run(
     content = read_json(path) if path.is_file() else {"made_by": dict(made_by), "scores": {}, "failures": {}}
     if content["made_by"] != dict(made_by):
         raise ValueError(f"{path}: made by {content['made_by']}, now {dict(made_by)}: choose another name")
+    path.parent.mkdir(exist_ok=True)
     scores, failures = dict(content["scores"]), {}
     for done, video in enumerate(run.videos):
         on_video(done, len(run.videos))

@@ -19,7 +19,8 @@ from lcv_jax.data.media_reader import probe_video
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.evaluation.dimensions import dimensions_of
 from lcv_jax.evaluation.known_answers import known_answers
-from lcv_jax.evaluation.runs import Run, Video, write_json
+from lcv_jax.evaluation.runs import Run, Video
+from lcv_jax.own_files import write_json
 from lcv_jax.user_files import read_json, reading
 
 FORMAT = 1
@@ -198,6 +199,7 @@ def create_study(
         disagreement=disagreement,
         seed=seed,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", study.to_json())
     return study, warnings
 

@@ -17,8 +17,9 @@ from lcv_jax.bounds import Bounds, Count, Positive, check_fields
 from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import VideoWriter
-from lcv_jax.evaluation.runs import check_same, write_json
+from lcv_jax.evaluation.runs import check_same
 from lcv_jax.evaluation.suites import Item, Suite, write_suite
+from lcv_jax.own_files import write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.sampling.options import SamplingOptions, check_size
 from lcv_jax.user_files import read_json

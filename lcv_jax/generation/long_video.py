@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from lcv_jax.data.frames import to_uint8
+from lcv_jax.own_files import differences, write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 from lcv_jax.sampling.options import check_condition, whole_frames
@@ -46,24 +47,18 @@ class Segments:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)
-        for stray in folder.glob("*.partial"):
+        for stray in folder.glob("*.partial*"):
             stray.unlink()
         wanted = json.loads(json.dumps(request))
         path = folder / "request.json"
         if path.is_file():
-            found = read_json(path, advice="delete the folder to start anew")
-            differ = [
-                f"{key} was {_short(found.get(key))}, is {_short(wanted.get(key))}"
-                for key in sorted({*found, *wanted})
-                if found.get(key) != wanted.get(key)
-            ]
-            if differ:
+            if differing := differences(read_json(path, advice="delete the folder to start anew"), wanted):
                 raise ValueError(
-                    f"{folder} holds segments of another request (different: {'; '.join(differ)}); "
+                    f"{folder} holds segments of another request (different: {differing}); "
                     f"repeat that request to finish it, or delete the folder"
                 )
         else:
-            _write_whole(path, json.dumps(wanted, indent=2).encode())
+            write_json(path, wanted)
         return cls(folder=folder)
 
     def get(self, stage: str, number: int, make: Callable[[], Frames]) -> Frames:
@@ -83,7 +78,7 @@ class Segments:
 
     def remove(self) -> None:
         """Deletes the folder and what this class has put into it."""
-        for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial"), self.folder / "request.json"):
+        for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial*"), self.folder / "request.json"):
             path.unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         lock = _held.pop(self.folder.resolve(), None)
@@ -115,17 +110,6 @@ def _lock(folder: Path) -> None:
             f"{folder}: another process makes this video: wait for it, stop it, or choose another --output"
         ) from None
     _held[folder.resolve()] = lock
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def segment_seed(seed: int, number: int) -> int:

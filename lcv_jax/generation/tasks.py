@@ -7,7 +7,6 @@ several processes the first alone checks it; `run` is called by all.
 import contextlib
 import dataclasses
 import difflib
-import hashlib
 import types
 import typing
 import warnings
@@ -24,6 +23,7 @@ from lcv_jax.checkpoint import store
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.long_video import OnSegment, Segments
+from lcv_jax.own_files import file_sha256
 from lcv_jax.parallel.broadcast import from_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
@@ -425,8 +425,8 @@ def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     read = {name: getattr(task, name, None) for name in ("image", "video")}
     adapters = [name for name, _ in task.options.adapters if name.endswith(".safetensors")]
     return {
-        **{f"{name}_sha256": _sha256(path) for name, path in read.items() if path is not None},
-        **({"adapters_sha256": [_sha256(Path(name)) for name in adapters]} if adapters else {}),
+        **{f"{name}_sha256": file_sha256(path) for name, path in read.items() if path is not None},
+        **({"adapters_sha256": [file_sha256(Path(name)) for name in adapters]} if adapters else {}),
         "checkpoint": pipeline.provenance["components"],
         "dtype": "stored" if pipeline.dtype is None else str(pipeline.dtype),
         "fold_adapters": pipeline.fold_adapters,
@@ -442,11 +442,6 @@ def request_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     content = {f"checkpoint.{name}": found for name, found in store.content_identity(pipeline.folder).items()}
     del inputs["checkpoint"]
     return {**fields, **inputs, **content, "adapters": adapters}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def task_to_json(task: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.encoded import pack_record, unpack_record, write_whole
+from lcv_jax.data.encoded import pack_record, unpack_record
+from lcv_jax.own_files import differences, write_whole
 from lcv_jax.sampling.streaming import StreamState
 from lcv_jax.user_files import reading
 
@@ -69,11 +70,9 @@ class Stream(Iterator[np.ndarray]):
             arrays, facts = unpack_record(Path(path).read_bytes())
             if facts["format"] != FORMAT:
                 raise ValueError(f"format {facts['format']!r}, expected {FORMAT!r}")
-            saved = facts["of"]
-        differing = [name for name in self._facts if saved.get(name) != self._facts[name]]
+            differing = differences(facts["of"], self._facts)
         if differing:
-            shown = "; ".join(f"{name} was {saved.get(name)}, is {self._facts[name]}" for name in differing)
-            raise ValueError(f"{path}: the stream was saved with other settings: {shown}")
+            raise ValueError(f"{path}: the stream was saved with other settings: {differing}")
         kept = {name.removeprefix("state/"): jnp.asarray(array) for name, array in arrays.items() if "state/" in name}
         trees = flax.traverse_util.unflatten_dict(kept, sep="/")
         self.prompt = facts["prompt"]

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -33,6 +32,7 @@ from lcv_jax.checkpoint.checksums import DamagedError, read_checksums, share, ve
 from lcv_jax.data.batches import MakeRows
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.identity import Row, check_rows, write_rows
+from lcv_jax.own_files import write_json
 from lcv_jax.parallel.broadcast import from_first, gather
 from lcv_jax.training.config import CheckpointsConfig, TrainConfig, differences
 from lcv_jax.training.state import TrainState
@@ -152,8 +152,8 @@ def begin(cfg: TrainConfig, rows: Sequence[Row]) -> None:
         return
     if rows:
         write_rows(cfg.run / DATA, rows)
-    _write(cfg.run / CONFIG, cfg.to_json())
-    _write(cfg.run / BEGUN, {"steps": cfg.steps, "content": content_of(cfg), **_read_begun(cfg)})
+    write_json(cfg.run / CONFIG, cfg.to_json())
+    write_json(cfg.run / BEGUN, {"steps": cfg.steps, "content": content_of(cfg), **_read_begun(cfg)})
 
 
 def with_warmup(cfg: TrainConfig) -> TrainConfig:
@@ -178,12 +178,6 @@ def with_warmup(cfg: TrainConfig) -> TrainConfig:
 def _read_begun(cfg: TrainConfig) -> dict[str, Any]:
     path = cfg.run / BEGUN
     return read_json(path, advice=f"delete {cfg.run}, or choose another --run") if path.is_file() else {}
-
-
-def _write(path: Path, content: Any) -> None:
-    work = path.with_suffix(".partial")
-    work.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    work.replace(path)
 
 
 class Checkpoints:

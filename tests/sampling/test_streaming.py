@@ -176,7 +176,7 @@ def test_frames_prompts_and_resuming(pipeline, tmp_path):
     resumed = pipeline.stream("of no account", resume=tmp_path / "stream", **SMALL)
     assert resumed.prompt == "a dog"
     assert all(np.array_equal(a, b) for a, b in zip(take(resumed, 13), changed[4:], strict=True))
-    with pytest.raises(ValueError, match=r"other settings: window was .*'ring': 2.* is .*'ring': 3"):
+    with pytest.raises(ValueError, match=r'other settings: window was .*"ring": 2.* is .*"ring": 3'):
         pipeline.stream(
             "a cat", resume=tmp_path / "stream", **SMALL | {"window": StreamWindow(chunk=2, sink=1, ring=3)}
         )
