@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lcv_jax.array_types import Array, Params, PyTree
+from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
@@ -49,7 +49,7 @@ from lcv_jax.sampling.options import (
     whole_frames,
 )
 from lcv_jax.sampling.stream import Stream
-from lcv_jax.sampling.streaming import StreamState, StreamWindow, decode_next, next_latents, start_stream
+from lcv_jax.sampling.streaming import StreamState, StreamWindow, decode_chunk, next_latents, start_stream
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
@@ -353,7 +353,7 @@ class Pipeline:
             "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long stream",
             stacklevel=2,
         )
-        schedule = jnp.asarray(chosen.schedule(self.shift), jnp.float32)
+        model, schedule = self._model(sparse), jnp.asarray(chosen.schedule(self.shift), jnp.float32)
         shape = (1, window.chunk, *self.latent_shape(1, height, width)[1:])
         key = jax.random.key(chosen.first_seed)
 
@@ -363,40 +363,29 @@ class Pipeline:
             own_key = jax.random.fold_in(key, state.num_frames)
             with self._on_mesh():
                 latents, cache = next_latents(
-                    self._model(sparse), self._variables(chosen, ()), state.cache, state.num_frames,
+                    model, self._variables(chosen, ()), state.cache, state.num_frames,
                     jax.random.normal(own_key, shape), text, mask, schedule, jnp.float32(chosen.scale),
                     jax.random.fold_in(own_key, 1), window=window, renoise=chosen.distilled,
                     full=sparse and int(state.num_frames) >= window.size,
                 )  # fmt: skip
-                frames, decoder = self._decode_next(latents, state.decoder)
+                frames, decoder = decode_chunk(self.vae, self.params("vae"), latents, state.decoder)
             return to_uint8(frames), StreamState(state.num_frames + window.chunk, cache, decoder)
 
         rows, columns = shape[2:4]
         dtype = self.params("dit")["blocks"]["attn"]["qkv"]["kernel"].dtype
         facts = {
-            "checkpoint": self.provenance["components"]["dit"],
+            **self.content(chosen),
             "height": height,
             "width": width,
             "dtype": dtype.name,
             "window": dataclasses.asdict(window),
-            "options": dataclasses.asdict(chosen),
+            "options": {**dataclasses.asdict(chosen), "adapters": None},  # by content above
         }
         facts = json.loads(json.dumps(facts))
         stream = Stream(make_chunk, start_stream(self.dit_config, window, rows, columns, dtype), prompt, facts)
         if resume is not None:
             stream.restore(resume)
         return stream
-
-    def _decode_next(self, latents_BTHWC: Array, cache: PyTree) -> tuple[np.ndarray, PyTree]:
-        """Frames T H W 3 in [0, 1] of the next latents of a stream, whose very first one is decoded alone."""
-        params, videos = self.params("vae"), []
-        if cache is None:
-            video, cache = decode_next(self.vae, params, latents_BTHWC[:, :1], None)
-            videos, latents_BTHWC = [video], latents_BTHWC[:, 1:]
-        if latents_BTHWC.shape[1]:
-            video, cache = decode_next(self.vae, params, latents_BTHWC, cache)
-            videos.append(video)
-        return np.concatenate([np.asarray(video[0]) for video in videos]), cache
 
     def params(self, network: str) -> Params:
         """The parameters of "dit", "vae" or "text_encoder" on the devices, loaded at the first call."""
@@ -548,6 +537,12 @@ class Pipeline:
     def _model(self, sparse: bool) -> LongCatVideo:
         cfg = dataclasses.replace(self.dit_config, enable_bsa=sparse, bsa_params=self._blocks)
         return LongCatVideo(cfg, context=self.context)
+
+    def content(self, options: SamplingOptions) -> dict[str, Any]:
+        """What a result depends on besides its settings, by content: the checkpoint and the adapters asked for."""
+        adapters = [[store.adapter_identity(self.folder, name), weight] for name, weight in options.adapters]
+        found = store.content_identity(self.folder)
+        return {**{f"checkpoint.{name}": content for name, content in found.items()}, "adapters": adapters}
 
     def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""

@@ -1,12 +1,12 @@
 """Frames as arrays: bytes and floats, fitting to a size, the contact sheet. Pillow is loaded where it resamples."""
 
-import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
 from lcv_jax.array_types import Array, Float, Shaped, UInt8
+from lcv_jax.extras import import_extra
 
 
 def media_package(name: str) -> ModuleType:
@@ -15,12 +15,7 @@ def media_package(name: str) -> ModuleType:
     Raises:
         ImportError: it is not installed; the message says how to install it.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'images and videos need the package {name.split(".")[0]}: pip install "lcv_jax[video]"'
-        ) from error
+    return import_extra(name, "video", "images and videos need")
 
 
 def to_float(frames: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -1,7 +1,8 @@
 """Packages of the `evaluate` extra, imported where they are used."""
 
-import importlib
 from types import ModuleType
+
+from lcv_jax.extras import import_extra
 
 
 def evaluation_package(name: str) -> ModuleType:
@@ -10,9 +11,4 @@ def evaluation_package(name: str) -> ModuleType:
     Raises:
         ImportError: it is not installed; the message says how to install it.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'evaluation needs the package {name.split(".")[0]}: pip install "lcv_jax[evaluate]"'
-        ) from error
+    return import_extra(name, "evaluate", "evaluation needs")

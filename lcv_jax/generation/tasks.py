@@ -19,7 +19,6 @@ import numpy as np
 from tyro.conf import Fixed
 
 from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields, shown
-from lcv_jax.checkpoint import store
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.long_video import OnSegment, Segments
@@ -438,10 +437,8 @@ def request_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     """All that a result depends on: the task, the weights and how they run. Files count by their content."""
     inputs = inputs_of(task, pipeline)
     fields = {name: value for name, value in task_to_json(task).items() if f"{name}_sha256" not in inputs}
-    adapters = [[store.adapter_identity(pipeline.folder, name), weight] for name, weight in task.options.adapters]
-    content = {f"checkpoint.{name}": found for name, found in store.content_identity(pipeline.folder).items()}
     del inputs["checkpoint"]
-    return {**fields, **inputs, **content, "adapters": adapters}
+    return {**fields, **inputs, **pipeline.content(task.options)}
 
 
 def task_to_json(task: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcv_jax.array_types import Array, Bool, Float, Int, Params, PRNGKeyArray, PyTree
 from lcv_jax.bounds import Bounds, Count, Whole, check_fields
@@ -167,3 +168,17 @@ def decode_next(
     latents = denormalise_latents(latents_BTHWC, vae.cfg)
     video, cache = apply({"params": params}, latents, cache, method="decode_piece")
     return video / 2 + 0.5, cache
+
+
+def decode_chunk(
+    vae: WanVAE, params: Params, latents_BTHWC: Float[Array, "B T H W C"], cache: PyTree
+) -> tuple[np.ndarray, PyTree]:
+    """Frames T H W 3 in [0, 1] of the next latents of a stream, whose very first one is decoded alone."""
+    videos = []
+    if cache is None:
+        video, cache = decode_next(vae, params, latents_BTHWC[:, :1], None)
+        videos, latents_BTHWC = [video], latents_BTHWC[:, 1:]
+    if latents_BTHWC.shape[1]:
+        video, cache = decode_next(vae, params, latents_BTHWC, cache)
+        videos.append(video)
+    return np.concatenate([np.asarray(video[0]) for video in videos]), cache
