@@ -1,7 +1,11 @@
-"""Eight CPU devices for all tests, and shared fixtures: the golden numbers, read once a session."""
+"""Eight CPU devices for all tests, quick compilation, and shared fixtures: the golden numbers, read once a session."""
 
+import ctypes
 import functools
+import gc
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +17,27 @@ from safetensors import safe_open
 
 # Tests of meshes have eight devices; whoever uses no mesh runs on the first of them, as fast as if it were alone.
 jax.config.update("jax_num_cpu_devices", 8)
+# Programs of tests run for milliseconds and compile for seconds: leave out what only makes them fast.
+# In the environment, so that child processes do as their parent. XLA's compiler for GPUs, where it is installed,
+# compiles as it would for users.
+if importlib.util.find_spec("jax_cuda12_plugin") is None:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # later ones have no other emitters
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # Many tests compile the same small programs; a second run of the suite finds them compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Programs of one file are hardly ever those of the next, and all of a session's fill gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what is freed unless it is asked
+        trim(0)
 
 
 @functools.cache
@@ -29,17 +51,6 @@ def read_golden(name: str) -> tuple[dict, dict[str, np.ndarray]]:
 def golden():
     """golden(name) -> (config, tensors) of tests/golden/NAME.safetensors, shaped as PyTorch has them."""
     return read_golden
-
-
-@pytest.fixture(scope="module")
-def few_optimisations():
-    """For programs that run for milliseconds and would compile for many seconds; child processes do as their parent."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        before = jax.config.read("jax_disable_most_optimizations")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ from lcv_jax.pipeline import load_pipeline, refinement_padding
 from lcv_jax.sampling.denoise import denoise
 from lcv_jax.sampling.options import SamplingOptions, check_choice
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
-
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_checkpoint):

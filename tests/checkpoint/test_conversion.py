@@ -113,8 +113,8 @@ everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 _, copies = store.load_component({str(converted)!r}, "vae", sharding=everywhere)
 assert all(leaf.sharding == everywhere for leaf in jax.tree.leaves(copies))
 """
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, check=True, timeout=120)
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, check=True, timeout=1200)
 
 
 def test_adapters_load_from_the_folder_and_from_a_file(converted):
@@ -446,7 +446,7 @@ def test_a_stop_half_way_leaves_no_checkpoint(tmp_path, number):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "half way\n"
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=1200)
     assert not (tmp_path / "dest").exists()
     if number == signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == [f".dest.partial-{process.pid}"]

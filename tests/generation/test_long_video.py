@@ -20,8 +20,6 @@ from lcv_jax.data.media_reader import read_video
 from lcv_jax.generation.long_video import Segments, cut, draft, refine, segment_seed, windows
 from lcv_jax.pipeline import Pipeline, load_pipeline
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
-
 SMALL = {"num_frames": 9, "num_steps": 2, "max_sequence_length": 16}
 COND = 5
 PROMPTS = ["a cat surfs", "it dives", "it comes up again"]

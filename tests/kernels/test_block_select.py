@@ -24,12 +24,7 @@ from lcv_jax.kernels.block_select import (
     selection_of_mask,
 )
 
-# Most of the time here is compiling; integers come out the same unoptimised.
-chosen_by = jax.jit(
-    choose_blocks,
-    static_argnames=("top", "cdf_threshold", "implementation"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+chosen_by = jax.jit(choose_blocks, static_argnames=("top", "cdf_threshold", "implementation"))
 
 
 def defined(score, top, cdf_threshold):

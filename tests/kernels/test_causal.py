@@ -1,5 +1,7 @@
 """Causal attention of the door against its definition: outputs and gradients, with fewer queries than keys, masked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,13 +32,16 @@ def test_causal_attention_is_the_definition(queries, keys, masked, monkeypatch):
         mask[:, 0] = True
         allowed = allowed & mask[:, None]
 
-    def call(q, k, v):
-        return attention(q, k, v, causal=True, key_mask_BM=mask)
+    def with_gradients(function):
+        out, pull = jax.vjp(function, q, k, v)
+        return out, *pull(d_out)
 
-    out, pull = jax.vjp(call, q, k, v)
-    want, pull_want = jax.vjp(lambda q, k, v: defined(q, k, v, allowed), q, k, v)
+    out, *gradients = jax.jit(
+        functools.partial(with_gradients, functools.partial(attention, causal=True, key_mask_BM=mask))
+    )()
+    want, *want_gradients = jax.jit(functools.partial(with_gradients, functools.partial(defined, allowed_SM=allowed)))()
     np.testing.assert_allclose(out, want, atol=2e-6)
-    for got, expected in zip(pull(d_out), pull_want(d_out), strict=True):
+    for got, expected in zip(gradients, want_gradients, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

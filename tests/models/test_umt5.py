@@ -1,5 +1,7 @@
 """umT5: definition of the position buckets, padding properties, golden parity, bfloat16."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,17 @@ from lcv_jax.models.umt5 import UMT5Encoder, relative_position_buckets
 SMALL = UMT5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3)
 
 
+@functools.partial(jax.jit, static_argnames="encoder")
+def encode(encoder, params, ids_BL, mask_BL):
+    return encoder.apply({"params": params}, ids_BL, mask_BL)
+
+
+@functools.partial(jax.jit, static_argnames="encoder")
+def initialise(encoder):
+    ids_BL = jnp.ones((1, 4), int)
+    return encoder.init(jax.random.key(0), ids_BL, ids_BL)["params"]
+
+
 @pytest.fixture
 def published(golden):
     config, tensors = golden("umt5_small")
@@ -22,8 +35,7 @@ def published(golden):
 
 @pytest.fixture(scope="module")
 def small_params():
-    ids_BL = jnp.ones((1, 4), int)
-    return UMT5Encoder(SMALL).init(jax.random.key(0), ids_BL, ids_BL)["params"]
+    return initialise(UMT5Encoder(SMALL))
 
 
 def test_position_buckets_follow_the_definition():
@@ -42,7 +54,7 @@ def test_position_buckets_follow_the_definition():
 
 def test_golden(published):
     cfg, params, tensors = published
-    hidden_BLD = UMT5Encoder(cfg).apply({"params": params}, tensors["in.ids"], tensors["in.mask"])
+    hidden_BLD = encode(UMT5Encoder(cfg), params, tensors["in.ids"], tensors["in.mask"])
     valid_BL = tensors["in.mask"].astype(bool)
     assert 0 < valid_BL.sum() < valid_BL.size
     wanted = tensors["out.hidden"][valid_BL]
@@ -51,8 +63,7 @@ def test_golden(published):
 
 def test_initialised_parameters_have_the_published_tree(published):
     cfg, params, _ = published
-    ids_BL = jnp.ones((1, 4), int)
-    initialised = UMT5Encoder(cfg).init(jax.random.key(0), ids_BL, ids_BL)["params"]
+    initialised = initialise(UMT5Encoder(cfg))
     assert jax.tree.map(jnp.shape, initialised) == jax.tree.map(jnp.shape, params)
     q_PDD = initialised["encoder"]["block"]["layer_0"]["SelfAttention"]["q"]["kernel"]
     assert np.abs(q_PDD[0] - q_PDD[1]).max() > 0.1, "layers start out alike"
@@ -64,17 +75,17 @@ def test_padding_does_not_reach_the_caption(small_params):
     ids_BL = rng.integers(1, 50, (2, 12))
     mask_BL = np.ones((2, 12), int)
     mask_BL[0, 5:] = 0
-    encode = UMT5Encoder(SMALL).apply
-    alone = encode({"params": small_params}, ids_BL[:1, :5], mask_BL[:1, :5])
-    together = encode({"params": small_params}, ids_BL, mask_BL)
+    encoder = UMT5Encoder(SMALL)
+    alone = encode(encoder, small_params, ids_BL[:1, :5], mask_BL[:1, :5])
+    together = encode(encoder, small_params, ids_BL, mask_BL)
     np.testing.assert_allclose(together[:1, :5], alone, rtol=1e-5, atol=1e-5)
-    everything_seen = encode({"params": small_params}, ids_BL, np.ones_like(mask_BL))
+    everything_seen = encode(encoder, small_params, ids_BL, np.ones_like(mask_BL))
     assert np.abs(everything_seen[0, :5] - together[0, :5]).max() > 1e-2
 
 
 def test_a_caption_of_padding_alone_is_finite(small_params):
     ids_BL, mask_BL = np.zeros((1, 6), int), np.zeros((1, 6), int)
-    assert np.isfinite(UMT5Encoder(SMALL).apply({"params": small_params}, ids_BL, mask_BL)).all()
+    assert np.isfinite(encode(UMT5Encoder(SMALL), small_params, ids_BL, mask_BL)).all()
 
 
 def test_bfloat16_stays_close_to_float32(published):
@@ -82,11 +93,11 @@ def test_bfloat16_stays_close_to_float32(published):
     narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)
     ids_BL, mask_BL = tensors["in.ids"], tensors["in.mask"]
     valid_BL = mask_BL.astype(bool)
-    hidden_BLD = UMT5Encoder(cfg).apply({"params": narrow}, ids_BL, mask_BL)
+    hidden_BLD = encode(UMT5Encoder(cfg), narrow, ids_BL, mask_BL)
     assert hidden_BLD.dtype == jnp.bfloat16
     wide = tensors["out.hidden"][valid_BL]
     error = np.abs(np.asarray(hidden_BLD, np.float32)[valid_BL] - wide)
     assert np.sqrt(np.mean(error**2)) < 0.02 * np.sqrt(np.mean(wide**2))
 
-    computed_wide = UMT5Encoder(cfg, dtype=jnp.float32).apply({"params": narrow}, ids_BL, mask_BL)
+    computed_wide = encode(UMT5Encoder(cfg, dtype=jnp.float32), narrow, ids_BL, mask_BL)
     assert computed_wide.dtype == jnp.float32

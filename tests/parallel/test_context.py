@@ -58,7 +58,7 @@ def conditioned(attend, q, k, v):
 def results(attend, given, mesh=None):
     """Output and the gradients of q, k, v; over a mesh where there is one."""
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def program(q, k, v, d_out):
         out, pull_back = jax.vjp(attend, q, k, v)
         return out, *pull_back(d_out)

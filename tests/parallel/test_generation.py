@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
-
 CASES = {
     "text, guidance in halves, two-dimensional context": (
         {"data": 2, "seq": 4},
@@ -25,7 +23,7 @@ CASES = {
 
 @pytest.mark.slow
 def test_eight_devices_make_what_one_makes(tiny_checkpoint):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, __file__, str(tiny_checkpoint)], env=environment, capture_output=True, text=True
     )

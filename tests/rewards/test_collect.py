@@ -33,7 +33,7 @@ def test_rewards_are_merged():
 
 
 def test_rewards_are_asked_at_the_same_time():
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     class Meeting(Named):
         def score(self, *arguments):

@@ -13,7 +13,6 @@ from lcv_jax.rewards.conversation import Prompt
 from lcv_jax.rewards.judge import load_judge
 from lcv_jax.rewards.judge_batches import Row, bucket, make_row, pack, shape_of
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
 IMAGE_TOLERANCE, VIDEO_TOLERANCE, TOWER_TOLERANCE = 1e-4, 1e-3, 1e-5
 
 

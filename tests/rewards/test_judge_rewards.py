@@ -9,7 +9,6 @@ from lcv_jax.rewards.config import RewardsConfig, RewardSource, open_rewards
 from lcv_jax.rewards.judge_rewards import hpsv3, videoreward
 from lcv_jax.rewards.readouts import QUALITY_PROMPT, grayscale
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
 CAPTIONS = ["a red fox", "a boat"]
 
 

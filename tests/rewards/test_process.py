@@ -139,7 +139,7 @@ def test_a_worker_ends_with_its_trainer():
     reward = ProcessReward(config())
     process = reward._worker._process
     process.stdin.close()
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     reward.close()
 
 

@@ -79,7 +79,7 @@ def answering(*answers, seconds=0.0, drip=0.0):
 
 
 def reward_of(*urls, **fields):
-    return RemoteReward(RemoteConfig(urls=urls, **{"backoff": 0.01, "retries": 0, "timeout": 5.0, **fields}))
+    return RemoteReward(RemoteConfig(urls=urls, **{"backoff": 0.01, "retries": 0, "timeout": 60.0, **fields}))
 
 
 def good(values=(10.0, 20.0, 30.0), **more):
@@ -194,13 +194,13 @@ def test_a_refusal_is_final():
         assert count[0] == 1
 
 
-@pytest.mark.parametrize(("seconds", "drip"), [(3.0, 0.0), (0.0, 0.05)])
+@pytest.mark.parametrize(("seconds", "drip"), [(60.0, 0.0), (0.0, 1.0)])
 def test_late_answers_are_none(seconds, drip):
     with answering(good(), seconds=seconds, drip=drip) as (url, _):
         begun = time.monotonic()
         with pytest.raises(RewardError, match="no answer within 0.3 s"):
             reward_of(url, timeout=0.3).score(clips(), PROMPTS, 8)
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize(
@@ -253,12 +253,12 @@ def test_replicas_must_offer_the_same(url):
 
 
 def test_close_ends_a_call_that_waits():
-    with answering(good(), seconds=3.0) as (url, _):
+    with answering(good(), seconds=60.0) as (url, _):
         reward, begun = reward_of(url, retries=5), time.monotonic()
         threading.Timer(0.2, reward.close).start()
         with pytest.raises(RewardError, match="closed"):
             reward.score(clips(), PROMPTS, 8)
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])

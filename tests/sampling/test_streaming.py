@@ -15,10 +15,7 @@ from lcv_jax.pipeline import load_pipeline
 from lcv_jax.sampling.denoise import decode_latents
 from lcv_jax.sampling.streaming import StreamWindow, decode_next, next_latents, start_stream
 
-pytestmark = [
-    pytest.mark.usefixtures("few_optimisations"),
-    pytest.mark.filterwarnings("ignore:this checkpoint was not trained on causal chunks"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:this checkpoint was not trained on causal chunks")
 
 CFG = DiTConfig(
     hidden_size=32, depth=2, num_heads=2, caption_channels=8, adaln_tembed_dim=8, frequency_embedding_size=8,

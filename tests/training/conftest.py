@@ -38,11 +38,6 @@ MODULES = (
 """Whose names a written config may use."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_optimisations(few_optimisations):
-    """Of all that is compiled here."""
-
-
 @pytest.fixture(scope="session")
 def encoded(tmp_path_factory, tiny_checkpoint):
     """Sixteen clips of 5 frames, 32 x 32, written as videos and encoded by the command that users run."""

@@ -24,7 +24,7 @@ def run_two(config, *arguments):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_NUM_CPU_DEVICES": "2",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
         "PYTHONPATH": str(ROOT),
@@ -38,7 +38,7 @@ def run_two(config, *arguments):
         for process in range(2)
     ]
     try:
-        said = [process.communicate(timeout=300)[0] for process in both]
+        said = [process.communicate(timeout=1200)[0] for process in both]
     finally:
         for process in both:
             process.kill()
