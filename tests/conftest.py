@@ -20,11 +20,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Programs of tests run for milliseconds and compile for seconds: leave out what only makes them fast.
 # In the environment, so that child processes do as their parent. XLA's compiler for GPUs, where it is installed,
 # compiles as it would for users.
-if importlib.util.find_spec("jax_cuda12_plugin") is None:
+FEW_OPTIMIZATIONS = importlib.util.find_spec("jax_cuda12_plugin") is None
+if FEW_OPTIMIZATIONS:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):  # later ones have no other emitters
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    flags = ["--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1"]
+    if jax.__version_info__ < (0, 11):  # later ones have no other emitters
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+# Traces and what they annotate are many objects that live long: look for garbage less often.
+gc.set_threshold(100_000, 20, 100)
 # Many tests compile the same small programs; a second run of the suite finds them compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -38,6 +43,14 @@ def _forget_programs():
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what is freed unless it is asked
         trim(0)
+
+
+@pytest.fixture
+def some_optimizations():
+    """For programs that run for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 
 
 @functools.cache

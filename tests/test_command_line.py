@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import signal
 import time
 import warnings
 
@@ -105,6 +106,15 @@ def test_help_is_printed_as_it_is(capsys):
     assert "Steps of it." in capsys.readouterr().out
 
 
+@pytest.fixture
+def interrupts():
+    """Python's own answer to SIGINT: what is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_within_a_garbage_collector_callback_is_not_lost(capsys):
     def interrupt(phase, info):
         gc.callbacks.remove(interrupt)

@@ -14,6 +14,8 @@ from lcv_jax.pipeline import load_pipeline, refinement_padding
 from lcv_jax.sampling.denoise import denoise
 from lcv_jax.sampling.options import SamplingOptions, check_choice
 
+runs_longer = pytest.mark.usefixtures("some_optimizations")
+
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_checkpoint):
@@ -155,6 +157,7 @@ def test_batch_of_prompts(pipeline, published, golden):
     close(got, golden("pipeline_core")[1]["t2v_batch.latents"])
 
 
+@runs_longer
 def test_image_to_video(pipeline, published, golden):
     want = golden("pipeline_cond")[1]["i2v.latents"]
     image = published.clip("cond_clip")[0]
@@ -166,6 +169,7 @@ def test_image_to_video(pipeline, published, golden):
     assert 1e-3 < np.abs(np.moveaxis(np.asarray(without), -1, 1)[..., ::2, ::2] - want).mean() < 0.1
 
 
+@runs_longer
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_continuation(pipeline, published, golden, use_cache):
     want = golden("pipeline_cond")[1]["vc.latents"]
@@ -177,6 +181,7 @@ def test_continuation(pipeline, published, golden, use_cache):
     close(got, want, every=2)
 
 
+@runs_longer
 def test_continuation_with_a_fine_tail(pipeline, published, golden):
     want = golden("pipeline_cond")[1]["vc_hf.latents"]
     given = {"num_cond_frames": 5, "num_frames": 13, "num_steps": 6, "noise": published.noise("vc"), **published.text}
@@ -191,6 +196,7 @@ def close_but_for_flips(got, want, every):
     assert np.quantile(error, 0.99) < 1e-3
 
 
+@runs_longer
 @pytest.mark.slow
 def test_refinement_doubles_frames(pipeline, published, golden):
     clip, noise = published.clip("cond_clip")[:5], published.noise("refine")
@@ -198,6 +204,7 @@ def test_refinement_doubles_frames(pipeline, published, golden):
     close_but_for_flips(got, golden("pipeline_refine")[1]["refine.latents"], every=4)
 
 
+@runs_longer
 @pytest.mark.slow
 def test_refinement_after_refined_frames(pipeline, published, golden):
     got = pipeline.refine(

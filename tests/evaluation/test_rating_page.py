@@ -40,7 +40,7 @@ def press(browser, *keys):
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 20).until(condition)
+    return WebDriverWait(browser, 300).until(condition)
 
 
 def item_of(browser):
