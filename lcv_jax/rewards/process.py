@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -16,10 +17,13 @@ import numpy as np
 from lcv_jax.array_types import UInt8
 from lcv_jax.bounds import Bounds, Seconds, check_fields
 from lcv_jax.rewards.protocol import RewardError, Scores, check_names, checked
-from lcv_jax.rewards.wire import VERSION, Media, WireError, pack_request, read_message, unpack_reply
+from lcv_jax.rewards.wire import (
+    VERSION, Media, WireError, check_reply, pack_request, read_message, request_id, unpack_reply,
+)  # fmt: skip
 
 _MOST_REPLY = 64 << 20  # bytes
 _TOLD = 2000  # characters of standard error
+_SILENCE = 0.02  # seconds in which a worker whose replies hold no ids must not send another
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,10 @@ class ProcessReward:
         Raises:
             RewardError: it died or was late each time, the reward raised an exception, or answered with something else.
         """
-        request = pack_request(videos_BTHWC, prompts, fps, self.cfg.media)
+        request = request_id()
+        message = pack_request(videos_BTHWC, prompts, fps, self.cfg.media, request)
         with self._lock:
-            reply = self._ask(request)
-        if "error" in reply:
-            raise RewardError(f"{self._source}: {reply['error']}")
+            reply = self._ask(message, request)
         try:
             values, failures = unpack_reply(reply)
         except WireError as error:
@@ -82,7 +85,7 @@ class ProcessReward:
         if worker is not None:
             worker.end()
 
-    def _ask(self, request: Sequence[bytes | memoryview]) -> Mapping[str, Any]:
+    def _ask(self, message: Sequence[bytes | memoryview], request: str) -> Mapping[str, Any]:
         attempts = self.cfg.retries + 1
         for attempt in range(attempts):
             if self._closed:
@@ -92,7 +95,7 @@ class ProcessReward:
                     self._worker = _Worker(self.cfg, self._source)
                 if self._closed:
                     self._worker.end()
-                return self._worker.ask(request, self.cfg.timeout)
+                return self._worker.ask(message, request, self.cfg.timeout)
             except RewardError as error:
                 self._worker = None
                 if attempt + 1 == attempts or self._closed:
@@ -127,17 +130,35 @@ class _Worker:
             )
         try:
             self.names = check_names(header.get("names"), source)
+            self._repeats_ids = header.get("request_ids") is True
         except RewardError:
             self.end()
             raise
 
-    def ask(self, request: Sequence[bytes | memoryview], timeout: float) -> Mapping[str, Any]:
-        """The reply's header."""
+    def ask(self, message: Sequence[bytes | memoryview], request: str, timeout: float) -> Mapping[str, Any]:
+        """The reply's header, checked to be the only one and to answer this request."""
         with self._within(timeout, "no scores"):
-            for part in request:
+            self._check_silent()
+            for part in message:
                 self._stream("stdin").write(part)
             self._stream("stdin").flush()
-            return read_message(self._stream("stdout"), _MOST_REPLY)[0]
+            header = read_message(self._stream("stdout"), _MOST_REPLY)[0]
+            check_reply(header, request, repeats_ids=self._repeats_ids)
+            if not self._repeats_ids:
+                self._check_silent(_SILENCE)
+            return header
+
+    def _check_silent(self, seconds: float = 0.0) -> None:
+        """Raises WireError where more came than was asked for: a later request would take it for its reply."""
+        stream = self._stream("stdout")
+        select.select([stream], [], [], seconds)
+        os.set_blocking(stream.fileno(), False)
+        try:
+            unread = stream.peek(1)  # type: ignore[attr-defined]
+        finally:
+            os.set_blocking(stream.fileno(), True)
+        if unread:
+            raise WireError(f"sent something besides its replies: {unread[:40]!r}")
 
     def end(self) -> None:
         """Kills it and its children."""

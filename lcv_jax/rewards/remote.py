@@ -4,7 +4,6 @@ import dataclasses
 import http.client
 import itertools
 import json
-import math
 import socket
 import threading
 import time
@@ -19,7 +18,9 @@ import numpy as np
 from lcv_jax.array_types import UInt8
 from lcv_jax.bounds import Bounds, Seconds, check_fields
 from lcv_jax.rewards.protocol import RewardError, Scores, check_names, checked
-from lcv_jax.rewards.wire import VERSION, Media, WireError, pack_request, unpack_reply
+from lcv_jax.rewards.wire import (
+    VERSION, Media, WireError, check_reply, pack_request, parse_header, request_id, unpack_reply,
+)  # fmt: skip
 
 _MOST_REPLY = 64 << 20  # bytes
 _LONGEST_PAUSE = 30.0  # seconds
@@ -64,6 +65,7 @@ class RemoteReward:
         self._turns = itertools.count()
         self._stopped = threading.Event()
         self._open: set[socket.socket] = set()
+        self._repeat_ids: set[str] = set()
         self.names = self._ask_names()
 
     def score(self, videos_BTHWC: UInt8[np.ndarray, "B T H W 3"], prompts: Sequence[str], fps: float | int) -> Scores:
@@ -72,12 +74,14 @@ class RemoteReward:
         Raises:
             RewardError: a replica refused, all attempts failed, or the answer is something else.
         """
-        message = pack_request(videos_BTHWC, prompts, fps, self.cfg.media)
+        request = request_id()
+        message = pack_request(videos_BTHWC, prompts, fps, self.cfg.media, request)
         first, attempts, faults = next(self._turns), self.cfg.retries + 1, []
         for attempt in range(attempts):
             url = self.cfg.urls[(first + attempt) % len(self.cfg.urls)]
             try:
                 reply = self._request("POST", url, self.cfg.timeout, message)
+                check_reply(reply, request, repeats_ids=url in self._repeat_ids)
                 values, failures = unpack_reply(reply)
             except _RetryableError as error:
                 faults.append(f"{url}: {error}")
@@ -111,6 +115,8 @@ class RemoteReward:
             if told.get("version") != VERSION:
                 raise RewardError(f"{url} speaks version {told.get('version')!r}; this side speaks {VERSION}")
             found[url] = check_names(told.get("names"), url)
+            if told.get("request_ids") is True:
+                self._repeat_ids.add(url)
         if not found:
             raise RewardError(f"no replica answers: {'; '.join(faults)}")
         if len({frozenset(names) for names in found.values()}) > 1:
@@ -133,12 +139,9 @@ class RemoteReward:
             reason = f"{status} {_reason(data)}"
             raise RewardError(f"{url}: {reason}") if 400 <= status < 500 else _RetryableError(reason)
         try:
-            reply = json.loads(data, parse_constant=lambda _: math.nan)
-        except ValueError as error:
-            raise _RetryableError(f"the answer is no JSON: {error}") from None
-        if not isinstance(reply, dict):
-            raise _RetryableError(f"the answer must be a JSON object, got {type(reply).__name__}")
-        return reply
+            return parse_header(data, "the answer")
+        except WireError as error:
+            raise _RetryableError(str(error)) from None
 
     def _exchange(
         self, method: str, url: str, timeout: float, message: Sequence[bytes | memoryview]
@@ -161,6 +164,7 @@ class RemoteReward:
                 data = response.read(_MOST_REPLY + 1)
             if late.is_set():
                 raise TimeoutError
+            _check_length(response, data)
             return response.status, data
         except (OSError, http.client.HTTPException) as error:
             slow = late.is_set() or isinstance(error, TimeoutError)
@@ -195,6 +199,17 @@ class RemoteReward:
 
 class _RetryableError(Exception):
     """A fault that another replica may not have."""
+
+
+def _check_length(response: http.client.HTTPResponse, data: bytes) -> None:
+    """Raises _RetryableError for an answer that is cut off or too long; http.client lets both pass."""
+    declared = response.getheader("Content-Length")
+    if declared is not None and not (declared.isascii() and declared.isdigit()):
+        raise _RetryableError(f"the answer's Content-Length is {declared!r}")
+    if len(data) > _MOST_REPLY:
+        raise _RetryableError(f"the answer has more than {_MOST_REPLY} bytes")
+    if declared is not None and len(data) != int(declared):
+        raise _RetryableError(f"the answer ended after {len(data)} of {declared} bytes")
 
 
 def _shut(connected: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """Serves a reward over HTTP: `python -m lcv_jax.rewards.server my_package.my_module:make_reward --port 8000`.
 
-`GET /` tells its names. `POST /` takes a request as wire.py writes it and answers with JSON: 200 and scores, 400 where
+`GET /` returns its names. `POST /` takes a request as wire.py writes it and answers with JSON: 200 and scores, 400 where
 it is no request, 500 and the reason where the reward raised an exception, which never becomes a score. It trusts
 whoever reaches it: keep it inside a cluster.
 """
@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.rewards.factory import make_reward
-from lcv_jax.rewards.wire import VERSION, WireError, read_message
-from lcv_jax.rewards.worker import answer
+from lcv_jax.rewards.wire import WireError, read_message
+from lcv_jax.rewards.worker import answer, greeting
 from lcv_jax.user_files import parse_json
 
 
@@ -29,7 +29,7 @@ def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) ->
         reward: has `names` and `score`.
         host: address to listen on.
         port: 0 is any that is free; `server_port` tells which.
-        most_bytes: longer requests are refused.
+        most_bytes: longer requests are refused, and clips that decode to more.
 
     Raises:
         OSError: the port is taken.
@@ -40,11 +40,11 @@ def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) ->
         timeout = 60  # seconds for a client to send something
 
         def do_GET(self) -> None:
-            self._reply(200, {"version": VERSION, "names": list(reward.names)})
+            self._reply(200, greeting(reward))
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit():
+            if not (length.isascii() and length.isdigit()):
                 self._reply(411, {"error": "a request needs a Content-Length"})
             elif int(length) > most_bytes:
                 self._reply(413, {"error": f"a request of {length} bytes, at most {most_bytes} are taken"})
@@ -55,7 +55,7 @@ def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) ->
             try:
                 header, body = read_message(io.BytesIO(data), most_bytes)
                 with scoring:
-                    reply = answer(reward, header, body)
+                    reply = answer(reward, header, body, most_bytes)
             except (WireError, EOFError) as error:
                 self._reply(400, {"error": str(error)})
             except Exception as error:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewa
         port: Annotated[int, Bounds(least=0, most=65535)] = 8000
         """Likewise; 0 is any that is free."""
         most_megabytes: Annotated[int, Bounds(least=1, most=2**20)] = 4096
-        """Longer requests are refused."""
+        """Longer requests are refused, and clips that decode to more."""
 
         def __post_init__(self) -> None:
             check_fields(self)

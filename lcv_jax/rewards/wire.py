@@ -2,9 +2,11 @@
 
     magic "LCVR", header length (4 bytes), body length (8 bytes), header (JSON), body
 
-Numbers are big-endian. A request's header holds `prompts`, `fps`, `media` and, for mp4, `sizes`; its body is one npz
-with the array `videos` (B T H W 3, uint8), or one mp4 after the other. A reply's header holds `scores`, where null is
-a score that is not finite, and `failures`, pairs of a clip's number and a reason; or else `error`.
+Numbers are big-endian. Every header holds `version`. A request's header holds `request` (its id), `prompts`, `fps`,
+`media` and, for mp4, `sizes`; its body is one npz with the array `videos` (B T H W 3, uint8), or one mp4 after the other.
+A reply's header repeats `request` and holds `scores`, where null is a score that is not finite, and `failures`, pairs
+of a clip's number and a reason; or else `error`. Before the first request, a worker sends `names` and `request_ids`:
+true if all of its replies repeat the id.
 
 This file, factory.py and worker.py run in a reward's own environment and import nothing but NumPy; mp4 needs all of
 `lcv_jax[video]` there.
@@ -15,6 +17,8 @@ import json
 import math
 import struct
 import tempfile
+import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +34,7 @@ _MAGIC = b"LCVR"
 _LENGTHS = struct.Struct(">4sIQ")
 _MOST_HEADER = 16 << 20
 MOST_BODY = 16 << 30
-"""Bytes; longer messages are refused."""
+"""Bytes; longer messages, and messages that decompress to more, are refused."""
 
 
 class WireError(ValueError):
@@ -59,13 +63,34 @@ def read_message(stream: io.BufferedIOBase, most_body: int = MOST_BODY) -> tuple
     if header_length > _MOST_HEADER or body_length > most_body:
         raise WireError(f"a message of {header_length} + {body_length} bytes; at most {_MOST_HEADER} + {most_body}")
     text, body = _exactly(stream, header_length), _exactly(stream, body_length)
+    return parse_header(text, "a message's header"), body
+
+
+def parse_header(text: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in UTF-8 that a header or an HTTP answer is.
+
+    Raises:
+        WireError: it is something else, or holds a key twice; the message calls it `name`.
+    """
     try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise WireError(f"a message's header is no JSON: {error}") from None
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"{name} is no JSON: {type(error).__name__}: {error}") from None
     if not isinstance(header, dict):
-        raise WireError(f"a message's header must be a JSON object, got {type(header).__name__}")
-    return header, body
+        raise WireError(f"{name} must be a JSON object, got {type(header).__name__}")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"duplicate keys among {_short([key for key, _ in pairs])}")
+    return found
+
+
+def request_id() -> str:
+    """An id that no other request has."""
+    return uuid.uuid4().hex
 
 
 def _exactly(stream: io.BufferedIOBase, length: int) -> bytes:
@@ -76,15 +101,23 @@ def _exactly(stream: io.BufferedIOBase, length: int) -> bytes:
 
 
 def pack_request(
-    videos_BTHWC: np.ndarray, prompts: Sequence[str], fps: float | int, media: Media = "npz"
+    videos_BTHWC: np.ndarray, prompts: Sequence[str], fps: float | int, media: Media = "npz", request: str = ""
 ) -> list[bytes | memoryview]:
     """The message that asks for scores of clips, B T H W 3, uint8.
+
+    Args:
+        videos_BTHWC: the clips; prompts: one a clip.
+        fps: frames a second.
+        media: how the clips are sent.
+        request: the id that the reply repeats.
 
     Raises:
         ValueError: mp4 of odd sizes.
         ImportError: mp4 without the packages of the `video` extra.
     """
-    header: dict[str, Any] = {"version": VERSION, "prompts": list(prompts), "fps": float(fps), "media": media}
+    header: dict[str, Any] = {
+        "version": VERSION, "request": request, "prompts": list(prompts), "fps": float(fps), "media": media,
+    }  # fmt: skip
     if media == "mp4":
         videos = [_to_mp4(video_THWC, fps) for video_THWC in videos_BTHWC]
         return pack_message({**header, "sizes": [len(video) for video in videos]}, b"".join(videos))
@@ -93,11 +126,17 @@ def pack_request(
     return pack_message(header, file.getbuffer())
 
 
-def unpack_request(header: Mapping[str, Any], body: bytes) -> tuple[np.ndarray, list[str], float]:
+def unpack_request(
+    header: Mapping[str, Any], body: bytes, most_bytes: int = MOST_BODY
+) -> tuple[np.ndarray, list[str], float]:
     """The clips, B T H W 3, their prompts, and frames a second.
 
+    Args:
+        header, body: of the message.
+        most_bytes: that the decoded clips may take.
+
     Raises:
-        WireError: it is no request, of another version, or clips and prompts do not go together.
+        WireError: it is no request, of another version, decodes to more, or clips and prompts do not go together.
     """
     if header.get("version") != VERSION:
         raise WireError(f"a request of version {header.get('version')!r}; this side speaks {VERSION}")
@@ -108,20 +147,44 @@ def unpack_request(header: Mapping[str, Any], body: bytes) -> tuple[np.ndarray, 
         raise WireError(f"fps must be a number above 0, got {fps!r}")
     if media not in ("npz", "mp4"):
         raise WireError(f"media must be npz or mp4, got {media!r}")
-    videos_BTHWC = _read_mp4s(body, header.get("sizes")) if media == "mp4" else _read_npz(body)
-    if videos_BTHWC.dtype != np.uint8 or videos_BTHWC.ndim != 5 or videos_BTHWC.shape[-1] != 3:
-        raise WireError(f"videos must be uint8, B T H W 3, got {videos_BTHWC.dtype}, {videos_BTHWC.shape}")
+    videos_BTHWC = _read_mp4s(body, header.get("sizes"), most_bytes) if media == "mp4" else _read_npz(body, most_bytes)
     if len(prompts) != len(videos_BTHWC):
         raise WireError(f"{len(videos_BTHWC)} videos need as many prompts, got {len(prompts)}")
     return videos_BTHWC, prompts, float(fps)
 
 
-def _read_npz(body: bytes) -> np.ndarray:
+def _read_npz(body: bytes, most_bytes: int) -> np.ndarray:
+    """The array `videos` of an npz, B T H W 3.
+
+    Sizes that an archive declares are no bound for what it decompresses to: exactly the array's bytes are read.
+    """
     try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            return arrays["videos"]
+        with zipfile.ZipFile(io.BytesIO(body)) as archive, archive.open("videos.npy") as file:
+            shape, fortran_order, dtype = _npy_header(file)
+            if dtype != np.uint8 or fortran_order or len(shape) != 5 or shape[-1] != 3 or min(shape) < 1:
+                raise WireError(f"videos must be uint8, B T H W 3, got {dtype}, {shape}")
+            if math.prod(shape) > most_bytes:
+                raise WireError(f"videos of {shape} take {math.prod(shape)} bytes; at most {most_bytes} are taken")
+            videos_BTHWC = np.empty(shape, np.uint8)
+            left = memoryview(videos_BTHWC.reshape(-1))
+            while left:
+                count = file.readinto(left[: 1 << 20])
+                if not count:
+                    raise WireError(f"videos of {shape} end {len(left)} bytes early")
+                left = left[count:]
+            if file.read(1):  # at the end of the file its checksum is compared
+                raise WireError(f"more bytes follow videos of {shape}")
+            return videos_BTHWC
+    except WireError:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         raise WireError(f"the body is no npz with an array `videos` ({type(error).__name__}: {error})") from None
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def _to_mp4(video_THWC: np.ndarray, fps: float | int) -> bytes:
@@ -135,25 +198,36 @@ def _to_mp4(video_THWC: np.ndarray, fps: float | int) -> bytes:
         return path.read_bytes()
 
 
-def _read_mp4s(body: bytes, sizes: Any) -> np.ndarray:
-    from lcv_jax.data.media_reader import read_video
-
+def _read_mp4s(body: bytes, sizes: Any, most_bytes: int) -> np.ndarray:
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes) or not sizes:
         raise WireError(f"sizes must be the bytes of each mp4, got {sizes!r}")
     if sum(sizes) != len(body):
         raise WireError(f"sizes add up to {sum(sizes)}, the body has {len(body)} bytes")
-    videos, ends = [], np.cumsum(sizes).tolist()
+    videos: list[np.ndarray] = []
+    ends = np.cumsum(sizes).tolist()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         for size, end in zip(sizes, ends, strict=True):
             path.write_bytes(body[end - size : end])
-            try:
-                videos.append(read_video(path)[0])
-            except (OSError, ValueError) as error:
-                raise WireError(f"the body holds no mp4: {error}") from None
+            videos.append(_read_mp4(path, most_bytes - sum(video.nbytes for video in videos)))
     if len({video.shape for video in videos}) > 1:
         raise WireError(f"videos must have the same size, got {[video.shape for video in videos]}")
     return np.stack(videos)
+
+
+def _read_mp4(path: Path, most_bytes: int) -> np.ndarray:
+    """The frames of an mp4, of which no more are decoded than may be taken."""
+    from lcv_jax.data.media_reader import probe_video, read_video
+
+    try:
+        height, width, _ = probe_video(path)
+        most_frames = most_bytes // (3 * height * width)
+        video_THWC = read_video(path, first=most_frames + 1)[0]
+    except (OSError, ValueError) as error:
+        raise WireError(f"the body holds no mp4: {error}") from None
+    if len(video_THWC) > most_frames:
+        raise WireError(f"the mp4s of the body decode to more than the {most_bytes} bytes that are left of the limit")
+    return video_THWC
 
 
 def reply_header(scores: Mapping[str, Any], failures: Mapping[int, str]) -> dict[str, Any]:
@@ -178,12 +252,31 @@ def reply_header(scores: Mapping[str, Any], failures: Mapping[int, str]) -> dict
     return {"version": VERSION, "scores": finite, "failures": reasons}
 
 
+def check_reply(header: Mapping[str, Any], request: str, *, repeats_ids: bool) -> None:
+    """Checks that a reply speaks this version and answers this request.
+
+    Args:
+        header: of the reply.
+        request: id of the request.
+        repeats_ids: the other side said that all of its replies repeat the id; otherwise those may that do not hold one.
+
+    Raises:
+        WireError: another version, or the answer to another request.
+    """
+    if header.get("version") != VERSION:
+        raise WireError(f"a reply of version {header.get('version')!r}; this side speaks {VERSION}")
+    if (repeats_ids or "request" in header) and header.get("request") != request:
+        raise WireError(f"a reply to request {_short(header.get('request'))}, expected one to {request!r}")
+
+
 def unpack_reply(header: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """Scores by name, NaN for null, and the clips that failed.
 
     Raises:
-        WireError: it is no reply, or a score is no number.
+        WireError: it is an error, whatever scores come with it, or no reply, or a score is no number.
     """
+    if "error" in header:
+        raise WireError(str(header["error"])[:500])
     scores, failures = header.get("scores"), header.get("failures", [])
     if not isinstance(scores, dict) or not all(isinstance(values, list) for values in scores.values()):
         raise WireError(f"a reply holds scores, lists by name, got {_short(header)}")
@@ -200,7 +293,10 @@ def _to_floats(name: str, values: list[Any]) -> np.ndarray:
     wrong = [value for value in values if value is not None and type(value) not in (int, float)]
     if wrong:
         raise WireError(f"{name}: scores must be numbers or null, got {_short(wrong[0])}")
-    return np.array([math.nan if value is None else float(value) for value in values], np.float64)
+    try:
+        return np.array([math.nan if value is None else float(value) for value in values], np.float64)
+    except OverflowError:
+        raise WireError(f"{name}: scores must be numbers that a float can hold") from None
 
 
 def _short(value: Any) -> str:

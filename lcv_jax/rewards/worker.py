@@ -14,18 +14,34 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lcv_jax.rewards.factory import make_reward
-from lcv_jax.rewards.wire import VERSION, pack_message, read_message, reply_header, unpack_request
+from lcv_jax.rewards.wire import MOST_BODY, VERSION, pack_message, read_message, reply_header, unpack_request
 from lcv_jax.user_files import parse_json, reason
 
 
-def answer(reward: Any, header: Mapping[str, Any], body: bytes) -> dict[str, Any]:
+def greeting(reward: Any) -> dict[str, Any]:
+    """The header that comes before all replies."""
+    return {"version": VERSION, "names": list(reward.names), "request_ids": True}
+
+
+def answer(reward: Any, header: Mapping[str, Any], body: bytes, most_bytes: int = MOST_BODY) -> dict[str, Any]:
     """The header of the reply to a request; what the reward raises becomes its `error`.
+
+    Args:
+        reward: has `score`.
+        header, body: of the request.
+        most_bytes: that its decoded clips may take.
 
     Raises:
         WireError: it is no request.
     """
-    videos_BTHWC, prompts, fps = unpack_request(header, body)
+    videos_BTHWC, prompts, fps = unpack_request(header, body, most_bytes)
+    return {**_scored(reward, videos_BTHWC, prompts, fps), "request": header.get("request", "")}
+
+
+def _scored(reward: Any, videos_BTHWC: np.ndarray, prompts: list[str], fps: float) -> dict[str, Any]:
     try:
         returned = reward.score(videos_BTHWC, prompts, fps)
         # A mapping has a method `values`, Scores a field.
@@ -45,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     requests, replies = _own_streams()
     try:
         reward = make_reward(chosen.factory, chosen.options)
-        _write(replies, {"version": VERSION, "names": list(reward.names)})
+        _write(replies, greeting(reward))
     except Exception as error:
         _write(replies, {"version": VERSION, "error": reason(error)})
         print(f"error: {reason(error)}", file=sys.stderr)

@@ -11,6 +11,7 @@ import pytest
 
 from lcv_jax.rewards.process import ProcessConfig, ProcessReward
 from lcv_jax.rewards.protocol import RewardError
+from lcv_jax.rewards.wire import pack_request
 from tests.rewards.clips import LEVELS, PROMPTS, clips
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,6 +101,48 @@ def test_a_worker_that_hangs_is_killed():
     assert time.monotonic() - begun < 20
     assert process.poll() == -signal.SIGKILL
     reward.close()
+
+
+WITHOUT_IDS = """
+import sys, time
+from lcv_jax.rewards.wire import pack_message, read_message
+def say(header):
+    sys.stdout.buffer.write(b"".join(pack_message(header)))
+    sys.stdout.buffer.flush()
+say({"version": 1, "names": ["brightness"]})
+while True:
+    count = len(read_message(sys.stdin.buffer)[0]["prompts"])
+    for _ in range(int(sys.argv[1])):
+        say({"version": int(sys.argv[2]), "scores": {"brightness": [5.0] * count}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("replies", "version", "message"),
+    [("1", "1", None), ("2", "1", "sent something besides its replies"), ("1", "2", "a reply of version 2")],
+)
+def test_a_worker_whose_replies_hold_no_ids(replies, version, message):
+    reward = ProcessReward(config((sys.executable, "-c", WITHOUT_IDS, replies, version), retries=0))
+    try:
+        if message is None:
+            for _ in range(2):
+                assert reward.score(clips(), PROMPTS, 8).values["brightness"].tolist() == [5.0, 5.0, 5.0]
+        else:
+            with pytest.raises(RewardError, match=message):
+                reward.score(clips(), PROMPTS, 8)
+    finally:
+        reward.close()
+
+
+def test_an_answer_to_another_request_is_none(shared, monkeypatch):
+    ids = iter(["one", "two"])
+    monkeypatch.setattr("lcv_jax.rewards.process.request_id", lambda: next(ids))
+    shared.score(clips(), PROMPTS, 8)
+    monkeypatch.setattr("lcv_jax.rewards.process.pack_request", lambda *given: pack_request(*given[:-1], "one"))
+    with pytest.raises(RewardError, match="a reply to request 'one', expected one to 'two'"):
+        shared.score(clips(), PROMPTS, 8)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(shared.score(clips(), PROMPTS, 8).values["brightness"], LEVELS)
 
 
 def test_close_ends_a_call_that_waits():

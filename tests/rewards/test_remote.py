@@ -42,7 +42,7 @@ def url():
 
 
 @contextmanager
-def answering(*answers, seconds=0.0, drip=0.0):
+def answering(*answers, seconds=0.0, drip=0.0, missing=0):
     """A server that says (status, text) to one POST after the other, the last for ever; it counts them."""
     count = [0]
 
@@ -55,13 +55,13 @@ def answering(*answers, seconds=0.0, drip=0.0):
             status, text = answers[min(count[0], len(answers) - 1)]
             count[0] += 1
             time.sleep(seconds)
-            self.say(status, text, drip)
+            self.say(status, text, drip, missing)
 
-        def say(self, status, text, drip=0.0):
+        def say(self, status, text, drip=0.0, missing=0):
             data = text.encode()
             try:
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(data) + missing))
                 self.end_headers()
                 for place in range(len(data)) if drip else ():
                     self.wfile.write(data[place : place + 1])
@@ -104,7 +104,7 @@ def test_scores_come_over_http(url, media):
 
 def test_the_server_tells_its_names(url):
     with urllib.request.urlopen(url) as answer:
-        assert json.load(answer) == {"version": 1, "names": ["brightness"]}
+        assert json.load(answer) == {"version": 1, "names": ["brightness"], "request_ids": True}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,9 @@ def test_late_answers_are_none(seconds, drip):
         (good((1.0, 2.0)), r"got shape \(2,\)"),
         (good(("1", "2", "3")), "numbers or null, got '1'"),
         ((200, '{"version": 1}'), "a reply holds scores"),
+        ((200, '{"scores": {"brightness": [10, 20, 30]}}'), "a reply of version None"),
+        (good(error="out of memory"), "out of memory"),
+        (good(request="another"), "a reply to request 'another'"),
     ],
 )
 def test_wrong_answers_are_refused(answer, message):
@@ -218,11 +221,25 @@ def test_wrong_answers_are_refused(answer, message):
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "null", "1e39"])
 def test_numbers_that_are_none_are_failures(value):
-    text = f'{{"scores": {{"brightness": [10, {value}, 30]}}}}'
+    text = f'{{"version": 1, "scores": {{"brightness": [10, {value}, 30]}}}}'
     with answering((200, text)) as (url, _):
         scores = reward_of(url).score(clips(), PROMPTS, 8)
     np.testing.assert_array_equal(scores.values["brightness"], [10, np.nan, 30])
     assert list(scores.failures) == [1]
+
+
+def test_an_answer_that_is_cut_off_is_none():
+    with answering(good(), missing=1) as (url, _), pytest.raises(RewardError, match=r"ended after \d+ of \d+ bytes"):
+        reward_of(url).score(clips(), PROMPTS, 8)
+
+
+def test_an_answer_to_another_request_is_none(url, monkeypatch):
+    """The server repeats the ids of its requests, so an answer without one is refused too."""
+    reward = reward_of(url)
+    np.testing.assert_array_equal(reward.score(clips(), PROMPTS, 8).values["brightness"], LEVELS)
+    monkeypatch.setattr("lcv_jax.rewards.server.answer", lambda *_: json.loads(good()[1]))
+    with pytest.raises(RewardError, match="a reply to request None"):
+        reward.score(clips(), PROMPTS, 8)
 
 
 def test_one_dead_replica_of_two():
