@@ -34,8 +34,8 @@ async function show(path) {
   at("keys").textContent = `Keys: 1 to ${item.dimensions[0].choices.length} answer, arrow up and down change the question.`;
   at("media").replaceChildren(...media());
   at("questions").replaceChildren(...item.dimensions.map(question));
-  current = Math.max(0, item.dimensions.findIndex((one) => !(one.id in item.scores)));
-  mark();
+  item.answered = new Set(Object.keys(item.scores)); // some of them not yet stored
+  goOn(0);
   play();
 }
 
@@ -100,6 +100,13 @@ function question(dimension, place) {
   return set;
 }
 
+// To the first question without an answer, or stays at a place.
+function goOn(place) {
+  const open = item.dimensions.findIndex((one) => !item.answered.has(one.id));
+  current = open < 0 ? place : open;
+  mark();
+}
+
 function mark() {
   [...at("questions").children].forEach((set, place) => set.classList.toggle("current", place === current));
   at("questions").children[current]?.scrollIntoView({ block: "nearest" });
@@ -110,14 +117,15 @@ function answer(place, number) {
   const shown = item, dimension = item.dimensions[place], choice = dimension.choices[number];
   if (!choice) return;
   at("questions").children[place].querySelectorAll("input")[number].checked = true;
+  // The next key may come before the reply: it answers the next question.
+  item.answered.add(dimension.id);
+  goOn(place);
   // Answers go one after the other, each stored before the next.
   pending = pending.then(() => ask("/api/rate", { rater, item: shown.item, dimension: dimension.id, score: choice.score }))
     .then((reply) => {
       shown.scores[dimension.id] = choice.score;
       if (item !== shown) return;
       if (reply.feedback) at("feedback").textContent = `${reply.feedback.right ? "Right." : "Look again."} ${reply.feedback.text}`;
-      const open = item.dimensions.findIndex((one) => !(one.id in item.scores));
-      current = open < 0 ? place : open;
       mark();
     }).catch(fail);
 }
@@ -130,7 +138,7 @@ document.addEventListener("keydown", (event) => {
   const keys = {
     ArrowDown: () => { current = Math.min(current + 1, item.dimensions.length - 1); mark(); },
     ArrowUp: () => { current = Math.max(current - 1, 0); mark(); },
-    Enter: () => at("next").disabled || show("/api/next"),
+    Enter: () => pending.then(() => at("next").disabled || show("/api/next")),
     Backspace: () => show("/api/previous"),
     " ": play,
   };
