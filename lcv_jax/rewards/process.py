@@ -18,8 +18,15 @@ from lcv_jax.array_types import UInt8
 from lcv_jax.bounds import Bounds, Seconds, check_fields
 from lcv_jax.rewards.protocol import RewardError, Scores, check_names, checked
 from lcv_jax.rewards.wire import (
-    VERSION, Media, WireError, check_reply, pack_request, read_message, request_id, unpack_reply,
-)  # fmt: skip
+    VERSION,
+    Media,
+    WireError,
+    check_reply,
+    pack_request,
+    read_message,
+    request_id,
+    unpack_reply,
+)
 
 _MOST_REPLY = 64 << 20  # bytes
 _TOLD = 2000  # characters of standard error

@@ -1,7 +1,7 @@
 """Serves a reward over HTTP: `python -m lcv_jax.rewards.server my_package.my_module:make_reward --port 8000`.
 
-`GET /` returns its names. `POST /` takes a request as wire.py writes it and answers with JSON: 200 and scores, 400 where
-it is no request, 500 and the reason where the reward raised an exception, which never becomes a score. It trusts
+`GET /` returns its names. `POST /` takes a request as wire.py writes it and answers with JSON: 200 and scores, 400
+where it is no request, 500 and the reason where the reward raised an exception, which never becomes a score. It trusts
 whoever reaches it: keep it inside a cluster.
 """
 

@@ -3,7 +3,8 @@
     magic "LCVR", header length (4 bytes), body length (8 bytes), header (JSON), body
 
 Numbers are big-endian. Every header holds `version`. A request's header holds `request` (its id), `prompts`, `fps`,
-`media` and, for mp4, `sizes`; its body is one npz with the array `videos` (B T H W 3, uint8), or one mp4 after the other.
+`media` and, for mp4, `sizes`; its body is one npz with the array `videos` (B T H W 3, uint8), or mp4s one after the
+other.
 A reply's header repeats `request` and holds `scores`, where null is a score that is not finite, and `failures`, pairs
 of a clip's number and a reason; or else `error`. Before the first request, a worker sends `names` and `request_ids`:
 true if all of its replies repeat the id.
@@ -165,16 +166,16 @@ def _read_npz(body: bytes, most_bytes: int) -> np.ndarray:
                 raise WireError(f"videos must be uint8, B T H W 3, got {dtype}, {shape}")
             if math.prod(shape) > most_bytes:
                 raise WireError(f"videos of {shape} take {math.prod(shape)} bytes; at most {most_bytes} are taken")
-            videos_BTHWC = np.empty(shape, np.uint8)
-            left = memoryview(videos_BTHWC.reshape(-1))
-            while left:
-                count = file.readinto(left[: 1 << 20])
-                if not count:
-                    raise WireError(f"videos of {shape} end {len(left)} bytes early")
-                left = left[count:]
+            levels, filled = np.empty(math.prod(shape), np.uint8), 0
+            while filled < levels.size:
+                data = file.read(min(1 << 20, levels.size - filled))
+                if not data:
+                    raise WireError(f"videos of {shape} end {levels.size - filled} bytes early")
+                levels[filled : filled + len(data)] = np.frombuffer(data, np.uint8)
+                filled += len(data)
             if file.read(1):  # at the end of the file its checksum is compared
                 raise WireError(f"more bytes follow videos of {shape}")
-            return videos_BTHWC
+            return levels.reshape(shape)
     except WireError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy each have their own
@@ -258,7 +259,7 @@ def check_reply(header: Mapping[str, Any], request: str, *, repeats_ids: bool) -
     Args:
         header: of the reply.
         request: id of the request.
-        repeats_ids: the other side said that all of its replies repeat the id; otherwise those may that do not hold one.
+        repeats_ids: the other side said that all of its replies repeat the id; otherwise a reply may hold none.
 
     Raises:
         WireError: another version, or the answer to another request.
