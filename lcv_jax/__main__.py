@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": ("lcv_jax.evaluate", "evaluate models: suites, sampling, ratings, judges, measures, reports"),
     "serve-rewards": ("lcv_jax.rewards.server", "serve a reward model over HTTP, for GRPO"),
     "toy make": ("lcv_jax.toy.make", "write captioned clips of the procedural world"),
+    "toy films": ("lcv_jax.toy.films", "write long films whose cuts, borders, logos and faults are known"),
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
 }
