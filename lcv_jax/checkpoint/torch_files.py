@@ -62,24 +62,32 @@ class _Maker:
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, storages: Mapping[str, np.dtype]):
+        super().__init__(file)
+        self._storages = storages
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return _Maker(_Dict)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Maker(_place)
-        if module == "torch" and name in STORAGES:
+        if module == "torch" and name in self._storages:
             return name
         raise pickle.UnpicklingError(f"it names {module}.{name}; only float tensors are read from it")
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", str() as kind, str() as key, str(), int() as length) if kind in STORAGES:
-                return _Storage(STORAGES[kind], key, length)
+            case ("storage", str() as kind, str() as key, str(), int() as length) if kind in self._storages:
+                return _Storage(self._storages[kind], key, length)
         raise pickle.UnpicklingError("it refers to something that is no storage")
 
 
-def open_torch_file(path: Path) -> SafetensorsFile:
+def open_torch_file(path: Path, storages: Mapping[str, np.dtype] = STORAGES) -> SafetensorsFile:
     """Finds the tensors of a .pth file: a dict of them, or one under "model".
+
+    Args:
+        path: of the file.
+        storages: the kinds of numbers that it may hold.
 
     Raises:
         ValueError: no such file, a truncated one, or one with anything but float tensors in it.
@@ -88,7 +96,7 @@ def open_torch_file(path: Path) -> SafetensorsFile:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             entries = {entry.filename: entry for entry in archive.infolist()}
             folder = _folder(path, entries)
-            tensors = _tensors(path, _unpickle(path, archive, entries[f"{folder}/data.pkl"]))
+            tensors = _tensors(path, _unpickle(path, archive, entries[f"{folder}/data.pkl"], storages))
             order = entries.get(f"{folder}/byteorder")
             if order is not None and order.file_size < 16 and archive.read(order).strip() != b"little":
                 raise ValueError(f"{path} is of a big-endian machine: save it again on another")
@@ -120,12 +128,12 @@ def _folder(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> str:
     return pickles[0].partition("/")[0]
 
 
-def _unpickle(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
+def _unpickle(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, storages: Mapping[str, np.dtype]) -> Any:
     if entry.file_size > LARGEST_PICKLE:
         raise ValueError(f"{path} has a pickle of {entry.file_size} bytes: it holds more than tensors")
     try:
         with archive.open(entry) as file:
-            return _Unpickler(file).load()
+            return _Unpickler(file, storages).load()
     except zipfile.BadZipFile:
         raise
     # A broken pickle raises whatever the opcode that it breaks at raises.
