@@ -19,11 +19,7 @@ from lcv_jax.bounds import (
     Bounds,
     Count,
     Finite,
-    FrameCount,
-    GuidanceScale,
-    Pixels,
     Positive,
-    SamplingSteps,
     Seed,
     Whole,
     check_fields,
@@ -38,12 +34,13 @@ from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.objectives.refinement import Refinement
 from lcv_jax.parallel.context import ContextParallel
+from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
 from lcv_jax.training.rollout_config import RolloutConfig
 
 Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
 
 CHANGEABLE = (
-    "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "remat", "data.workers",
+    "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "evaluation", "remat", "data.workers",
     "data.prefetch", "optimizer.max_skipped",
     "checkpoint", "data.path", "data.tokenizer", "adapter.start", "adapter.teacher",
 )  # fmt: skip
@@ -176,49 +173,6 @@ class LoggingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplesConfig:
-    """Videos made along the way, always of the same prompts and noise."""
-
-    every: Count | None = None
-    """Steps between two grids in RUN/samples; a run also begins with one, and makes one at a quarter of the first
-    `every` steps. None: no samples."""
-    prompts: tuple[str, ...] = ()
-    """One video each; they are made as one batch."""
-    num_frames: FrameCount = 93
-    """Of each, 4k + 1."""
-    size: tuple[Pixels, Pixels] = (480, 832)
-    """Height and width."""
-    num_steps: SamplingSteps = 50
-    """Sampling steps."""
-    guidance_scale: GuidanceScale = 4.0
-    """Of CFG-Zero; 1 is without."""
-    distilled: bool = False
-    """Use the schedule of distilled models, without guidance."""
-    seed: Seed = 0
-    """Of the noise."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.every is not None and not self.prompts:
-            raise ValueError("samples.every needs samples.prompts, got none")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """The loss on clips that are not trained on: the same clips, noise and times each time, so that values compare."""
-
-    every: Count | None = None
-    """Steps between two validations; one comes before the first step too. None: no validation."""
-    path: Path | None = None
-    """Its clips, of the same kind as data.path. None: those that data.held_out keeps back."""
-    batches: Count = 4
-    """How many batches it is averaged over; clips repeat where there are fewer, with other noise."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run of one stage."""
 
@@ -256,6 +210,7 @@ class TrainConfig:
     logging: LoggingConfig = LoggingConfig()
     samples: SamplesConfig = SamplesConfig()
     validation: ValidationConfig = ValidationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: Seed = 0
     """Of the data's order, the noise, the times and random weights."""
 
@@ -276,7 +231,13 @@ class TrainConfig:
             raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
         if "average" in self.objective.needs and self.optimizer.ema_decay is None:
             raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
-
+        if self.evaluation.every is not None:
+            if self.network == "vae":
+                raise ValueError("an autoencoder has no prompts: leave evaluation.every out, and watch the samples")
+            if self.samples.num_frames < 3:
+                raise ValueError(
+                    f"evaluation measures motion: samples.num_frames must be 5 or more, got {self.samples.num_frames}"
+                )
         if self.validation.every is not None:
             if grpo:
                 raise ValueError("GRPO has no validation loss: leave validation.every out, and watch the samples")

@@ -181,12 +181,15 @@ class Metrics:
         if self._writes:
             self._console.note(text)
 
-    def add_validation(self, loss: float, step: int) -> None:
-        """The loss on held-out clips, as a line of metrics.jsonl, for TensorBoard and on the console."""
-        if self._writes:
-            self._append({"step": step, "validation_loss": loss})
-            self._board.add_scalar("validation_loss", loss, step)
-            self.note(f"step {step}: validation loss {loss:.4f}")
+    def add_values(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers besides a step, such as a validation loss, in metrics.jsonl, for TensorBoard and on the console."""
+        if not self._writes:
+            return
+        self._append({"step": step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        told = ", ".join(f"{name.rpartition('/')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items())
+        self.note(f"step {step}: {told}")
 
     def _summary(self, fetched: list[dict[str, Any]], work: tuple[Work, ...]) -> dict[str, float | None]:
         """Means over steps; errors by task and by time. None is a value that is not finite: JSON has no word for it."""

@@ -1,4 +1,4 @@
-"""What a run shows of itself along the way: grids of samples, and the loss on held-out clips."""
+"""What a run shows of itself along the way: grids of samples, the loss on held-out clips, scores of a suite."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.evaluation import Evaluation
 from lcv_jax.training.metrics import Metrics
 from lcv_jax.training.probes import probes
 from lcv_jax.training.samples import Sampler, grid, reconstructions
@@ -24,37 +25,58 @@ class Observer:
     """Looks at a state before the first step, and whenever the config says so; this is no part of a step's time."""
 
     def __init__(self, cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics):
-        """Opens the held-out clips, and encodes the prompts of samples.
+        """Opens the held-out clips and the judges, and encodes the prompts of samples and of the suite.
 
         Raises:
-            ValueError: there are no such clips, or they do not suit the run.
+            OSError, ValueError: there are no such clips or no such suite, they do not suit the run, or a judge cannot
+                be reached.
         """
         self._cfg, self._learner, self._frozen, self._metrics = cfg, learner, frozen, metrics
         self._validation = Validation(cfg, learner, learner.mesh, pipeline) if cfg.validation.every else None
         samples = cfg.samples.every and cfg.network == "dit"
-        self._sampler = Sampler(cfg.samples, pipeline, cfg.data.max_sequence_length) if samples else None
+        length = cfg.data.max_sequence_length
+        self._sampler = Sampler(cfg.samples, pipeline, length, cfg.samples.prompts) if samples else None
+        self._evaluation = Evaluation(cfg, pipeline) if cfg.evaluation.every else None
         self._reference: np.ndarray | None = None
 
     def __call__(self, step: int, state: TrainState, batch: dict[str, Any]) -> None:
         """Whatever is due at this step."""
-        samples, validation = self._cfg.samples.every, self._cfg.validation.every
+        samples, validation, evaluation = (
+            part.every for part in (self._cfg.samples, self._cfg.validation, self._cfg.evaluation)
+        )
         validates = validation is not None and step % validation == 0
+        evaluates = evaluation is not None and step % evaluation == 0
         shows = samples is not None and (step % samples == 0 or step == samples // 4)
-        if not validates and not shows:
+        if not validates and not shows and not evaluates:
             return
         jax.block_until_ready(state)
         params = choose(state, kept_weights(self._cfg)[0])
         with self._metrics.paused():
             if validates:
                 assert self._validation is not None
-                self._metrics.add_validation(self._validation.loss(state, params, self._frozen), step)
+                loss = self._validation.loss(state, params, self._frozen)
+                self._metrics.add_values({"validation_loss": loss}, step)
             if shows:
                 self._show(step, params, batch)
+            if evaluates:
+                self._evaluate(step, params)
 
     def close(self) -> None:
-        """Stops reading held-out clips."""
-        if self._validation is not None:
-            self._validation.close()
+        """Stops reading held-out clips, and closes the judges."""
+        for part in (self._validation, self._evaluation):
+            if part is not None:
+                part.close()
+
+    def _evaluate(self, step: int, params: Params) -> None:
+        assert self._evaluation is not None
+        assert isinstance(self._learner.model, LongCatVideo)
+        variables = variables_of(params, self._frozen, self._learner.adapted)
+        with self._metrics.compiling("sampling of the suite", "evaluation"):
+            found, failures = self._evaluation.scores(self._learner.model, variables)
+        self._metrics.add_values({f"evaluation/{name}": value for name, value in found.items()}, step)
+        if failures:
+            reason = next(iter(failures.values()))
+            self._metrics.note(f"step {step}: {len(failures)} videos of the suite have no score, such as: {reason}")
 
     def _show(self, step: int, params: Params, batch: dict[str, Any]) -> None:
         """RUN/samples/STEP.png: a row for each prompt, with the prompt above it.

@@ -16,7 +16,7 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.denoise import decode_latents, denoise
 from lcv_jax.sampling.options import SamplingOptions
-from lcv_jax.training.config import SamplesConfig
+from lcv_jax.training.observe_config import SamplesConfig
 
 SHOWN_FRAMES = 6
 LABEL_SIZE = 11
@@ -24,19 +24,31 @@ LABEL_SIZE = 11
 
 
 class Sampler:
-    """Makes a run's samples; prompts are encoded once."""
+    """Makes videos of one batch of prompts, which are encoded once."""
 
-    def __init__(self, cfg: SamplesConfig, pipeline: Pipeline, max_sequence_length: int):
+    def __init__(
+        self,
+        cfg: SamplesConfig,
+        pipeline: Pipeline,
+        max_sequence_length: int,
+        prompts: Sequence[str],
+        seeds: Sequence[int] | None = None,
+    ):
+        """Encodes the prompts and draws the noise.
+
+        Args:
+            seeds: of each video's noise. None: they follow from the config's.
+        """
         options = SamplingOptions(
             num_steps=cfg.num_steps, guidance_scale=cfg.guidance_scale, distilled=cfg.distilled, seed=cfg.seed
         )
         self._pipeline, self._scale = pipeline, options.scale
         self._schedule = jnp.asarray(options.schedule(pipeline.shift), jnp.float32)
         shape = pipeline.latent_shape(cfg.num_frames, *cfg.size)
-        seeds = options.seeds(len(cfg.prompts))
+        seeds = options.seeds(len(prompts)) if seeds is None else seeds
         self._noise_BTHWC = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
-        prompts = [*([""] * len(cfg.prompts) if options.scale > 1 else ()), *cfg.prompts]
-        self._text = pipeline.encode_text(prompts, max_sequence_length)
+        negative = [""] * len(prompts) if options.scale > 1 else []
+        self._text = pipeline.encode_text([*negative, *prompts], max_sequence_length)
 
     def videos(self, model: LongCatVideo, variables: Params) -> UInt8[np.ndarray, "B T H W 3"]:
         """One video a prompt."""

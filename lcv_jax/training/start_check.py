@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import Size, as_text
 from lcv_jax.data.prompts import PromptsConfig
+from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.models.dit import sparse_order
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.evaluation import chosen_items
 
 
 def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
     """Checks a config against the checkpoint that it starts from.
 
     Raises:
-        ValueError: an adapter that is not there or does not fit, samples that the networks cannot make, or a tokenizer
-            and a text encoder that do not belong together.
+        OSError: there is no such suite. ImportError: what measures it is not installed.
+        ValueError: an adapter that is not there or does not fit, samples that the networks cannot make, a suite without
+            prompts, or a tokenizer and a text encoder that do not belong together.
     """
     if cfg.network == "vae":
         return
@@ -27,7 +30,10 @@ def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
             store.check_adapter(cfg.checkpoint, name, pipeline.dit_config)
     data = cfg.data
     if cfg.samples.every is not None:
-        _check_samples(cfg, pipeline)
+        _check_samples(cfg, pipeline, cfg.samples.prompts)
+    if cfg.evaluation.every is not None:
+        evaluation_package("cv2")
+        _check_samples(cfg, pipeline, [item.prompt for item in chosen_items(cfg.evaluation)])
     if isinstance(data, PromptsConfig):
         pipeline.tokenizer.tokenize([data.negative_prompt], data.max_sequence_length)
     elif data.mode == "clips":
@@ -37,7 +43,7 @@ def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
             raise ValueError(f"data.temporal_factor must be the autoencoder's {factor}, got {data.temporal_factor}")
 
 
-def _check_samples(cfg: TrainConfig, pipeline: Pipeline) -> None:
+def _check_samples(cfg: TrainConfig, pipeline: Pipeline, prompts: Sequence[str]) -> None:
     samples = cfg.samples
     SamplingOptions(num_steps=samples.num_steps, guidance_scale=samples.guidance_scale, distilled=samples.distilled)
     try:
@@ -45,7 +51,7 @@ def _check_samples(cfg: TrainConfig, pipeline: Pipeline) -> None:
         check_sizes(cfg, pipeline, [(samples.num_frames, *samples.size)])
     except ValueError as error:
         raise ValueError(f"samples: {error}") from None
-    pipeline.tokenizer.tokenize(samples.prompts, cfg.data.max_sequence_length)
+    pipeline.tokenizer.tokenize(prompts, cfg.data.max_sequence_length)
 
 
 def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[Size]) -> None:

@@ -1,18 +1,26 @@
 """What a run says of itself: validation, labelled samples, what compiles, time left, divergence; and its schedule."""
 
 import dataclasses
+import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lcv_jax import train
 from lcv_jax.data.batches import open_batches
+from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.held_out import clip_of, held_out_clips
-from lcv_jax.training.config import DevicesConfig, LoggingConfig, OptimizerConfig, SamplesConfig, ValidationConfig
+from lcv_jax.evaluation.measures import measure_clip
+from lcv_jax.evaluation.suite_sampling import video_seed
+from lcv_jax.pipeline import load_pipeline
+from lcv_jax.rewards.config import RewardSource
+from lcv_jax.training.config import DevicesConfig, LoggingConfig, OptimizerConfig
 from lcv_jax.training.console import ConsoleLines
 from lcv_jax.training.metrics import Metrics, Work
+from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
 from lcv_jax.training.samples import grid
 from lcv_jax.training.state import learning_rate
 
@@ -38,9 +46,50 @@ def test_validation_is_of_clips_that_are_not_trained_and_compares(config, lines_
     assert list(values) == [0, 2, 4]
     assert values[2] == pytest.approx(values[0], rel=1e-6)  # nothing was learnt, so nothing changes
     err = capsys.readouterr().err
-    assert f"step 0: validation loss {values[0]:.4f}" in err
+    assert f"step 0: validation loss {values[0]:.4g}" in err
     assert err.index("loading") < err.index("compiling the step for t2v (2x4x4 latents) ...") < err.index("step 1 of 4")
     assert [f"step {step} of 4: loss" in err for step in (1, 2, 3, 4)] == [True] * 4
+
+
+def test_a_suite_is_scored_along_the_way(config, lines_of, tmp_path):
+    pytest.importorskip("cv2")
+    suite = tmp_path / "suite.jsonl"
+    prompts = [f"clip {number}" for number in range(5)]
+    suite.write_text("".join(json.dumps({"id": f"i{n}", "prompt": one}) + "\n" for n, one in enumerate(prompts)))
+    cfg = config(
+        devices=DevicesConfig(data=1),
+        steps=2,
+        samples=SamplesConfig(num_frames=5, size=(32, 32), num_steps=2, seed=3),
+        evaluation=EvaluationConfig(
+            every=1, suite=str(suite), num_prompts=3, batch=2, fps=8.0,
+            judges=(RewardSource(factory="tests.rewards.faulty:Brightness"),),
+        ),
+    )  # fmt: skip
+    train.train(cfg)
+    found = {line["step"]: line for line in lines_of(cfg.run) if "evaluation/judges/brightness" in line}
+    assert list(found) == [0, 1, 2]
+    assert found[0] != {**found[1], "step": 0}  # it learns
+
+    # What step 0 was scored on is what sampling the suite with the checkpoint makes: prompts 0, 2 and 4.
+    pipeline = load_pipeline(cfg.checkpoint, dtype=jnp.float32)
+    seeds = tuple(video_seed(3, f"i{number}", 0) for number in (0, 2, 4))
+    given = {"num_steps": 2, "num_frames": 5, "height": 32, "width": 32, "max_sequence_length": 16}
+    videos = to_uint8(np.asarray(pipeline.text_to_video(prompts[::2], seed=seeds, **given)))
+    assert found[0]["evaluation/judges/brightness"] == pytest.approx(videos.mean(), abs=0.2)
+    flicker = np.mean([measure_clip(video, 8.0)["flicker"] for video in videos])
+    assert found[0]["evaluation/measures/flicker"] == pytest.approx(flicker, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluation": EvaluationConfig(every=1, suite="nothing")}, "nothing: no such suite"),
+        ({"evaluation": EvaluationConfig(every=1), "samples": SamplesConfig(num_frames=1)}, "must be 5 or more, got 1"),
+    ],
+)
+def test_a_suite_that_cannot_be_scored_is_refused(config, fields, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train.train(config(devices=DevicesConfig(data=1), **fields))
 
 
 def test_held_out_clips_are_in_no_batch_of_training(encoded, config):
