@@ -40,24 +40,33 @@ def mistakes_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         sys.exit(2)
 
 
+def positional(metavar: str) -> Any:
+    """How a command's help calls an argument without a flag."""
+    import tyro
+
+    return tyro.conf.arg(metavar=metavar)
+
+
 def mistake(error: Exception) -> str | None:
     """The message of a user's mistake; None for a bug."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}): choose a smaller size, fewer frames or a smaller batch"
-    if _is_device_memory(error):
+    if _is_jax_error(error) and "RESOURCE_EXHAUSTED" in str(error):
         told = next(iter(str(error).splitlines()), "")
         return (
             f"not enough device memory ({told}): choose a smaller size, fewer frames, a smaller batch, or more devices"
         )
+    if _is_jax_error(error) and "closed by peer" in str(error):
+        return f"another process of this run has ended, and says why ({str(error).splitlines()[0]})"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error) if isinstance(error, _MISTAKES) else None
 
 
-def _is_device_memory(error: Exception) -> bool:
-    """Whether a device ran out of memory, without an import of JAX."""
+def _is_jax_error(error: Exception) -> bool:
+    """Whether it is of JAX's runtime, without an import of JAX."""
     jax = sys.modules.get("jax")
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def parse_arguments(kind: Any, arguments: list[str] | None, *, prog: str, **options: Any) -> Any:

@@ -8,29 +8,19 @@ Every command has its own --help; docs/evaluation.md goes through them in order.
 
 import dataclasses
 import functools
-import json
 import operator
-import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
-from lcv_jax.evaluation import describing, report
-from lcv_jax.evaluation.agreement import judge_agreement, lines_of_agreement
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
+from lcv_jax.evaluation import describing, people_commands, score_commands
 from lcv_jax.evaluation.benchmarks import aggregate, read_results, run_benchmark
-from lcv_jax.evaluation.comparing import compare_runs, lines_of_comparison
 from lcv_jax.evaluation.layouts import write_layout
-from lcv_jax.evaluation.measures import MEASURES
-from lcv_jax.evaluation.rating_server import serve
-from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
-from lcv_jax.evaluation.scores import Scores, judged, measured, score_run
-from lcv_jax.evaluation.studies import create_study, read_study
-from lcv_jax.evaluation.study_results import lines_of_findings, rating_rows, study_findings, write_table
 from lcv_jax.evaluation.suite_readers import READERS
 from lcv_jax.evaluation.suite_sampling import Settings, sample_suite
 from lcv_jax.evaluation.suites import read_suite, write_suite
@@ -38,12 +28,6 @@ from lcv_jax.generate import Devices, Sampling, Weights
 from lcv_jax.generate import load as load_weights
 from lcv_jax.parallel.broadcast import is_first
 from lcv_jax.parallel.launch import leaving_at_once
-from lcv_jax.rewards.config import RewardSource, open_reward
-
-
-def _positional(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar)
-
 
 # Suites
 
@@ -52,7 +36,7 @@ def _positional(metavar: str) -> Any:
 class Describe:
     """Print what a suite consists of: categories and their shares, lengths, kinds of prompt."""
 
-    suite: Annotated[tyro.conf.Positional[str], _positional("SUITE")]
+    suite: Annotated[tyro.conf.Positional[str], positional("SUITE")]
     """A suite file (.jsonl), or `general` or `toy`, which come with the package."""
 
     def run(self) -> None:
@@ -65,13 +49,13 @@ class Import:
     """Write a suite from the prompts that a public benchmark publishes."""
 
     benchmark: Annotated[
-        tyro.conf.Positional[Literal["vbench", "vbench2", "moviegen", "t2v-compbench"]], _positional("BENCHMARK")
+        tyro.conf.Positional[Literal["vbench", "vbench2", "moviegen", "t2v-compbench"]], positional("BENCHMARK")
     ]
     """Which."""
-    source: Annotated[tyro.conf.Positional[Path], _positional("SOURCE")]
+    source: Annotated[tyro.conf.Positional[Path], positional("SOURCE")]
     """VBench_full_info.json, VBench2_full_info.json, MovieGenVideoBench.txt or -WithTag.csv, or T2V-CompBench's folder
     `prompts`."""
-    suite: Annotated[tyro.conf.Positional[Path], _positional("SUITE.jsonl")]
+    suite: Annotated[tyro.conf.Positional[Path], positional("SUITE.jsonl")]
     """The file to write."""
 
     def run(self) -> None:
@@ -88,9 +72,9 @@ class Import:
 class Work:
     """What to sample, and where to."""
 
-    suite: Annotated[tyro.conf.Positional[str], _positional("SUITE")]
+    suite: Annotated[tyro.conf.Positional[str], positional("SUITE")]
     """A suite file (.jsonl), or `general` or `toy`, which come with the package."""
-    folder: Annotated[tyro.conf.Positional[Path], _positional("RUN")]
+    folder: Annotated[tyro.conf.Positional[Path], positional("RUN")]
     """The folder to write."""
     batch: int = 1
     """Videos at once."""
@@ -136,7 +120,7 @@ class Sample:
 
 # Public benchmarks
 
-Benchmark = Annotated[tyro.conf.Positional[Literal["vbench", "vbench2"]], _positional("BENCHMARK")]
+Benchmark = Annotated[tyro.conf.Positional[Literal["vbench", "vbench2"]], positional("BENCHMARK")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,9 +129,9 @@ class Layout:
 
     benchmark: Benchmark
     """Which."""
-    run_folder: Annotated[tyro.conf.Positional[Path], _positional("RUN")]
+    run_folder: Annotated[tyro.conf.Positional[Path], positional("RUN")]
     """A run of its imported prompts."""
-    folder: Annotated[tyro.conf.Positional[Path], _positional("FOLDER")]
+    folder: Annotated[tyro.conf.Positional[Path], positional("FOLDER")]
     """Where the benchmark is to find the videos."""
 
     def run(self) -> None:
@@ -162,9 +146,9 @@ class RunBenchmark:
 
     benchmark: Benchmark
     """Which."""
-    videos: Annotated[tyro.conf.Positional[Path], _positional("FOLDER")]
+    videos: Annotated[tyro.conf.Positional[Path], positional("FOLDER")]
     """Videos in its layout."""
-    output: Annotated[tyro.conf.Positional[Path], _positional("RESULTS")]
+    output: Annotated[tyro.conf.Positional[Path], positional("RESULTS")]
     """Where results and logs go."""
     command: str = ""
     """Command line with {videos}, {dimension} and {output}, such as `/opt/vbench/bin/vbench evaluate ...`. Empty: the
@@ -195,7 +179,7 @@ class Results:
 
     benchmark: Benchmark
     """Which."""
-    results: Annotated[tyro.conf.Positional[Path], _positional("RESULTS")]
+    results: Annotated[tyro.conf.Positional[Path], positional("RESULTS")]
     """A file *_eval_results.json, or a folder of them."""
 
     def run(self) -> None:
@@ -211,224 +195,6 @@ def print_results(benchmark: str, results: Path) -> None:
         print(f"{name:30} {'missing' if score is None else f'{100 * score:6.2f} %'}")
 
 
-# People
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MakeStudy:
-    """Set up a study in which people rate the videos of one or more runs."""
-
-    study: Annotated[tyro.conf.Positional[Path], _positional("STUDY")]
-    """The folder to write."""
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
-    """The models; their prompts in common are rated."""
-    kind: Literal["absolute", "pairwise"] = "absolute"
-    """Scores from 1 to 5 for each video, or which of two models' videos is better."""
-    raters: tuple[str, ...] = ("rater",)
-    """Names; each gets a link."""
-    allow: tuple[tuple[str, str], ...] = ()
-    """RATER CATEGORY: this rater sees only these categories. Others see all."""
-    training: int = 3
-    """Items with known answers before a rater's first rating."""
-    checks: int = 3
-    """Items with known answers among the others."""
-    num_raters: int = 3
-    """Ratings that every item gets."""
-    extra_raters: int = 2
-    """Further ratings where two raters differ much."""
-    disagreement: int = 2
-    """Points by which two ratings differ much."""
-    seed: int = 0
-    """Of the order in which raters see items."""
-
-    def run(self) -> None:
-        """Writes the study."""
-        strangers = sorted({rater for rater, _ in self.allow} - set(self.raters))
-        if strangers:
-            raise ValueError(
-                f"--allow names {', '.join(strangers)}, who is none of the raters {', '.join(self.raters)}"
-            )
-        allowed = {name: [category for rater, category in self.allow if rater == name] for name in self.raters}
-        study, warnings = create_study(
-            self.study,
-            [read_run(run) for run in self.runs],
-            self.kind,
-            allowed,
-            num_training=self.training,
-            num_checks=self.checks,
-            num_raters=self.num_raters,
-            extra_raters=self.extra_raters,
-            disagreement=self.disagreement,
-            seed=self.seed,
-        )
-        for line in warnings:
-            print(f"warning: {line}", file=sys.stderr)
-        count = sum(item.role == "rating" for item in study.items)
-        print(f"{self.study}: {count} items to rate; serve them with `evaluate rate {self.study}`")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rate:
-    """Serve a study's page and print the raters' links. Answers are stored at once; stop and start it at any time."""
-
-    study: Annotated[tyro.conf.Positional[Path], _positional("STUDY")]
-    """The study."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int = 8080
-    """0 takes a free one."""
-
-    def run(self) -> None:
-        """Serves until it is interrupted."""
-        study = read_study(self.study)
-
-        def tell(address: str) -> None:
-            for rater in study.raters:
-                print(f"{rater.name}: {address}/?rater={rater.token}", flush=True)
-
-        serve(study, self.host, self.port, tell)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyResults:
-    """Print what a study found: scores or preferences with intervals, agreement, raters who fail known answers."""
-
-    study: Annotated[tyro.conf.Positional[Path], _positional("STUDY")]
-    """The study."""
-    output: Path | None = None
-    """Also write all ratings, one a row: .parquet or .csv."""
-    exclude: tuple[str, ...] = ()
-    """Raters to leave out, such as those who are flagged."""
-
-    def run(self) -> None:
-        """Reads the ratings, prints and exports."""
-        study = read_study(self.study)
-        rows = rating_rows(Ratings(study), self.exclude)
-        if self.output is not None:
-            write_table(rows, self.output)
-        print("\n".join(lines_of_findings(study_findings(study, rows))))
-
-
-# Measures and judges
-
-
-def _tell(done: int, total: int) -> None:
-    print(f"\r{done} of {total} videos", end="" if done < total else "\n", file=sys.stderr)
-
-
-def _print_failures(scores: Scores) -> None:
-    for video, reason in list(scores.failures.items())[:5]:
-        print(f"warning: {video} has no score: {reason}", file=sys.stderr)
-    print(f"{scores.name}: {len(scores.by_video)} videos scored, {len(scores.failures)} without a score")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureRuns:
-    """Measure the clips of runs: flicker, dynamics, warping error, jerk, sharpness, colour drift; no weights needed."""
-
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
-    """The runs."""
-
-    def run(self) -> None:
-        """Writes RUN/scores/measures.json."""
-        for folder in self.runs:
-            run = read_run(folder)
-            _print_failures(score_run(run, "measures", {"measures": list(MEASURES)}, measured(run), _tell))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgeRuns:
-    """Score the clips of runs with a reward model of lcv_jax.rewards, or a model behind an OpenAI-compatible endpoint.
-
-    For the latter: `--factory lcv_jax.evaluation.openai_judge:judge --options url http://host:8000/v1 model NAME`.
-    """
-
-    name: Annotated[tyro.conf.Positional[str], _positional("NAME")]
-    """What the scores are called."""
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
-    """The runs."""
-    factory: str = ""
-    """module:factory of a reward in this process, such as lcv_jax.toy.rewards:read_clips."""
-    options: tuple[tuple[str, bool | int | float | str], ...] = ()
-    """KEY VALUE: keywords of the factory."""
-    command: tuple[str, ...] = ()
-    """Instead: a reward in a process of its own, such as its Python, -m lcv_jax.rewards.worker and module:factory."""
-    urls: tuple[str, ...] = ()
-    """Instead: servers of one reward model (`lcv serve-rewards`)."""
-    timeout: float = 600.0
-    """Seconds for a score."""
-
-    def run(self) -> None:
-        """Writes RUN/scores/NAME.json."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name == "measures":
-            raise ValueError(f"NAME must be letters, digits, dots or hyphens, and not measures; got {self.name!r}")
-        where: Literal["local", "process", "http"] = "http" if self.urls else "process" if self.command else "local"
-        source = RewardSource(
-            where=where, factory=self.factory, options=self.options, command=self.command, urls=self.urls
-        )
-        made_by = json.loads(json.dumps({"factory": self.factory, "options": self.options, "place": source.place}))
-        reward = open_reward(source, timeout=self.timeout)
-        try:
-            for folder in self.runs:
-                _print_failures(score_run(read_run(folder), self.name, made_by, judged(reward), _tell))
-        finally:
-            getattr(reward, "close", lambda: None)()
-
-
-# Comparing
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Compare runs on the prompts that all have: means, paired differences with intervals, and what is too close."""
-
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
-    """Two or more; differences are between the first and each other one."""
-    page: Path | None = None
-    """Write a self-contained HTML page with bars, tables and clips."""
-    markdown: Path | None = None
-    """Write a table for a model card."""
-    num_prompts: int = 3
-    """Best and worst prompts whose clips are on the page."""
-    rank_by: tuple[str, str] | None = None
-    """NAME SCORE that ranks them, such as `measures flicker`. None: a judge's first score."""
-
-    def run(self) -> None:
-        """Prints the comparison and writes what is asked for."""
-        found = compare_runs([read_run(run) for run in self.runs])
-        print("\n".join(lines_of_comparison(found)))
-        if self.markdown is not None:
-            _write_text(self.markdown, report.markdown(found))
-        if self.page is not None:
-            _write_text(self.page, report.page(found, num_prompts=self.num_prompts, shown=self.rank_by))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(f"wrote {path}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Agree:
-    """Compare a judge's scores with people's ratings of the same runs, and print their 2:1 mean for each model."""
-
-    study: Annotated[tyro.conf.Positional[Path], _positional("STUDY")]
-    """An absolute study."""
-    name: Annotated[tyro.conf.Positional[str], _positional("NAME")]
-    """Of the judge's scores."""
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], _positional("RUN")]
-    """The study's runs."""
-    match: tuple[tuple[str, str], ...] = ()
-    """DIMENSION SCORE: which of the judge's scores is about which dimension, where the names differ."""
-
-    def run(self) -> None:
-        """Prints correlations and scores."""
-        rows = rating_rows(Ratings(read_study(self.study)))
-        found = judge_agreement(rows, [read_run(run) for run in self.runs], self.name, dict(self.match))
-        print("\n".join(lines_of_agreement(found)))
-
-
 COMMANDS: dict[str, type] = {
     "describe": Describe,
     "import": Import,
@@ -436,13 +202,8 @@ COMMANDS: dict[str, type] = {
     "layout": Layout,
     "run-benchmark": RunBenchmark,
     "results": Results,
-    "measure": MeasureRuns,
-    "judge": JudgeRuns,
-    "compare": Compare,
-    "study": MakeStudy,
-    "rate": Rate,
-    "study-results": StudyResults,
-    "agree": Agree,
+    **score_commands.COMMANDS,
+    **people_commands.COMMANDS,
 }
 
 

@@ -40,6 +40,10 @@ MISTAKES = [
     (ImportError("no grain"), "no grain"),
     (FloatingPointError("not finite"), "not finite"),
     (MemoryError("3 GB"), "not enough memory (3 GB): choose a smaller size"),
+    (
+        jax.errors.JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer [::1]"),
+        "another process of this run has ended",
+    ),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "allocating 9 bytes."),
 ]
 

@@ -210,3 +210,21 @@ def measure_file(path: Path, image: np.ndarray | None = None) -> dict[str, float
         fitted = resize_and_crop(image[None], *frames.shape[1:3])[0]
         found |= {f"first_frame_{name}": value for name, value in likeness(frames[0], fitted).items()}
     return found
+
+
+def measure_video(path: Path, *, seams: Sequence[int] = (), reference: Path | None = None) -> dict[str, float]:
+    """Measures of a single video, with jumps at its seams and its likeness to a reference where these are given.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: fewer than three frames, a seam outside of the video, or a reference of another size or length.
+    """
+    frames, fps = read_video(path)
+    found = measure_clip(frames, float(fps))
+    found |= {f"seam_at_{seam}": jump for seam, jump in zip(seams, seam_jumps(frames, seams), strict=True)}
+    if reference is not None:
+        other = read_video(reference)[0]
+        if other.shape != frames.shape:
+            raise ValueError(f"{reference} is {other.shape} (T H W 3), {path} is {frames.shape}; they must be alike")
+        found |= likeness(frames, other)
+    return found

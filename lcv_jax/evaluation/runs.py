@@ -79,6 +79,21 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def videos_of(folder: Path) -> list[Path]:
+    """The videos of a run, or of any folder.
+
+    Raises:
+        OSError: no such folder.
+        ValueError: there is no video in it.
+    """
+    if (folder / "items.jsonl").is_file():
+        return [video.path for video in read_run(folder).videos]
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not found:
+        raise ValueError(f"{folder}: no videos ({', '.join(VIDEO_SUFFIXES)})")
+    return found
+
+
 def check_same(path: Path, settings: dict[str, Any]) -> None:
     """Writes the settings of a folder, or raises where it was begun with others.
 
