@@ -43,8 +43,7 @@ test-slow: .venv/installed
 	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,dev]"
 	touch $@
 
-NEWEST := tests/kernels tests/models tests/diffusion tests/sampling tests/parallel tests/objectives tests/training
-NEWEST += tests/test_pipeline.py
+NEWEST := tests/kernels tests/models tests/parallel tests/training
 test-newest: .venv-newest/installed
 	PATH="$(CURDIR)/.venv-newest/bin:$$PATH" bash examples/newest.sh
 	.venv-newest/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEWEST)

@@ -442,6 +442,7 @@ def test_a_rollout_shares_its_beginning():
         assert rollouts.evaluations(dataclasses.replace(cfg, data=data, **fields)) == steps * size
 
 
+@pytest.mark.slow
 def test_a_plan_of_grpo_has_its_rollout(tiny_checkpoint, compiled_for_here):
     devices = plan.GPUs(num_gpus=2)
     planned = plan.make_training_plan(grpo(tiny_checkpoint), "grpo", devices)

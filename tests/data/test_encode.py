@@ -138,6 +138,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("stub_networks")
+@pytest.mark.slow
 def test_whatever_moment_a_run_dies_at_it_goes_on(tmp_path, monkeypatch):
     """Killed at every renaming in turn, before it and after it, and once more while going on."""
     rows = write_clips(tmp_path, [5, 1, 5, 3, 5])

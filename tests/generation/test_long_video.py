@@ -247,6 +247,7 @@ def start_generating(checkpoint, output, *more):
     return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_identical_result(tiny_checkpoint, tmp_path):
     want = start_generating(tiny_checkpoint, tmp_path / "whole.mp4")
     log = want.communicate()[1]

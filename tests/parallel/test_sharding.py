@@ -164,6 +164,7 @@ def test_nothing_is_constrained_without_a_mesh():
     assert "sharding_constraint" not in str(jax.make_jaxpr(jax.grad(lambda k: gather_kernel(k).sum()))(kernel))
 
 
+@pytest.mark.slow
 def test_on_eight_devices(tiny_checkpoint):
     root = Path(__file__).parents[2]
     env = os.environ | {

@@ -24,6 +24,7 @@ def on_one_device(monkeypatch):
     monkeypatch.setattr(train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_a_run_rolls_out_learns_and_goes_on_to_the_same_bits(grpo_config, lines_of, tmp_path, on_one_device):
     samples = SamplesConfig(every=2, prompts=("a red circle",), num_frames=5, size=(32, 32), num_steps=2)
     train.train(grpo_config(samples=samples))

@@ -161,6 +161,7 @@ def test_a_damaged_checkpoint_makes_a_run_resume_from_the_one_before(whole, tmp_
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(whole, tmp_path, lines_of):
     cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
     train.train(cfg)
@@ -169,6 +170,7 @@ def test_a_run_goes_on_on_another_mesh(whole, tmp_path, lines_of):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_loses_nothing(whole, tmp_path, write_config):
     """Killed again and again, while it computes or saves, a run ends with the weights of one that was left alone."""
     cfg = dataclasses.replace(
@@ -259,6 +261,7 @@ def test_adapters_train_export_and_teach(config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, start.state().params, split_scale(now)[0])
 
 
+@pytest.mark.slow
 def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, monkeypatch):
     monkeypatch.setattr(train, "STATISTICS_BATCHES", 2)
     data = DataConfig(path=encoded.parent / "manifest.jsonl", mode="autoencoder", sizes=((5, 16, 16),), fps=8.0)
@@ -351,6 +354,7 @@ with locked(pathlib.Path({str(cfg.run)!r})):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path, write_config):
     """Files may not grow beyond a limit that the first checkpoint keeps and later ones do not."""
     cfg = dataclasses.replace(whole, run=tmp_path / "run", steps=2, samples=SamplesConfig())
