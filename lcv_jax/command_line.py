@@ -14,7 +14,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from lcv_jax.own_files import DiskFullError, full_disk
 
 _MISTAKES = (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError)
 
@@ -58,6 +61,8 @@ def mistake(error: Exception) -> str | None:
         )
     if _is_jax_error(error) and "closed by peer" in str(error):
         return f"another process of this run has ended, and says why ({str(error).splitlines()[0]})"
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, DiskFullError):
+        error = full_disk(error, Path(os.fsdecode(error.filename2 or error.filename))) or error
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error) if isinstance(error, _MISTAKES) else None

@@ -18,6 +18,7 @@ from lcv_jax.checkpoint.adapter_formats import Layout, layout_of, read_pairs, wr
 from lcv_jax.checkpoint.safetensors_files import Planned, open_safetensors, published_order, write_safetensors
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import DiTConfig
+from lcv_jax.own_files import replacing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,8 @@ def convert(arguments: Arguments) -> None:
     written = write_pairs(pairs, arguments.to, cfg)
     names = sorted(written, key=published_order)
     plan = [Planned(name=name, dtype=written[name].dtype, shape=written[name].shape) for name in names]
-    work = arguments.dest.with_name(f".{arguments.dest.name}.partial")
-    write_safetensors(work, plan, (written[name] for name in names))
-    work.replace(arguments.dest)
+    with replacing(arguments.dest) as partial:
+        write_safetensors(partial, plan, (written[name] for name in names))
     ranks = sorted({pair.rank for pair in pairs.values()})
     print(
         f"wrote {arguments.dest}: {layout_of(tensors)} to {arguments.to}, {len(pairs)} layers, "

@@ -48,6 +48,7 @@ from lcv_jax.generation.tasks import (
     task_from_json,
     task_to_json,
 )
+from lcv_jax.own_files import write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
@@ -400,7 +401,7 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
                 "seconds": round(time.monotonic() - started, 1),
                 "command": sys.argv,
             }
-            output.with_suffix(".json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+            write_json(output.with_suffix(".json"), sidecar)
             result.finish()
             print(f"wrote {output}: {video['num_frames']} frames of {video['width']} x {video['height']}")
 

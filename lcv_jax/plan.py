@@ -12,7 +12,6 @@ GPUs that are only described. Needs `pip install "lcv_jax[gpu-compile]"`, best i
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import operator
 import sys
@@ -29,6 +28,7 @@ from lcv_jax import gpus
 from lcv_jax.bounds import Axis, Bounds, Count, Positive, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.generate import Sampling
+from lcv_jax.own_files import write_json
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
@@ -395,8 +395,7 @@ def _run(chosen: Any) -> None:
         print(shown.markdown(plans))
     if output.json:
         written = [plan.to_json() for plan in plans]
-        output.json.parent.mkdir(parents=True, exist_ok=True)
-        output.json.write_text(json.dumps(written if output.sweep else written[0], indent=2) + "\n", encoding="utf-8")
+        write_json(output.json, written if output.sweep else written[0])
     if output.sweep:
         tables.draw(plans, output.picture)
         print(f"wrote {output.picture}", file=sys.stderr)

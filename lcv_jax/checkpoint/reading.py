@@ -27,7 +27,7 @@ def open_arrays(checkpoint: Path) -> dict[KeyPath, ts.TensorStore]:
     Raises:
         ValueError: an array's metadata is damaged.
     """
-    folders = sorted(folder for folder in checkpoint.absolute().glob("*") if (folder / "zarr.json").is_file())
+    folders = sorted(folder for folder in checkpoint.resolve().glob("*") if (folder / "zarr.json").is_file())
     specs = [{"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}} for folder in folders]
     # A missing file is an error and not zeros: all of them were written.
     opened = [ts.open(spec | {"fill_missing_data_reads": False}, open=True, read=True) for spec in specs]

@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, promises: Mapping[KeyPath, Promise], parts: I
         barrier_sync_key_prefix="write_checkpoint",
     )
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
+        checkpointer.save(folder.resolve(), args=ocp.args.PyTreeSave(tree))
 
 
 class _PromiseHandler(ocp.type_handlers.NumpyHandler):

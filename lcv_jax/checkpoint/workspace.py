@@ -1,7 +1,6 @@
 """Folders that appear under their name only when they are whole."""
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,40 +8,42 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from lcv_jax.own_files import disk_full, lock_file, naming_full_disk, naming_write_errors, partial_path
+
 
 @contextlib.contextmanager
 def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
     """A folder beside `dest` to write to; it becomes `dest` if the block ends well and is removed if not.
 
-    A process that is killed outright leaves its folder, `.DEST.partial-PID`, behind; it can be deleted.
+    A process that is killed leaves it behind, as `.DEST.partial`; the next that writes `dest` removes it.
 
     Args:
         dest: must not exist, or be an empty folder.
         needed_bytes: what will be written at most.
 
     Raises:
-        ValueError: `dest` is there already.
+        ValueError: `dest` is there already, or another process is writing it.
         OSError: the disk has not enough room, or filled up while written to.
     """
-    dest = dest.absolute()
+    dest = dest.resolve()  # orbax takes no ".." in paths
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise ValueError(f"{dest} exists and is not empty: give another folder or delete it")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(dest.parent).free
-    if free < needed_bytes:
-        raise _full(dest, needed_bytes, free)
-    work = dest.parent / f".{dest.name}.partial-{os.getpid()}"
+    work, lock = partial_path(dest), dest.with_name(f".{dest.name}.lock")
+    with naming_write_errors(dest):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        held = lock_file(lock, dest)
     try:
-        work.mkdir()
-        yield work
-        work.replace(dest)
-    except Exception as error:
-        # tensorstore reports it in an exception of another kind; the words are the system's in both.
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise _full(dest, needed_bytes, free) from None
-        raise
+        shutil.rmtree(work, ignore_errors=True)
+        if shutil.disk_usage(dest.parent).free < needed_bytes:
+            raise disk_full(dest, f"this needs up to {decimal(needed_bytes)}")
+        with naming_full_disk(dest):
+            work.mkdir()
+            yield work
+            work.replace(dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(held)
 
 
 def copy_folder(source: Path, dest: Path) -> None:
@@ -52,8 +53,3 @@ def copy_folder(source: Path, dest: Path) -> None:
             target = dest / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-
-
-def _full(dest: Path, needed_bytes: int, free_bytes: int) -> OSError:
-    needed, free = decimal(needed_bytes), decimal(free_bytes)
-    return OSError(errno.ENOSPC, f"the disk is full: this needs up to {needed}, {free} were free", str(dest))

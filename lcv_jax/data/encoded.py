@@ -23,7 +23,7 @@ import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
 import numpy as np
 
 from lcv_jax.data.config import Size, as_text
-from lcv_jax.own_files import naming_write_errors, write_json
+from lcv_jax.own_files import naming_write_errors, partial_path, write_json
 from lcv_jax.user_files import read_json, reading
 
 INDEX = "index.json"
@@ -66,8 +66,9 @@ class ShardWriter:
 
         self.path, self.facts = path, facts
         self.rows: list[dict[str, Any]] = []
-        self._partial = path.with_name(f".{path.name}.partial")
-        self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
+        self._partial = partial_path(path)
+        with naming_write_errors(path):
+            self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
 
     def add(self, record: bytes, **row: Any) -> None:
         """Appends a record; `row` is what the file beside the shard tells about it."""

@@ -93,7 +93,7 @@ class PartState:
         self._numbers: collections.Counter[Size] = collections.Counter()
         if self._quarantine_file.is_file():
             self.left_out = read_json(self._quarantine_file)
-        self._forget_unfinished()
+        _remove_unfinished(folder, job)
         for facts in self._finished():
             self.encoded |= {row["id"] for row in facts["records"]}
             self.files |= {row["id"]: row for row in facts["records"]}
@@ -143,11 +143,6 @@ class PartState:
     def _close(self, size: Size) -> None:
         self._writers.pop(size).finish()
         write_json(self._quarantine_file, self.left_out)
-
-    def _forget_unfinished(self) -> None:
-        """Half shards. One that lacks its .json alone will be written again, under its name."""
-        for path in self.shards.glob(f".{self._job.part:04d}-*.partial*"):
-            path.unlink()
 
     def _finished(self) -> Iterator[dict[str, Any]]:
         for path in self.shards.glob(f"{self._job.part:04d}-*.json"):
@@ -216,8 +211,8 @@ def check_files(folder: Path, state: PartState, entries: Sequence[Entry]) -> Non
 def locked(folder: Path, job: Job) -> Iterator[None]:
     """Keeps other processes from the same part; the system lets go of it however this one ends.
 
-    If this one ends with an error, and nothing has been encoded by any, the files that it wrote are removed: another
-    command may follow.
+    If this one ends with an error, its unfinished shards are removed; and if nothing has been encoded by any, all files
+    that it wrote: another command may follow.
     """
     if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("part-*.lock")):
         raise ValueError(f"{folder} holds other things: give another folder")
@@ -230,9 +225,17 @@ def locked(folder: Path, job: Job) -> Iterator[None]:
             raise ValueError(f"{folder}: another process is encoding part {job.part} of {job.parts}") from None
         try:
             yield
-        except Exception:
-            _remove_if_nothing_encoded(folder, job, made)
+        except BaseException as error:
+            _remove_unfinished(folder, job)
+            if isinstance(error, Exception):
+                _remove_if_nothing_encoded(folder, job, made)
             raise
+
+
+def _remove_unfinished(folder: Path, job: Job) -> None:
+    """Removes a part's half shards. One that lacks its .json alone will be written again, under its name."""
+    for path in (folder / "shards").glob(f".{job.part:04d}-*.partial"):
+        path.unlink()
 
 
 def _remove_if_nothing_encoded(folder: Path, job: Job, made: list[Path]) -> None:

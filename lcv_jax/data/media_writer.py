@@ -4,11 +4,11 @@ A file takes its name only when it is complete: a run that is killed leaves no h
 frame by frame, so that a long one never has to fit into memory.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from lcv_jax.array_types import Array, Shaped
 from lcv_jax.data.colour import exact_conversion
 from lcv_jax.data.frames import media_package, to_uint8
+from lcv_jax.own_files import full_disk, naming_write_errors, replacing
 
 _USUAL_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
 # Their chatter would tear up a progress bar.
@@ -66,18 +67,21 @@ class VideoWriter:
         if crf is not None:
             self._options.setdefault("crf", str(crf))
         _check_codec(self._codec)
-        self._partial = partial_path(self.path)
 
     def __enter__(self) -> "VideoWriter":
+        with ExitStack() as stack:
+            self._begin(stack.enter_context(replacing(self.path, suffix=self.path.suffix)))
+            self._file = stack.pop_all()
+        return self
+
+    def _begin(self, partial: Path) -> None:
         av = media_package("av")
-        _make_folder(self.path)
         options = {"movflags": "faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
         try:
-            self._container = av.open(f"file:{self._partial}", "w", container_options=options)
+            with naming_write_errors(self.path):
+                self._container = av.open(f"file:{partial}", "w", container_options=options)
         except ValueError as error:
             raise ValueError(f"{self.path}: no such kind of video file; use .mp4, .mkv, .mov or .webm") from error
-        except OSError as error:
-            raise _write_error(self.path, error) from error
         try:
             stream = self._container.add_stream(self._codec, rate=self._fps, options=self._options)
             stream.height, stream.width = self.size
@@ -92,6 +96,8 @@ class VideoWriter:
             self._container.start_encoding()
         except (av.FFmpegError, ValueError, OSError) as error:
             self._abandon()
+            if full := full_disk(error, self.path):
+                raise full from None
             raise ValueError(
                 f"{self.path}: {self._codec} does not work in this container or with these options: "
                 f"{self._options} ({getattr(error, 'strerror', None) or error})"
@@ -101,7 +107,6 @@ class VideoWriter:
             self._abandon()
             advice = "; pass crf=None and options for it" if "crf" in unknown else ""
             raise ValueError(f"{self.path}: {self._codec} has no option {', '.join(unknown)}{advice}")
-        return self
 
     def write(self, frames_THWC: Shaped[Array | np.ndarray, "T H W 3"]) -> None:
         """Appends frames: bytes, or floats in 0..1."""
@@ -124,34 +129,32 @@ class VideoWriter:
             self._encode(frame)
             self.num_frames += 1
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is not None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
             self._abandon()
+            self._file.__exit__(kind, error, trace)
             return
-        try:
-            if self.num_frames == 0:
-                raise ValueError(f"{self.path}: no frame was written")
-            self._encode(None)
+        with self._file:
             try:
-                self._container.close()
-                os.replace(self._partial, self.path)
-            except OSError as error:
-                raise _write_error(self.path, error) from error
-        except BaseException:
-            self._abandon()
-            raise
+                if self.num_frames == 0:
+                    raise ValueError(f"{self.path}: no frame was written")
+                self._encode(None)
+                with naming_write_errors(self.path):
+                    self._container.close()
+            except BaseException:
+                self._abandon()
+                raise
 
     def _encode(self, frame: Any) -> None:
-        try:
+        with naming_write_errors(self.path):
             self._container.mux(self._stream.encode(frame))
-        except OSError as error:
-            raise _write_error(self.path, error) from error
 
     def _abandon(self) -> None:
-        """Closes and removes the unfinished file; what it says about the disk is not news by now."""
+        """Closes the unfinished file; what it reports of the disk is known by now."""
         with suppress(OSError, ValueError):
             self._container.close()
-        self._partial.unlink(missing_ok=True)
 
 
 def write_image(path: str | Path, image_HWC: Shaped[Array | np.ndarray, "H W 3"]) -> None:
@@ -161,8 +164,9 @@ def write_image(path: str | Path, image_HWC: Shaped[Array | np.ndarray, "H W 3"]
         ValueError: a suffix that is no image's.
         OSError: the file cannot be written.
     """
+    path = Path(path)
     image = media_package("PIL.Image").fromarray(to_uint8(image_HWC))
-    with _complete_or_absent(Path(path)) as partial:
+    with replacing(path, suffix=path.suffix) as partial, naming_write_errors(path):
         image.save(partial)
 
 
@@ -174,24 +178,6 @@ def write_frames(folder: str | Path, frames_THWC: Shaped[Array | np.ndarray, "T 
     return paths
 
 
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete: beside it, with its suffix, hidden."""
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
-@contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    _make_folder(path)
-    partial = partial_path(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _check_codec(name: str) -> None:
     av = media_package("av")
     try:
@@ -201,16 +187,3 @@ def _check_codec(name: str) -> None:
         pass
     usual = [codec for codec in _USUAL_CODECS if codec in av.codecs_available]
     raise ValueError(f"no video encoder {name!r} here; there are {', '.join(usual)} among others")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(21, os.strerror(21))
-    except OSError as error:
-        raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: OSError) -> OSError:
-    return OSError(f"{path}: cannot be written ({error.strerror or error})")

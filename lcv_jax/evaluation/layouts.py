@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lcv_jax.evaluation.runs import Run
 from lcv_jax.evaluation.suites import Item
+from lcv_jax.own_files import replacing
 
 VBENCH2_PROMPT_CHARACTERS = 180
 
@@ -73,4 +74,5 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another disk
-        shutil.copyfile(source, target)
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)

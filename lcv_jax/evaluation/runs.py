@@ -102,7 +102,6 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
     if differing := differences(read_json(path), settings):

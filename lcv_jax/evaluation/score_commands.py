@@ -17,6 +17,7 @@ from lcv_jax.evaluation.fvd import FEWEST_CLIPS, features_of, frechet_distance, 
 from lcv_jax.evaluation.measures import MEASURES, measure_video
 from lcv_jax.evaluation.runs import read_run, videos_of
 from lcv_jax.evaluation.scores import Scores, judged, measured, score_run
+from lcv_jax.own_files import write_text
 from lcv_jax.rewards.config import RewardSource, open_reward
 
 
@@ -171,8 +172,7 @@ class Compare:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     print(f"wrote {path}")
 
 

@@ -76,7 +76,6 @@ def score_run(
     content = read_json(path) if path.is_file() else {"made_by": dict(made_by), "scores": {}, "failures": {}}
     if content["made_by"] != dict(made_by):
         raise ValueError(f"{path}: made by {content['made_by']}, now {dict(made_by)}: choose another name")
-    path.parent.mkdir(exist_ok=True)
     scores, failures = dict(content["scores"]), {}
     for done, video in enumerate(run.videos):
         on_video(done, len(run.videos))

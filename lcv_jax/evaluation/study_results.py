@@ -14,6 +14,7 @@ from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.statistics import Difference, Estimate, Preference, Strength
 from lcv_jax.evaluation.studies import Study
+from lcv_jax.own_files import replacing
 
 Row = dict[str, Any]
 
@@ -102,12 +103,12 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     """
     if not rows:
         raise ValueError("there are no ratings yet")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         table = evaluation_package("pyarrow").Table.from_pylist(list(rows))
-        evaluation_package("pyarrow.parquet").write_table(table, path)
+        with replacing(path) as partial:
+            evaluation_package("pyarrow.parquet").write_table(table, partial)
     elif path.suffix == ".csv":
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

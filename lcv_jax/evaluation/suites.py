@@ -19,6 +19,7 @@ import numpy as np
 
 from lcv_jax.data.media_reader import read_image
 from lcv_jax.evaluation.packages import evaluation_package
+from lcv_jax.own_files import write_text
 from lcv_jax.user_files import parse_json, read_text
 
 TASKS = ("text-to-video", "image-to-video")
@@ -210,5 +211,4 @@ def write_suite(items: Iterable[Item], path: Path) -> None:
     """
     suite = Suite(name=path.stem, items=tuple(items))
     lines = [json.dumps(item.to_json(), ensure_ascii=False) for item in suite.items]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from lcv_jax.data.frames import to_uint8
-from lcv_jax.own_files import differences, write_json
+from lcv_jax.own_files import differences, replacing, write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.pipeline import Frames, OnStep, Pipeline
 from lcv_jax.sampling.options import check_condition, whole_frames
@@ -47,7 +47,7 @@ class Segments:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)
-        for stray in folder.glob("*.partial*"):
+        for stray in folder.glob(".*.partial"):
             stray.unlink()
         wanted = json.loads(json.dumps(request))
         path = folder / "request.json"
@@ -66,19 +66,15 @@ class Segments:
         path = self.folder / f"{stage}_{number:04}.npy"
         made = None if from_first(path.is_file) else to_uint8(make())
         if made is not None and is_first():
-            temporary = path.with_suffix(".partial")
-            with temporary.open("wb") as file:
+            with replacing(path) as partial, partial.open("wb") as file:
                 np.save(file, made)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
         if jax.process_count() == 1:
             return np.load(path, mmap_mode="r")
         return from_first(functools.partial(np.load, path)) if made is None else made
 
     def remove(self) -> None:
         """Deletes the folder and what this class has put into it."""
-        for path in (*self.folder.glob("*_*.npy"), *self.folder.glob("*.partial*"), self.folder / "request.json"):
+        for path in (*self.folder.glob("*_*.npy"), *self.folder.glob(".*.partial"), self.folder / "request.json"):
             path.unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         lock = _held.pop(self.folder.resolve(), None)

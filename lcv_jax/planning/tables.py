@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lcv_jax.own_files import replacing
 from lcv_jax.planning.compiling import Stage
 from lcv_jax.planning.report import Plan, gigabytes
 
@@ -177,8 +178,8 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(visible=True, axis="y", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path, suffix=path.suffix) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def duration(seconds: float) -> str:

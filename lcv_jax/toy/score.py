@@ -11,7 +11,6 @@ clips of the same scenes, encoded and decoded by its autoencoder: no sampler cou
 
 import dataclasses
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.manifest import IMAGE_SUFFIXES
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.generation.long_video import segment_seed
+from lcv_jax.own_files import write_json
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
 from lcv_jax.sampling.options import SamplingOptions
@@ -469,8 +469,7 @@ def run(arguments: Arguments) -> Report:
         given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
         told = {"arguments": given, "captions": prompts_of(scenes), "seconds": round(seconds, 1)}
         content = {**told, **report.to_json()}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, content)
     if arguments.sheet is not None:
         write_image(arguments.sheet, rows_of_clips(report.clips[: arguments.sheet_clips]))
     return report

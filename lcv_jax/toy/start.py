@@ -32,6 +32,7 @@ from lcv_jax.checkpoint.safetensors_files import Planned, published_order, write
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
+from lcv_jax.own_files import naming_full_disk
 from lcv_jax.toy.captions import vocabulary
 from lcv_jax.toy.sizes import OFFSETS, SIZES, ToySize
 
@@ -86,7 +87,8 @@ def start(arguments: Arguments) -> None:
             write_published(work, size, arguments.seed, dtype)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            write_published(Path(folder), size, arguments.seed, dtype)
+            with naming_full_disk(Path(folder)):
+                write_published(Path(folder), size, arguments.seed, dtype)
             convert_checkpoint(open_published(Path(folder)), arguments.out)
     print(f"wrote {arguments.out}")
 

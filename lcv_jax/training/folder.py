@@ -15,7 +15,6 @@ or a full disk, leaves the one before. A checkpoint without checksums cannot be 
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import os
 import shutil
@@ -32,7 +31,7 @@ from lcv_jax.checkpoint.checksums import DamagedError, read_checksums, share, ve
 from lcv_jax.data.batches import MakeRows
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.identity import Row, check_rows, write_rows
-from lcv_jax.own_files import write_json
+from lcv_jax.own_files import naming_write_errors, write_json
 from lcv_jax.parallel.broadcast import from_first, gather
 from lcv_jax.training.config import CheckpointsConfig, TrainConfig, differences
 from lcv_jax.training.state import TrainState
@@ -67,11 +66,12 @@ def locked(run: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise ValueError(f"{run} is in use by {holder}: wait for it, stop it, or choose another --run") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
+            with naming_write_errors(run / "lock"):
+                file.seek(0)
+                file.truncate()
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield
         except Exception:
             if not known and not (run / BEGUN).is_file():
@@ -216,7 +216,7 @@ class Checkpoints:
 
         if self._saving == step:
             return
-        with self._naming_a_full_disk():
+        with naming_write_errors(self._folder):
             if self._manager is None:
                 self._manager = self._open_manager()
             self._manager.wait_until_finished()
@@ -229,7 +229,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until what was begun is saved."""
         if self._manager is not None:
-            with self._naming_a_full_disk():
+            with naming_write_errors(self._folder):
                 self._manager.wait_until_finished()
 
     def restore(self, shapes: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -248,7 +248,7 @@ class Checkpoints:
         folder = self._folder / str(self.latest if step is None else step)
         self._verify(folder)
         with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as reader, reading(folder):
-            state = reader.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(shapes))
+            state = reader.restore((folder / "state").resolve(), args=ocp.args.StandardRestore(shapes))
         return state, read_json(folder / "data" / "metadata")
 
     def resume(self, shapes: TrainState, *, move_damaged: bool = False) -> tuple[TrainState, dict[str, Any]]:
@@ -293,7 +293,7 @@ class Checkpoints:
             # wait for it, longer than hashing takes.
             async_options=ocp.AsyncOptions(timeout_secs=HASHING_S, post_finalization_callback=self._write_checksums),
         )
-        return ocp.CheckpointManager(self._folder.absolute(), options=options)
+        return ocp.CheckpointManager(self._folder.resolve(), options=options)
 
     def _write_checksums(self) -> None:
         (partial,) = self._folder.glob(f"{self._saving}.*tmp*")
@@ -321,21 +321,6 @@ class Checkpoints:
             (self._folder / str(step)).rename(dest)
         gather(b"moved")
         return dest
-
-    @contextlib.contextmanager
-    def _naming_a_full_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            # tensorstore reports what the system says in exceptions of other kinds.
-            told = str(error)
-            for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in told:
-                    last = "there is none before it" if self.latest is None else f"the latest is of step {self.latest}"
-                    raise OSError(
-                        number, f"a checkpoint cannot be written, {last}: make room and run again", str(self._folder)
-                    ) from None
-            raise
 
 
 def _say(line: str) -> None:

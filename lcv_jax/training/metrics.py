@@ -17,6 +17,8 @@ import jax
 import numpy as np
 
 from lcv_jax.data.media_writer import write_image
+from lcv_jax.own_files import naming_write_errors, write_json, write_text
+from lcv_jax.training.board import TensorBoard
 from lcv_jax.training.config import LoggingConfig
 from lcv_jax.training.console import PARTS, REWARD, ConsoleLines
 from lcv_jax.training.step import Measured
@@ -57,13 +59,11 @@ class Metrics:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        from tensorboardX import SummaryWriter
-
         self._file = run / JSONL
         if self._file.is_file():
             kept = [line for line in _whole_lines(self._file) if line["step"] <= first_step]
-            self._file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+            write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._board = TensorBoard(run / "tensorboard", first_step + 1)
         self._console = ConsoleLines(first_step, last_step)
 
     def __enter__(self) -> "Metrics":
@@ -127,19 +127,19 @@ class Metrics:
         """A picture, in RUN/NAME/STEP.png and for TensorBoard."""
         if self._writes:
             write_image(self._folder(name) / f"{step:08d}.png", image_HWC)
-            self._board.add_image(name, image_HWC, step, dataformats="HWC")
+            self._board.add_image(name, image_HWC, step)
 
     def add_probes(self, found: Mapping[str, Mapping[str, float]], step: int) -> None:
         """What was found in the samples of several models, in RUN/samples/STEP.json and for TensorBoard."""
         if not self._writes:
             return
-        (self._folder("samples") / f"{step:08d}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(self._folder("samples") / f"{step:08d}.json", found)
         for model, values in found.items():
             for name, value in values.items():
                 self._board.add_scalar(f"probe/{name}/{model}", value, step)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
+        with naming_write_errors(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _folder(self, name: str) -> Path:

@@ -23,6 +23,7 @@ from lcv_jax.checkpoint import convert, safetensors_files, store, streaming
 from lcv_jax.checkpoint.conversion import convert_checkpoint
 from lcv_jax.checkpoint.export import export_checkpoint, open_converted
 from lcv_jax.checkpoint.published import find_fold, open_published
+from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.models import lora
 
 ROOT = Path(__file__).parent.parent.parent
@@ -399,7 +400,11 @@ def test_too_small_a_disk_is_seen_before(monkeypatch, capsys, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
     assert_fails(
-        monkeypatch, capsys, "the disk is full: this needs up to 1.4 MB, 1.0 MB were free", TINY, tmp_path / "dest"
+        monkeypatch,
+        capsys,
+        "dest: this needs up to 1.4 MB: the disk mounted at",
+        TINY,
+        tmp_path / "dest",
     )
     assert not list(tmp_path.iterdir())
 
@@ -416,7 +421,7 @@ def test_a_disk_that_fills_up(monkeypatch, capsys, tmp_path, error):
         raise error
 
     monkeypatch.setattr(streaming._Sink, "write", fail)
-    assert_fails(monkeypatch, capsys, "the disk is full: this needs up to", TINY, tmp_path / "dest")
+    assert_fails(monkeypatch, capsys, "dest: no space left on device: the disk mounted at", TINY, tmp_path / "dest")
     assert not list(tmp_path.iterdir())
 
 
@@ -449,7 +454,10 @@ def test_a_stop_half_way_leaves_no_checkpoint(tmp_path, number):
     _, stderr = process.communicate(timeout=1200)
     assert not (tmp_path / "dest").exists()
     if number == signal.SIGKILL:
-        assert [path.name for path in tmp_path.iterdir()] == [f".dest.partial-{process.pid}"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".dest.lock", ".dest.partial"]
+        with workspace(tmp_path / "dest", 0) as work:
+            assert not list(work.iterdir()), "what the killed process left is there"
+        assert [path.name for path in tmp_path.iterdir()] == ["dest"]
     else:
         assert process.returncode == 130
         assert "interrupted" in stderr

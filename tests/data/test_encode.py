@@ -185,7 +185,8 @@ def test_a_disk_that_fills_up(clips, tmp_path, capsys):
             run(clips, "none", out, *COMMON, "--preview", "0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "0000-5x16x16-00000.array_record: cannot be written (" in capsys.readouterr().err
+    assert "0000-5x16x16-00000.array_record: file too large: the disk mounted at " in capsys.readouterr().err
+    assert not list(out.rglob("*.partial"))
     run(clips, "none", out, *COMMON)
     assert sum(map(len, ids(out).values())) == 12
 

@@ -8,7 +8,8 @@ import pytest
 
 from lcv_jax.data.frames import contact_sheet, resize_and_crop, to_float, to_uint8
 from lcv_jax.data.media_reader import read_image, read_video
-from lcv_jax.data.media_writer import VideoWriter, partial_path, write_frames, write_image
+from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
+from lcv_jax.own_files import partial_path
 
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -140,7 +141,7 @@ def write_shape(path, frames_THWC):
 def interrupted_run(path):
     with VideoWriter(path, fps=15, height=32, width=48) as video:
         video.write(grey_levels(3))
-        assert partial_path(path).exists()
+        assert partial_path(path, ".mp4").exists()
         raise KeyboardInterrupt
 
 

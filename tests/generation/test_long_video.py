@@ -294,7 +294,7 @@ time.sleep(600)
 
 def test_two_processes_do_not_share_a_working_folder(tmp_path):
     (tmp_path / "segments").mkdir()
-    stray = tmp_path / "segments" / "draft_0000.partial"
+    stray = tmp_path / "segments" / ".draft_0000.npy.partial"
     stray.write_bytes(b"of a killed run")
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "segments"], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"holds it\n"
