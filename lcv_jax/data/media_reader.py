@@ -17,7 +17,7 @@ from lcv_jax.data.pictures import Animation, is_picture_file, read_image
 from lcv_jax.data.pictures import reason as _reason
 from lcv_jax.data.video_file import VideoFile
 
-__all__ = ["probe_video", "read_image", "read_video", "stream_video"]
+__all__ = ["open_clip", "probe_video", "read_image", "read_video", "stream_video"]
 
 
 def read_video(
@@ -42,7 +42,7 @@ def read_video(
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
     wanted = None if fps is None else Fraction(fps).limit_denominator(100_000)
-    with _open_clip(path) as clip:
+    with open_clip(path) as clip:
         timeline = clip.timeline
         indices = timeline.last(last, wanted) if last is not None else islice(timeline.at_rate(wanted), first)
         return np.stack(list(clip.pictures(indices))), wanted or timeline.rate
@@ -56,7 +56,7 @@ def stream_video(path: str | Path, fps: Fraction | float | int, start: float = 0
         ValueError: see `read_video`.
     """
     since = Fraction(start).limit_denominator(1_000_000)
-    with _open_clip(path) as clip:
+    with open_clip(path) as clip:
         yield from clip.pictures(clip.timeline.at_rate(Fraction(fps).limit_denominator(100_000), since))
 
 
@@ -67,12 +67,18 @@ def probe_video(path: str | Path) -> tuple[int, int, float]:
         OSError: see `read_video`.
         ValueError: see `read_video`.
     """
-    with _open_clip(path) as clip:
+    with open_clip(path) as clip:
         height, width, _ = next(clip.pictures([0])).shape
         return height, width, float(clip.timeline.seconds)
 
 
-def _open_clip(path: str | Path) -> Animation | VideoFile:
+def open_clip(path: str | Path) -> Animation | VideoFile:
+    """A clip to read frames from by number: use it in a `with` statement, and its `pictures`.
+
+    Raises:
+        OSError: see `read_video`.
+        ValueError: see `read_video`.
+    """
     try:
         return Animation(path) if is_picture_file(path) else VideoFile(path)
     except OSError as error:

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from lcv_jax.array_types import UInt8
+from lcv_jax.data.flow import FLOW_SIDE, flow_estimator, small_grey
 from lcv_jax.data.frames import resize_and_crop
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.evaluation.packages import evaluation_package
 
 Frames = UInt8[np.ndarray, "T H W 3"]
-FLOW_SIDE = 128
-"""Pixels of the shorter side where flow is computed."""
 DYNAMIC_SHARE = 0.05
 """Of pixels with the largest flow, those that dynamic degree averages, as VBench does."""
 
@@ -53,8 +52,8 @@ def measure_clip(frames: Frames, fps: float | int) -> dict[str, float]:
     """
     if len(frames) < 3 or not fps > 0:
         raise ValueError(f"measures need at least three frames and a rate, got {len(frames)} at {fps:g} a second")
-    small = _small_grey(frames)
-    flow = flow_of(small)
+    small = np.stack([small_grey(frame) for frame in frames])
+    flow = np.stack(list(itertools.starmap(flow_estimator(), itertools.pairwise(small))))
     drift = colour_distances(frames, fps)
     return {
         "flicker": flicker(frames),
@@ -71,22 +70,6 @@ def flicker(frames: Frames) -> float:
     cv2 = evaluation_package("cv2")
     changes = [float(np.mean(cv2.mean(cv2.absdiff(a, b))[:3])) for a, b in itertools.pairwise(frames)]
     return (255.0 - float(np.mean(changes))) / 255.0
-
-
-def _small_grey(frames: Frames) -> np.ndarray:
-    cv2 = evaluation_package("cv2")
-    H, W = frames.shape[1:3]
-    scale = min(1.0, FLOW_SIDE / min(H, W))
-    size = max(16, round(W * scale)), max(16, round(H * scale))
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in grey])
-
-
-def flow_of(grey_THW: np.ndarray) -> np.ndarray:
-    """Optical flow T-1 H W 2 from each frame to the next, in pixels."""
-    cv2 = evaluation_package("cv2")
-    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    return np.stack([estimator.calc(a, b, None) for a, b in itertools.pairwise(grey_THW)])
 
 
 def motion(grey_THW: np.ndarray, flow_THW2: np.ndarray, fps: float | int) -> dict[str, float]:
