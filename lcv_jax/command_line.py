@@ -8,6 +8,7 @@ memory that does not suffice. Everything else is a bug.
 import _thread
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from lcv_jax.own_files import DiskFullError, full_disk
@@ -30,7 +32,7 @@ def mistakes_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         interrupted: message after Ctrl-C, whose exit status is 130.
     """
     try:
-        with _warnings_in_one_line(), _interrupts_kept():
+        with _warnings_in_one_line(), _interrupts_kept(), _failed_writes_reported_once():
             yield
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
@@ -138,6 +140,26 @@ def _interrupts_kept() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _failed_writes_reported_once() -> Iterator[None]:
+    """Of a checkpoint that fails, orbax raises one exception; each of its other writes would be a traceback.
+
+    asyncio logs them, and tensorstore's threads print those that end after orbax has closed its event loop.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+    try:
+        yield
+    finally:
+        sys.excepthook = before
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import functools
 import json
 import logging
 import operator
+import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -48,7 +49,7 @@ from lcv_jax.generation.tasks import (
     task_from_json,
     task_to_json,
 )
-from lcv_jax.own_files import write_json
+from lcv_jax.own_files import partial_path, write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
@@ -412,22 +413,33 @@ def _write(result: Result, files: Files) -> dict[str, int]:
     shown = spread.round().astype(int).tolist()
     output, sheet, count, writer = files.named(result.name), [], 0, None
     frames = frames_folder(output)
+    partial = partial_path(frames)
     with contextlib.ExitStack() as stack:
         for piece in map(to_uint8, result.pieces):
             if writer is None:
                 height, width = piece.shape[1:3]
                 writer = stack.enter_context(files.open_video(result.fps, height, width, result.name))
+                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+                stack.callback(shutil.rmtree, partial, ignore_errors=True)
             writer.write(piece)
             if files.frames:
-                write_frames(frames, piece, start=count)
+                write_frames(partial, piece, start=count)
             sheet += [piece[i] for i in range(len(piece)) if count + i in shown]
             count += len(piece)
-    if files.frames:
-        for path in sorted(frames.glob("frame_*.png"))[count:]:  # of a longer video before
-            path.unlink()
+        if files.frames:
+            _move_frames(partial, frames)
     if files.contact_sheet:
         write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=shown))
     return {"num_frames": count, "height": height, "width": width}
+
+
+def _move_frames(partial: Path, frames: Path) -> None:
+    """Replaces the frames of a video before by new ones, when all of them are written."""
+    frames.mkdir(exist_ok=True)
+    for path in frames.glob("frame_*.png"):
+        path.unlink()
+    for path in partial.iterdir():
+        path.rename(frames / path.name)
 
 
 @contextlib.contextmanager

@@ -135,3 +135,16 @@ def test_an_interrupt_within_a_garbage_collector_callback_is_not_lost(capsys):
         run()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "stopped; the same command resumes\n"
+
+
+def test_what_follows_a_checkpoint_that_failed_is_not_printed(monkeypatch):
+    """tensorstore's threads print exceptions by this hook."""
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *report: seen.append(report[1]))
+    closed, other = RuntimeError("Event loop is closed"), RuntimeError("a bug")
+    with mistakes_in_one_line():
+        for error in (closed, other):
+            sys.excepthook(type(error), error, None)
+    assert seen == [other]
+    sys.excepthook(RuntimeError, closed, None)
+    assert seen == [other, closed]

@@ -135,6 +135,9 @@ def test_text_to_video_writes_what_the_pipeline_makes(cli, tmp_path, tiny_checkp
 
 
 def test_several_prompts_are_numbered_and_frames_of_a_longer_video_go(cli, tmp_path):
+    killed = tmp_path / ".v_1_frames.partial" / "frame_00009.png"
+    killed.parent.mkdir()
+    killed.touch()
     stale = tmp_path / "v_1_frames" / "frame_00007.png"
     stale.parent.mkdir()
     stale.touch()

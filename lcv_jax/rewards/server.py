@@ -71,7 +71,12 @@ def make_server(reward: Any, host: str, port: int, most_bytes: int = 4 << 30) ->
             self.end_headers()
             self.wfile.write(data)
 
-    return ThreadingHTTPServer((host, port), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):  # the client has gone away
+                super().handle_error(request, client_address)
+
+    return Server((host, port), Handler)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.rewards.server") -> None:

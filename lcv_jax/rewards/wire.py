@@ -36,6 +36,8 @@ _LENGTHS = struct.Struct(">4sIQ")
 _MOST_HEADER = 16 << 20
 MOST_BODY = 16 << 30
 """Bytes; longer messages, and messages that decompress to more, are refused."""
+LEAST_FPS, MOST_FPS = 0.001, 1000.0
+"""Frames a second of clips; others are refused."""
 
 
 class WireError(ValueError):
@@ -142,16 +144,21 @@ def unpack_request(
     if header.get("version") != VERSION:
         raise WireError(f"a request of version {header.get('version')!r}; this side speaks {VERSION}")
     prompts, fps, media = header.get("prompts"), header.get("fps"), header.get("media")
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise WireError(f"prompts must be a list of texts, got {prompts!r}")
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not (math.isfinite(fps) and fps > 0):
-        raise WireError(f"fps must be a number above 0, got {fps!r}")
+    if not isinstance(prompts, list) or not all(_is_text(prompt) for prompt in prompts):
+        raise WireError(f"prompts must be a list of texts, without halves of surrogate pairs, got {_short(prompts)}")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not LEAST_FPS <= fps <= MOST_FPS:
+        raise WireError(f"fps must be a number in {LEAST_FPS}..{MOST_FPS}, got {_short(fps)}")
     if media not in ("npz", "mp4"):
         raise WireError(f"media must be npz or mp4, got {media!r}")
     videos_BTHWC = _read_mp4s(body, header.get("sizes"), most_bytes) if media == "mp4" else _read_npz(body, most_bytes)
     if len(prompts) != len(videos_BTHWC):
         raise WireError(f"{len(videos_BTHWC)} videos need as many prompts, got {len(prompts)}")
     return videos_BTHWC, prompts, float(fps)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string of characters: JSON can also write halves of surrogate pairs, which UTF-8 cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _read_npz(body: bytes, most_bytes: int) -> np.ndarray:
@@ -301,5 +308,8 @@ def _to_floats(name: str, values: list[Any]) -> np.ndarray:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"{type(value).__name__} of thousands of digits"
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -278,9 +278,16 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Gives up what is not saved yet."""
-        if self._manager is not None:
-            self._manager.close()
+        """Gives up what is not saved yet, and removes the files of a checkpoint that could not be written."""
+        if self._manager is None:
+            return
+        try:
+            with naming_write_errors(self._folder):
+                self._manager.close()
+        finally:
+            if jax.process_index() == 0:
+                for partial in self._folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(partial, ignore_errors=True)
 
     def _open_manager(self) -> Any:
         import orbax.checkpoint as ocp

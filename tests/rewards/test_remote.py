@@ -2,6 +2,7 @@ import http.server
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcv_jax.rewards import wire
 from lcv_jax.rewards.protocol import RewardError
 from lcv_jax.rewards.remote import RemoteConfig, RemoteReward
 from lcv_jax.rewards.server import make_server
@@ -140,6 +142,30 @@ def test_the_server_refuses_what_is_too_long():
             pass
         assert refused.value.code == 413
         refused.value.close()
+
+
+def test_a_client_that_has_gone_away_is_no_traceback(capsys):
+    begun, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Brightness):
+        def score(self, videos_BTHWC, prompts, fps):
+            begun.set()
+            gone.wait()
+            return super().score(videos_BTHWC, prompts, fps)
+
+    body = b"".join(wire.pack_request(clips(), PROMPTS, 8))
+    server = make_server(Slow(), "127.0.0.1", 0)
+    shutdown_request = server.shutdown_request
+    server.shutdown_request = lambda request: (shutdown_request(request), ended.set())
+    with serving(server):
+        client = socket.create_connection(("127.0.0.1", server.server_port))
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        begun.wait()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset when it is closed
+        client.close()
+        gone.set()
+        ended.wait()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_refusal_before_all_is_sent_is_heard():

@@ -376,6 +376,7 @@ train.main([{str(tmp_path / "config.py")!r}, "--steps", "4"])
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
+    assert [path.name for path in (cfg.run / "checkpoints").iterdir()] == ["2"]
     assert "checkpoints: file too large: the disk mounted at " in done.stderr
     assert "Traceback" not in done.stderr
     train.train(dataclasses.replace(cfg, steps=4))
