@@ -16,7 +16,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,ocr,ray,dev]"
 	touch $@
 
 demo: .venv/installed
@@ -40,7 +40,7 @@ test-slow: .venv/installed
 .venv-newest/installed: pyproject.toml constraints-newest.txt
 	@test -n "$(PYTHON312)" || { echo "error: no Python 3.12 found: install one, or give make PYTHON312=PATH"; exit 2; }
 	$(PYTHON312) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,dev]"
+	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,curate,dev]"
 	touch $@
 
 NEWEST := tests/kernels tests/models tests/parallel tests/training
