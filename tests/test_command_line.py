@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import signal
+import sys
 import time
 import warnings
 
