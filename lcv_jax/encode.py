@@ -30,6 +30,7 @@ from lcv_jax.checkpoint.store import content_identity
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.clips import Groups, TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
+from lcv_jax.data.degrade import VERSION as DEGRADATIONS
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import pack_record
 from lcv_jax.data.encoding import (
@@ -314,6 +315,7 @@ def _config(arguments: Arguments, job: Job, content: Mapping[str, str]) -> dict[
         "buckets": job.groups,
         "parts": job.parts,
         **{name: getattr(arguments, name) for name in fields},
+        **({"degradations": DEGRADATIONS} if arguments.refine else {}),
     }
     return json.loads(json.dumps(config))
 

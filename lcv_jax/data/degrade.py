@@ -1,14 +1,12 @@
 """What refinement starts from in training: a clip at fewer frames and pixels, worse than mere downsampling makes it.
 
-The base model's videos are softer than real clips, and carry the marks of its autoencoder; the report (section 3.6)
-has refinement learn from degraded low-resolution clips. Here a clip is, in this order, blurred, resized with a filter
-drawn at random, made noisy and compressed as JPEG, each with a strength that is drawn once a clip and is the same for
-all of its frames. All of it is a function of the clip's id.
+The base model's videos are softer than real clips, and carry the marks of its autoencoder; the report (sections 3.6 and
+4.3) has refinement learn from degraded low-resolution clips at several frame rates. Here a clip loses frames, is
+blurred, resized, made noisy and compressed, by degradations.py. All of it is a function of the clip's id.
 """
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -17,15 +15,18 @@ import numpy as np
 from lcv_jax.array_types import UInt8
 from lcv_jax.data.buckets import RESOLUTIONS, nearest_bucket
 from lcv_jax.data.config import Size
-from lcv_jax.data.frames import media_package
+from lcv_jax.data.degradations import JPEG, Blur, Codec, Exposure, Noise, OneOf, Resize, Sometimes, compose
 
-BLUR = (0.0, 0.6)
-"""Of a Gaussian, in pixels of the small clip."""
-NOISE = (0.0, 6.0)
-"""Standard deviation, of 255."""
-QUALITY = (40, 95)
-"""Of JPEG."""
-FILTERS = ("BOX", "BILINEAR", "BICUBIC", "LANCZOS")
+BLUR = (0.1, 0.7)
+"""Standard deviations of a Gaussian, in pixels of the small clip."""
+NOISE = (0.5, 6.0)
+"""Standard deviations, of 255."""
+COMPRESSION = OneOf(
+    (JPEG((40, 95)), Codec("libx264", (20, 36)), Codec("libvpx-vp9", (25, 50)), Codec("mpeg4", (3, 14)))
+)
+"""The worst of them leave blocks that can be seen, and the picture's objects."""
+VERSION = 2
+"""Of what a clip's id decides: encoded data of another version is not continued."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Refinement:
             identity: decides about strengths and noise.
         """
         T, H, W, _ = video_THWC.shape
-        chosen_THWC = video_THWC[:: self.stride((T, H, W), fps)]
-        return degrade(chosen_THWC, *self.small_shape((T, H, W)), generator_of(identity))
+        generator = generator_of(identity)
+        chosen_THWC = Exposure(self.stride((T, H, W), fps))(video_THWC, generator)
+        return degrade(chosen_THWC, *self.small_shape((T, H, W)), generator)
 
 
 def parse_refinement(text: str) -> Refinement:
@@ -103,19 +105,14 @@ def degrade(
     video_THWC: UInt8[np.ndarray, "T H W 3"], height: int, width: int, generator: np.random.Generator
 ) -> UInt8[np.ndarray, "T height width 3"]:
     """A worse and smaller version of a clip; its whole frames are used, whatever their shape."""
-    image_module, filters = media_package("PIL.Image"), media_package("PIL.ImageFilter")
-    H = video_THWC.shape[1]
-    blur = filters.GaussianBlur(generator.uniform(*BLUR) * H / height)
-    resampling = image_module.Resampling[FILTERS[generator.integers(len(FILTERS))]]
-    noise, quality = generator.uniform(*NOISE), int(generator.integers(QUALITY[0], QUALITY[1] + 1))
-    small_THWC = np.empty((len(video_THWC), height, width, 3), np.uint8)
-    for frame_HWC, small_HWC in zip(video_THWC, small_THWC, strict=True):
-        image = image_module.fromarray(frame_HWC).filter(blur).resize((width, height), resampling)
-        noisy_HWC = np.asarray(image, np.float32) + noise * generator.standard_normal((height, width, 3), np.float32)
-        file = io.BytesIO()
-        image_module.fromarray((np.clip(noisy_HWC, 0, 255) + 0.5).astype(np.uint8)).save(file, "JPEG", quality=quality)
-        small_HWC[:] = np.asarray(image_module.open(file))
-    return small_THWC
+    scale = video_THWC.shape[1] / height
+    worse = compose(
+        Sometimes(0.8, Blur((BLUR[0] * scale, BLUR[1] * scale))),
+        Resize(height, width),
+        Sometimes(0.7, Noise(NOISE)),
+        Sometimes(0.9, COMPRESSION),
+    )
+    return worse(video_THWC, generator)
 
 
 def upsample_bytes(

@@ -17,7 +17,7 @@ from small_clips import number_of, write_clips, write_manifest
 from lcv_jax import encode
 from lcv_jax.data import encoded
 from lcv_jax.data.clips import read_frames
-from lcv_jax.data.degrade import degrade, generator_of
+from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedFolder, pack_record, unpack_record
 from lcv_jax.data.manifest import Entry
 from lcv_jax.data.media_writer import VideoWriter
@@ -79,7 +79,7 @@ def test_what_the_pipeline_would_compute(tiny_checkpoint, tmp_path, capsys):
     ((clip, facts),) = stored[5, 32, 32]
     assert facts == {"id": "a", "captions": ["a cat", "it surfs a wave"]}
     np.testing.assert_allclose(clip["latents_THWC"], latents(jnp.asarray(frames, jnp.float32) / 255), atol=1e-5)
-    small = degrade(frames[::2], 16, 16, generator_of("a"))
+    small = parse_refinement("16,16,4").degrade(frames, 8.0, "a")
     large = upsample_clip(jnp.asarray(small, jnp.float32) / 255, 5, 32, 32)
     np.testing.assert_allclose(clip["upsampled_THWC"], latents(large), atol=1e-5)
     text, mask = pipeline.encode_text(["a cat", "it surfs a wave"], 32)
