@@ -1,12 +1,11 @@
 """Watermarks and logos: edges that stay where they are over several shots of one source.
 
 A source is judged as a whole, by frames of different shots: what is over all of them belongs to none. The median of
-the gradients over those frames keeps what stays and loses the rest (Dekel et al. 2017). Boxes of text that stays can
-be given too, and a classifier of the user's decides instead where there is one.
+the gradients over those frames keeps what stays and loses the rest (Dekel et al. 2017). Text that stays is a mark too.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,14 +14,14 @@ from lcv_jax.extras import import_extra
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height, as shares of the frame."""
-Classifier = Callable[[UInt8[np.ndarray, "T H W 3"]], float]
-"""Takes frames of different shots; gives back how sure it is that they bear a watermark, 0 to 1."""
 LEAST_SHOTS = 6
 """Below, what stays cannot be told from what is there."""
 _SIDE = 180
 """Pixels of the shorter side where edges are compared."""
 _NEAR_BLACK = 20
-"""Levels; a frame whose brightest twentieth of pixels is darker shows no logo."""
+"""Levels; a frame with hardly a pixel that is brighter shows no logo."""
+_ALIKE, _DIFFERENT_SHARE = 8, 0.25
+"""Levels by which cells of a tiny picture differ, and the share of the cells that do in frames of different shots."""
 _EDGE = 6.0
 """Levels a pixel, of the median over the shots."""
 _COHERENT = 0.75
@@ -51,30 +50,35 @@ class Logo:
     """That were compared."""
 
 
-def find_logo(
-    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
-    text_boxes: Sequence[Sequence[Box]] = (),
-) -> Logo | None:
+def find_logo(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Logo | None:
     """The mark over a source; None where too few frames can be compared.
 
     Args:
-        frames: one of each of several shots; near-black ones are left out.
-        text_boxes: boxes of text in the same or other frames of different shots, by shot.
+        frames: of one size, one of each of several shots. Near-black ones are left out, and those that look like an
+            earlier one: what stays within a shot is no logo.
     """
-    edges = [_edges(small) for small in map(_small, frames) if not _is_near_black(small)]
+    thumbs: list[np.ndarray] = []
+    edges: list[np.ndarray] = []
+    for frame_HWC in frames:
+        small_HW, thumb_hwC = _small(frame_HWC), _thumb(frame_HWC)
+        if not _is_near_black(small_HW) and not any(_look_alike(thumb_hwC, other) for other in thumbs):
+            thumbs.append(thumb_hwC)
+            edges.append(_edges(small_HW))
     if len(edges) < LEAST_SHOTS:
         return None
     edges_K2HW = np.stack(edges)
     stays_HW = _staying(edges_K2HW)
     box, strength = _largest(stays_HW, np.linalg.norm(np.median(edges_K2HW, axis=0), axis=0))
-    if box is None:
-        box = staying_text(text_boxes)
     area = 0.0 if box is None else box[2] * box[3]
     return Logo(box=box, area=area, strength=strength, shots=len(edges))
 
 
 def staying_text(text_boxes: Sequence[Sequence[Box]]) -> Box | None:
-    """The text box that most of the shots have in the same place, if most do."""
+    """The text box that most of the shots have in the same place, if most do: a mark that can be read.
+
+    Args:
+        text_boxes: of a frame of each of several shots.
+    """
     if len(text_boxes) < LEAST_SHOTS:
         return None
     candidates = [box for boxes in text_boxes for box in boxes]
@@ -104,8 +108,20 @@ def _small(frame_HWC: np.ndarray) -> np.ndarray:
     return cv2.resize(grey_HW, size, interpolation=cv2.INTER_AREA)
 
 
+def _thumb(frame_HWC: np.ndarray) -> np.ndarray:
+    cv2 = import_extra("cv2", "curate", "finding logos needs")
+    return cv2.resize(frame_HWC, (16, 16), interpolation=cv2.INTER_AREA).astype(np.int16)
+
+
+def _look_alike(one_hwC: np.ndarray, other_hwC: np.ndarray) -> bool:
+    """Whether two frames are of one shot of a camera that does not move, whatever moves before it."""
+    lit_hw = np.maximum(one_hwC, other_hwC).max(axis=-1) > _NEAR_BLACK
+    differ_hw = np.abs(one_hwC - other_hwC).max(axis=-1) > _ALIKE
+    return bool(differ_hw[lit_hw].mean() < _DIFFERENT_SHARE) if lit_hw.any() else True
+
+
 def _is_near_black(grey_HW: np.ndarray) -> bool:
-    return float(np.percentile(grey_HW, 95)) < _NEAR_BLACK
+    return float(np.percentile(grey_HW, 99.5)) < _NEAR_BLACK
 
 
 def _edges(grey_HW: np.ndarray) -> np.ndarray:

@@ -164,7 +164,7 @@ def test_no_frame_is_kept():
             most = max(most, len(alive))
             yield frame
 
-    assert measure_frames(frames(), FPS)["num_frames"] == 30
+    assert measure_frames(frames(), FPS)["clip_frames"] == 30
     assert most <= 2
 
 
@@ -174,8 +174,8 @@ def test_a_file(tmp_path):
         video.write(np.stack([window(picture, y=-t) for t in range(40)]))
     found = measure_file(path)
     assert found.keys() == MEASURES.keys()
-    assert (found["height"], found["width"], found["num_frames"]) == (H, W, 40)
-    assert found["bit_rate"] == pytest.approx(8 * path.stat().st_size / found["seconds"])
+    assert (found["clip_height"], found["clip_width"], found["clip_frames"]) == (H, W, 40)
+    assert found["clip_bit_rate"] == pytest.approx(8 * path.stat().st_size / found["clip_seconds"])
     assert found["camera"] == "tilt_up"
     assert found["frozen_share"] == 0
 

@@ -68,4 +68,13 @@ def test_text_that_stays():
     assert staying_text([[other] for other in moved]) is None
     assert staying_text([[line]] * 5 + [[]] * 3) == line
     assert staying_text([[line]] * 4 + [[]] * 4) is None
-    assert find_logo(shots(8), [[corner]] * 8).box == corner
+
+
+def test_a_camera_that_does_not_move_has_no_logo():
+    scene = next(shots())
+    frames = []
+    for number in range(12):
+        frame = scene.copy()
+        frame[40:80, 10 * number : 10 * number + 30] = 255 - frame[40:80, 10 * number : 10 * number + 30]
+        frames.append(frame)
+    assert find_logo(frames) is None
