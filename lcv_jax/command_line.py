@@ -16,7 +16,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lcv_jax.own_files import DiskFullError, full_disk
@@ -31,8 +30,9 @@ def mistakes_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     Args:
         interrupted: message after Ctrl-C, whose exit status is 130.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs each failed write of a checkpoint that fails
     try:
-        with _warnings_in_one_line(), _interrupts_kept(), _failed_writes_reported_once():
+        with _warnings_in_one_line(), _interrupts_kept():
             yield
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
@@ -122,13 +122,16 @@ def _wide_terminal(arguments: list[str] | None) -> Iterator[None]:
 def _interrupts_kept() -> Iterator[None]:
     """Repeats a Ctrl-C that came within a finalizer or a callback of the garbage collector.
 
-    Python drops exceptions there, KeyboardInterrupt included, and reports them to `sys.unraisablehook`.
+    Python drops exceptions there, KeyboardInterrupt included, and reports them to `sys.unraisablehook`. So does
+    tensorstore with each write of a checkpoint that ends after orbax raised an exception for another and closed its
+    event loop; these are not printed.
     """
     before = sys.unraisablehook
 
     def hook(dropped: Any) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            before(dropped)
+            if str(dropped.exc_value) != "Event loop is closed":
+                before(dropped)
             return
         # A moment later, when this hook, which would drop it again, has returned.
         repeat = threading.Timer(0.05, _thread.interrupt_main)
@@ -140,26 +143,6 @@ def _interrupts_kept() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
-
-
-@contextlib.contextmanager
-def _failed_writes_reported_once() -> Iterator[None]:
-    """Of a checkpoint that fails, orbax raises one exception; each of its other writes would be a traceback.
-
-    asyncio logs them, and tensorstore's threads print those that end after orbax has closed its event loop.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
-
-    sys.excepthook = hook
-    try:
-        yield
-    finally:
-        sys.excepthook = before
 
 
 @contextlib.contextmanager
