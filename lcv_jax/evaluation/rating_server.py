@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lcv_jax.command_line import mistake
 from lcv_jax.evaluation.dimensions import BY_ID
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.evaluation.ratings import Ratings, random_place
 from lcv_jax.evaluation.studies import Rater, Study, StudyItem, read_study
+from lcv_jax.own_files import DiskFullError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -41,7 +43,7 @@ def rating_app(study: Study) -> Any:
         routing.Route("/api/rate", handlers.rate, methods=["POST"]),
         routing.Route("/media/{item}/{place}", handlers.media),
     ]
-    return applications.Starlette(routes=routes)
+    return applications.Starlette(routes=routes, exception_handlers={DiskFullError: handlers.disk_full})
 
 
 class _Handlers:
@@ -147,6 +149,9 @@ class _Handlers:
         if not path or not Path(path).is_file():
             return self._refuse(404, "no such file in this study")
         return self.responses.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+
+    def disk_full(self, request: Any, error: Exception) -> Any:
+        return self._refuse(507, mistake(error) or "")
 
     def _refuse(self, status: int, reason: str) -> Any:
         return self.responses.JSONResponse({"error": reason}, status_code=status)

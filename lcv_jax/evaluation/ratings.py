@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lcv_jax.evaluation.studies import Rater, Study, StudyItem
+from lcv_jax.own_files import disk_full
 
 CLAIM_SECONDS = 900.0
 """For so long an item counts as being rated by whom it was shown to."""
@@ -77,9 +78,14 @@ class Ratings:
             try:
                 yield database
             except BaseException:
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # a full disk has ended it already
+                    database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise disk_full(self.path, "the answer is not stored") from None
         finally:
             database.close()
 

@@ -15,11 +15,12 @@ import pytest
 from lcv_jax.evaluate import main
 from lcv_jax.evaluation import ratings as ratings_module
 from lcv_jax.evaluation.agreement import judge_agreement
-from lcv_jax.evaluation.rating_server import is_swapped
+from lcv_jax.evaluation.rating_server import is_swapped, rating_app
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
 from lcv_jax.evaluation.studies import create_study, read_study
 from lcv_jax.evaluation.study_results import rating_rows, study_findings, write_table
+from lcv_jax.own_files import DiskFullError
 from tests.evaluation.clips import make_run
 from tests.evaluation.served import Served
 
@@ -115,6 +116,36 @@ def test_ratings_out_of_range_are_refused(tmp_path, runs):
     with pytest.raises(ValueError, match="dimension must be one of text_alignment, .*, got 'beauty'"):
         ratings.add(item, ann, "beauty", 3)
     assert ratings.answers() == []
+
+
+def test_a_full_disk_is_said_and_what_was_rated_stays(tmp_path, runs, monkeypatch):
+    study = make(tmp_path, runs[:1], raters={"ann": ()})
+    ratings, item, ann = Ratings(study), study.items[0], study.raters[0]
+
+    def connect(*arguments, **options):
+        database = sqlite3.Connection(*arguments, **options)
+        database.execute("PRAGMA max_page_count=1")  # as many as there are
+        return database
+
+    monkeypatch.setattr(ratings_module.sqlite3, "connect", connect)
+    stored = 0
+
+    def rate_until_full():
+        nonlocal stored
+        while True:
+            ratings.add(item, ann, "overall", 3)
+            stored += 1
+
+    with pytest.raises(DiskFullError) as full:
+        rate_until_full()
+    reply = rating_app(study).exception_handlers[DiskFullError](None, full.value)
+    assert reply.status_code == 507
+    assert "ratings.sqlite: the answer is not stored: the disk mounted at " in json.loads(reply.body)["error"]
+    monkeypatch.undo()
+    with sqlite3.connect(ratings.path) as database:
+        assert database.execute("SELECT count(*) FROM answers").fetchone()[0] == stored > 0
+    ratings.add(item, ann, "overall", 5)
+    assert ratings.answers()[0].score == 5
 
 
 def test_going_back_keeps_what_was_answered_first(tmp_path, runs):
