@@ -20,8 +20,9 @@ _GRID = 4
 _ITERATIONS = 4
 _MOVES = 0.02
 """Shorter sides a second from which on a pixel moves by itself."""
-_REPEATS = 2.5
-"""Levels, of the largest change of a 5 x 5 pixel mean, up to which a frame repeats another one."""
+_REPEATS, _STAYS = 1.5, 2.0
+"""Levels of change of 5 x 5 pixel means, exceeded by one place in 500, up to which a frame repeats the one before and
+belongs to the run of the first. Encoders change a still picture a little all the time; what moves changes more."""
 _LEAST_FREEZE = 0.25
 """Seconds that frames repeat for to count as frozen; films on twos and threes repeat frames all the time."""
 
@@ -102,7 +103,7 @@ class Repeats:
         """The next frame."""
         cv2 = import_extra("cv2", "curate", "measuring needs")
         mean_HW = cv2.blur(grey_HW.astype(np.float32), (5, 5))
-        if self.count and _change(mean_HW, self._before) <= _REPEATS and _change(mean_HW, self._first) <= _REPEATS:
+        if self.count and _change(mean_HW, self._before) <= _REPEATS and _change(mean_HW, self._first) <= _STAYS:
             self._runs[-1] += 1
         else:
             self._first = mean_HW
@@ -122,7 +123,9 @@ class Repeats:
 
 
 def _change(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    return float(np.abs(one_HW - other_HW).max())
+    changes = np.abs(one_HW - other_HW).ravel()
+    most = max(1, len(changes) // 500)
+    return float(np.partition(changes, -most)[-most])
 
 
 def texture(grey_HW: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:

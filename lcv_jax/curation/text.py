@@ -19,6 +19,8 @@ TEXT_RATE = 1.0
 """Frames a second that are looked at."""
 _TALLEST = 0.25
 """Share of the frame's height: blurred pictures without any text are often taken for one large box."""
+_LEAST_SCORE = 0.7
+"""Of a box: below, edges of other things are among them."""
 _MASK_SIDE = 512
 """Pixels of the longer side where the areas of boxes are united."""
 
@@ -31,11 +33,12 @@ def text_boxes(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> tuple[list[Box], float]
     size = max(32, round(W * scale)), max(32, round(H * scale))
     flag = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     # Channels in the order of OpenCV, as the detector wants them.
-    found = _detector()(np.ascontiguousarray(cv2.resize(frame_HWC, size, interpolation=flag)[..., ::-1])).boxes
-    if found is None or not len(found):
+    found = _detector()(np.ascontiguousarray(cv2.resize(frame_HWC, size, interpolation=flag)[..., ::-1]))
+    if found.boxes is None or not len(found.boxes):
         return [], 0.0
-    outlines_N42 = np.asarray(found, np.float64) / size
-    outlines_N42 = outlines_N42[np.ptp(outlines_N42[..., 1], axis=1) <= _TALLEST]
+    outlines_N42 = np.asarray(found.boxes, np.float64) / size
+    is_tall_N = np.ptp(outlines_N42[..., 1], axis=1) > _TALLEST
+    outlines_N42 = outlines_N42[~is_tall_N & (np.asarray(found.scores) >= _LEAST_SCORE)]
     mask_size = [max(1, round(side * _MASK_SIDE / max(H, W))) for side in (H, W)]
     mask = np.zeros(mask_size, np.uint8)
     for outline_42 in outlines_N42:
