@@ -136,11 +136,13 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             raise ValueError(f"{path} is truncated: its header alone has {8 + length} bytes, the file {size}")
         text = file.read(length)
     with reading(path, "the file is corrupt: its header cannot be read"):
-        header = json.loads(text)
+        header = json.loads(text.decode())
+        if not isinstance(header.get("__metadata__", {}), dict):
+            raise ValueError("__metadata__ must be an object")
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        ranges = {name: tuple(map(int, entry["data_offsets"])) for name, entry in entries.items()}
+        ranges = {name: _whole_numbers(name, entry["data_offsets"]) for name, entry in entries.items()}
         kinds = {name: str(entry["dtype"]) for name, entry in entries.items()}
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
+        shapes = {name: _whole_numbers(name, entry["shape"]) for name, entry in entries.items()}
     unknown = sorted({kind for kind in kinds.values() if kind not in DTYPES})
     if unknown:
         raise ValueError(f"{path} holds tensors of type {', '.join(unknown)}; weights are of {', '.join(DTYPES)}")
@@ -160,6 +162,12 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         fault = "truncated" if size < wanted else "corrupt"
         raise ValueError(f"{path} is {fault}: its header describes {wanted} bytes, the file has {size}")
     return SafetensorsFile(path=path, size=size, tensors=tuple(tensors))
+
+
+def _whole_numbers(name: str, numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"shape and data_offsets of {name} must be lists of whole numbers")
+    return tuple(numbers)
 
 
 def open_folder(folder: Path) -> list[SafetensorsFile]:

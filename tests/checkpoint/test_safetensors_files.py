@@ -78,7 +78,10 @@ def header_of(data):
 
 
 def with_header(header, body):
-    text = json.dumps(header).encode()
+    return with_text(json.dumps(header).encode(), body)
+
+
+def with_text(text, body):
     return len(text).to_bytes(8, "little") + text + body
 
 
@@ -102,6 +105,13 @@ def changed(name, **entry):
         (lambda data: data + b"x", "is corrupt: its header describes"),
         (lambda data: data[:20] + b"\xff" + data[21:], "is corrupt: its header cannot be read"),
         (lambda data: with_header([1], b""), "is corrupt: its header cannot be read"),
+        (lambda data: with_header({"__metadata__": []}, b""), "is corrupt: its header cannot be read"),
+        (lambda data: with_text("{}".encode("utf-16"), b""), "is corrupt: its header cannot be read"),
+        (lambda data: with_text("{}".encode("utf-8-sig"), b""), "is corrupt: its header cannot be read"),
+        (changed("a", shape=[2.5, 3]), "of a must be lists of whole numbers"),
+        (changed("a", shape={"2": 1, "3": 1}), "of a must be lists of whole numbers"),
+        (changed("a", shape=[-2, -3]), "of a must be lists of whole numbers"),
+        (changed("a", data_offsets=["0", "64"]), "of a must be lists of whole numbers"),
         (lambda data: with_header({"a": {"dtype": "F32"}}, b""), "is corrupt: its header cannot be read"),
         (changed("a", shape=[5, 4]), r"is corrupt: a of shape \(5, 4\) and type F32 takes 80 bytes"),
         (changed("a", data_offsets=[4, 64]), "is corrupt: .* its header says"),
