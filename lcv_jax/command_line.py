@@ -52,6 +52,12 @@ def positional(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar)
 
 
+def show_progress(text: str, *, last: bool) -> None:
+    """A line on a terminal that the next one, or an error, is written over; in a log only the last."""
+    if last or sys.stderr.isatty():
+        print(text, end="\n" if last else "\r", file=sys.stderr, flush=True)
+
+
 def mistake(error: Exception) -> str | None:
     """The message of a user's mistake; None for a bug."""
     if isinstance(error, MemoryError):

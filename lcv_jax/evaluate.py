@@ -9,14 +9,13 @@ Every command has its own --help; docs/evaluation.md goes through them in order.
 import dataclasses
 import functools
 import operator
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional, show_progress
 from lcv_jax.evaluation import describing, people_commands, score_commands
 from lcv_jax.evaluation.benchmarks import aggregate, read_results, run_benchmark
 from lcv_jax.evaluation.layouts import write_layout
@@ -102,7 +101,7 @@ class Sample:
 
         def tell(done: int, total: int) -> None:
             if is_first():
-                print(f"\r{done} of {total} videos, {time.monotonic() - started:.0f} s", end="", file=sys.stderr)
+                show_progress(f"{done} of {total} videos, {time.monotonic() - started:.0f} s", last=done == total)
 
         count = sample_suite(
             pipeline,
@@ -115,7 +114,7 @@ class Sample:
             on_video=tell,
         )
         if is_first():
-            print(f"\n{self.work.folder}: sampled {count} videos")
+            print(f"{self.work.folder}: sampled {count} videos")
 
 
 # Public benchmarks

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from lcv_jax.bounds import Count, Positive, check_fields
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, show_progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,3 +148,11 @@ def test_what_follows_a_checkpoint_that_failed_is_not_printed(monkeypatch):
         for error in errors:
             sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=error))
     assert seen == errors[1:]
+
+
+def test_progress_is_written_over_on_a_terminal_and_absent_from_a_log(monkeypatch, capsys):
+    for terminal, shown in ((True, "0 of 1\r1 of 1\n"), (False, "1 of 1\n")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        show_progress("0 of 1", last=False)
+        show_progress("1 of 1", last=True)
+        assert capsys.readouterr().err == shown

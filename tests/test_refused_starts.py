@@ -84,6 +84,7 @@ def place(tmp_path, tiny_checkpoint, monkeypatch):
     Path("clips.jsonl").write_text('{"path": "none.mp4", "caption": "a"}\n')
     Path("file").write_text("x")
     Path("full").mkdir()
+    Path("dangling").symlink_to("nowhere")
     Path("full/mine.txt").write_text("mine")
     Path("folder.json").mkdir()
     Path("folder.png").mkdir()
@@ -112,6 +113,7 @@ TABLE = [
     (convert.main, ("none", "out"), "none is no folder"),
     (convert.main, (TINY, "full"), "exists and is not empty"),
     (convert.main, (TINY, "file/out"), "file"),
+    (convert.main, (TINY, "dangling"), "dangling is a link to nowhere, which does not exist"),
     (convert.main, (TINY, "out", "--fold", "cfg_step_lora=nan"), "the multiplier must be finite"),
     (convert.main, ("CHECKPOINT", "out"), "is converted already"),
     (generate.main, ("text-to-video", "CHECKPOINT", *PROMPT, "--guidance-scale", "nan"), "guidance_scale must lie in"),

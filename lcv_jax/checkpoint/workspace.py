@@ -25,6 +25,8 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
         ValueError: `dest` is there already, or another process is writing it.
         OSError: the disk has not enough room, or filled up while written to.
     """
+    if dest.is_symlink() and not dest.exists():
+        raise ValueError(f"{dest} is a link to {dest.readlink()}, which does not exist: give another folder")
     dest = dest.resolve()  # orbax takes no ".." in paths
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise ValueError(f"{dest} exists and is not empty: give another folder or delete it")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lcv_jax.bounds import Bounds, check_fields
-from lcv_jax.command_line import positional
+from lcv_jax.command_line import positional, show_progress
 from lcv_jax.evaluation import report
 from lcv_jax.evaluation.comparing import compare_runs, lines_of_comparison
 from lcv_jax.evaluation.fvd import FEWEST_CLIPS, features_of, frechet_distance, make_features
@@ -22,7 +22,7 @@ from lcv_jax.rewards.config import RewardSource, open_reward
 
 
 def _tell(done: int, total: int) -> None:
-    print(f"\r{done} of {total} videos", end="" if done < total else "\n", file=sys.stderr)
+    show_progress(f"{done} of {total} videos", last=done == total)
 
 
 def _print_failures(scores: Scores) -> None:
