@@ -6,22 +6,16 @@ The questions and the meaning of every point are those that people are asked. A 
 score in 1..5 for every dimension is a failure, and never a number.
 """
 
-import base64
 import dataclasses
-import io
 import json
 import os
-import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.frames import media_package
+from lcv_jax.data.chat import ChatEndpoint, frame_parts, json_object
 from lcv_jax.evaluation.dimensions import TEXT_TO_VIDEO
 from lcv_jax.rewards.protocol import Scores
 
@@ -47,30 +41,18 @@ def judge(
         retries: further tries after an error of the connection or the server, or a reply that is of no use.
         key_variable: environment variable that has the key; without one none is sent.
     """
-    if not url.startswith(("http://", "https://")) or not model:
-        raise ValueError(f"a judge needs the url of its interface and a model, got {url!r} and {model!r}")
-    return OpenAIJudge(
-        url=url.rstrip("/"),
-        model=model,
-        num_frames=num_frames,
-        side=side,
-        timeout=float(timeout),
-        retries=retries,
-        key=os.environ.get(key_variable, ""),
-    )
+    key = os.environ.get(key_variable, "")
+    endpoint = ChatEndpoint(url=url, model=model, timeout=float(timeout), retries=retries, key=key)
+    return OpenAIJudge(endpoint=endpoint, num_frames=num_frames, side=side)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenAIJudge:
     """See `judge`."""
 
-    url: str
-    model: str
+    endpoint: ChatEndpoint
     num_frames: int
     side: int
-    timeout: float
-    retries: int
-    key: str = dataclasses.field(repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,33 +71,14 @@ class OpenAIJudge:
         return Scores(values=values, failures=failures)
 
     def _ask(self, video_THWC: np.ndarray, prompt: str, fps: float | int) -> dict[str, int]:
-        body = {
-            "model": self.model,
-            "temperature": 0,
-            "messages": [{"role": "user", "content": self._content(video_THWC, prompt, fps)}],
-        }
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        for attempt in range(self.retries + 1):
-            try:
-                request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return parse_reply(reply.read().decode(), self.names)
-            except urllib.error.HTTPError as error:
-                reason = f"{self.url}: status {error.code}: {error.read()[:200].decode(errors='replace')}"
-                if error.code < 500 and error.code != 429:
-                    raise ValueError(reason) from None
-            except (OSError, ValueError) as error:
-                reason = f"{self.url}: {error}"
-            if attempt < self.retries:
-                time.sleep(min(2**attempt, 30) * 0.5)
-        raise ValueError(reason)
+        content = self._content(video_THWC, prompt, fps)
+        return self.endpoint.ask(content, lambda text: parse_scores(text, self.names))
 
     def _content(self, video_THWC: np.ndarray, prompt: str, fps: float | int) -> list[dict[str, Any]]:
-        T = len(video_THWC)
-        places = np.unique(np.linspace(0, T - 1, min(self.num_frames, T)).round().astype(int))
-        frames = [{"type": "image_url", "image_url": {"url": self._jpeg(video_THWC[place])}} for place in places]
+        frames = frame_parts(video_THWC, self.num_frames, self.side)
         text = [
-            f"These are {len(places)} frames at even distances of a generated video that lasts {T / fps:.1f} seconds.",
+            f"These are {len(frames)} frames at even distances of a generated video that lasts "
+            f"{len(video_THWC) / fps:.1f} seconds.",
             f"Its prompt: {prompt or '(none)'}",
             "Score it from 1 to 5 in each dimension:",
         ]
@@ -125,25 +88,14 @@ class OpenAIJudge:
         text.append(f"Reply with a JSON object alone, with the keys {', '.join(self.names)} and whole numbers.")
         return [*frames, {"type": "text", "text": "\n".join(text)}]
 
-    def _jpeg(self, frame_HWC: np.ndarray) -> str:
-        image = media_package("PIL.Image").fromarray(frame_HWC)
-        image.thumbnail((self.side, self.side))
-        with io.BytesIO() as file:
-            image.save(file, "JPEG", quality=90)
-            return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
-
-def parse_reply(reply: str, names: Sequence[str]) -> dict[str, int]:
-    """Scores in a chat completion; the JSON object may stand in a text or a code block.
+def parse_scores(text: str, names: Sequence[str]) -> dict[str, int]:
+    """Scores in a reply; the JSON object may stand in a text or a code block.
 
     Raises:
         ValueError: no such object, a dimension is missing or its score is not in 1..5.
     """
-    try:
-        text = json.loads(reply)["choices"][0]["message"]["content"]
-        found = json.loads(re.search(r"\{[^{}]*\}", text)[0])  # type: ignore[index]
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise ValueError(f"expected a chat completion with a JSON object, got {reply[:200]!r}") from None
+    found = json_object(text)
     wrong = [name for name in names if type(found.get(name)) is not int or not 1 <= found[name] <= 5]
     if wrong:
         raise ValueError(f"expected whole numbers in 1..5 for {', '.join(wrong)}, got {json.dumps(found)[:200]}")

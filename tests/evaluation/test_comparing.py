@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
+from lcv_jax.data import chat
 from lcv_jax.evaluate import main
 from lcv_jax.evaluation import comparing, openai_judge, report
 from lcv_jax.evaluation.runs import read_run
@@ -149,7 +150,7 @@ GOOD = {"text_alignment": 4, "visual_quality": 3, "motion_quality": 2, "overall"
 
 def test_a_judge_behind_an_openai_compatible_endpoint(endpoint, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret")
-    monkeypatch.setattr(openai_judge.time, "sleep", lambda _: None)
+    monkeypatch.setattr(chat.time, "sleep", lambda _: None)
     judge = openai_judge.judge(endpoint, "vlm", num_frames=4, side=32, key_variable="JUDGE_KEY")
     Endpoint.replies = [
         (500, ""), (200, f"Here it is:\n```json\n{json.dumps(GOOD)}\n```"),
