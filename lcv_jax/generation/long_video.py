@@ -49,16 +49,11 @@ class Segments:
         _lock(folder)
         for stray in folder.glob(".*.partial"):
             stray.unlink()
-        wanted = json.loads(json.dumps(request))
-        path = folder / "request.json"
-        if path.is_file():
-            if differing := differences(read_json(path, advice="delete the folder to start anew"), wanted):
-                raise ValueError(
-                    f"{folder} holds segments of another request (different: {differing}); "
-                    f"repeat that request to finish it, or delete the folder"
-                )
-        else:
-            write_json(path, wanted)
+        try:
+            _check_request(folder, json.loads(json.dumps(request)))
+        except Exception:
+            _unlock(folder)
+            raise
         return cls(folder=folder)
 
     def get(self, stage: str, number: int, make: Callable[[], Frames]) -> Frames:
@@ -76,12 +71,21 @@ class Segments:
         """Deletes the folder and what this class has put into it."""
         for path in (*self.folder.glob("*_*.npy"), *self.folder.glob(".*.partial"), self.folder / "request.json"):
             path.unlink(missing_ok=True)
-        (self.folder / LOCK).unlink(missing_ok=True)
-        lock = _held.pop(self.folder.resolve(), None)
-        if lock is not None:
-            os.close(lock)
+        _unlock(self.folder)
         with contextlib.suppress(OSError):  # somebody else's file is in there
             self.folder.rmdir()
+
+
+def _check_request(folder: Path, wanted: dict[str, Any]) -> None:
+    """Writes the request of a new working folder, or compares it with the one that the folder was begun for."""
+    path = folder / "request.json"
+    if not path.is_file():
+        write_json(path, wanted)
+    elif differing := differences(read_json(path, advice="delete the folder to start anew"), wanted):
+        raise ValueError(
+            f"{folder} holds segments of another request (different: {differing}); "
+            f"repeat that request to finish it, or delete the folder"
+        )
 
 
 LOCK = "lock"
@@ -106,6 +110,13 @@ def _lock(folder: Path) -> None:
             f"{folder}: another process makes this video: wait for it, stop it, or choose another --output"
         ) from None
     _held[folder.resolve()] = lock
+
+
+def _unlock(folder: Path) -> None:
+    (folder / LOCK).unlink(missing_ok=True)
+    lock = _held.pop(folder.resolve(), None)
+    if lock is not None:
+        os.close(lock)
 
 
 def segment_seed(seed: int, number: int) -> int:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.generation.long_video import Segments, cut, draft, refine, segment_seed, windows
+from lcv_jax.own_files import write_json
 from lcv_jax.pipeline import Pipeline, load_pipeline
 
 SMALL = {"num_frames": 9, "num_steps": 2, "max_sequence_length": 16}
@@ -302,5 +303,11 @@ def test_two_processes_do_not_share_a_working_folder(tmp_path):
         with pytest.raises(ValueError, match="another process makes this video"):
             Segments.open(tmp_path / "segments", {"a": 1})
         holder.kill()
+    write_json(tmp_path / "segments" / "request.json", {"a": 2})
+    before = list((tmp_path / "segments").iterdir())
+    with pytest.raises(ValueError, match="another request"):
+        Segments.open(tmp_path / "segments", {"a": 1})
+    assert [path.name for path in before if path.exists()] == ["request.json"]
+    write_json(tmp_path / "segments" / "request.json", {"a": 1})
     Segments.open(tmp_path / "segments", {"a": 1}).remove()
     assert not (tmp_path / "segments").exists()
