@@ -5,6 +5,7 @@ without black borders: other stages are measured for those. Thresholds are those
 """
 
 import collections
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -25,36 +26,38 @@ STILL, FROZEN, BLURRED, FLICKERS, COVERED = 0.65, 0.25, 0.4, 2.0, 0.01
 _TRIMMED, _LEAST = 2, 12
 
 
-def defects(films: Sequence[Path]) -> list[Row]:
-    """Still shots, freezing, blur and flicker, among all shots that are not dark."""
-    found = [
-        (shot, measures)
+@functools.cache
+def _measured(films: tuple[Path, ...]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every shot that is not dark, with its measures."""
+    return [
+        (shot, measure_frames(frames, fps, step=12))
         for film in films
         for shot, fps, frames in _shots(film)
         if shot["defect"] not in ("dark", "spotlight")
-        for measures in [measure_frames(frames, fps, step=12)]
     ]
+
+
+def defects(films: Sequence[Path]) -> list[Row]:
+    """Still shots, freezing, blur and flicker, among all shots that are not dark."""
     rules: dict[str, Callable[[dict[str, Any]], bool]] = {
         "still": lambda m: m["frozen_share"] > STILL,
         "frozen": lambda m: m["frozen_share"] <= STILL and m["longest_freeze"] >= FROZEN,
         "blur": lambda m: m["edge_width"] > BLURRED,
         "flicker": lambda m: m["flicker"] > FLICKERS,
     }
+    found = _measured(tuple(films))
     return [_row(name, [(shot["defect"] == name, rule(m)) for shot, m in found]) for name, rule in rules.items()]
 
 
 def camera(films: Sequence[Path]) -> list[Row]:
-    """Camera classes of shots of textures, which training never saw, and of the world's where its texture shows it."""
+    """Camera classes of textures, which training never saw, and of the world where its background shows movement."""
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for film in films:
-        for shot, fps, frames in _shots(film):
-            if shot["defect"] in ("dark", "spotlight") or (shot["scene"] or {}).get("texture") in ("plain", "stripes"):
-                continue
-            found = measure_frames(frames, fps, step=10**6)["camera"]
+    for shot, measures in _measured(tuple(films)):
+        if (shot["scene"] or {}).get("texture") not in ("plain", "stripes"):
             for kind in (shot["content"], shot["camera"]):
-                counts[kind][found == shot["camera"]] += 1
-    rows = sorted(counts.items(), key=lambda row: row[0] not in ("texture", "world"))
-    return [{"shots": kind, "number": both.total(), "accuracy": both[True] / both.total()} for kind, both in rows]
+                counts[kind][measures["camera"] == shot["camera"]] += 1
+    rows = sorted(counts.items(), key=lambda row: (row[0] not in ("texture", "world"), row[0]))
+    return [{"shots": kind, "of": both.total(), "accuracy": both[True] / both.total()} for kind, both in rows]
 
 
 def logo(films: Sequence[Path]) -> list[Row]:

@@ -103,16 +103,16 @@ class Repeats:
         """The next frame."""
         cv2 = import_extra("cv2", "curate", "measuring needs")
         mean_HW = cv2.blur(grey_HW.astype(np.float32), (5, 5))
-        if self.count and _change(mean_HW, self._before) <= _REPEATS and _change(mean_HW, self._first) <= _STAYS:
-            self._runs[-1] += 1
-        else:
+        if not self.count or _differ(mean_HW, self._before, _REPEATS) or _differ(mean_HW, self._first, _STAYS):
             self._first = mean_HW
             self._runs.append(0)
+        else:
+            self._runs[-1] += 1
         self._before = mean_HW
         self.count += 1
 
     def result(self) -> dict[str, float]:
-        """Share of frames that repeat the one before, seconds of the longest run, share of frozen frames, stillness."""
+        """Share of frames that repeat the one before, seconds of the longest run, share in runs that are long."""
         least = max(2, round(_LEAST_FREEZE * self.fps))
         frozen = sum(run for run in self._runs if run >= least)
         return {
@@ -122,10 +122,9 @@ class Repeats:
         }
 
 
-def _change(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    changes = np.abs(one_HW - other_HW).ravel()
-    most = max(1, len(changes) // 500)
-    return float(np.partition(changes, -most)[-most])
+def _differ(one_HW: np.ndarray, other_HW: np.ndarray, level: float) -> bool:
+    """Whether more than one place in 500 changes by more than a level."""
+    return int(np.count_nonzero(np.abs(one_HW - other_HW) > level)) > one_HW.size // 500
 
 
 def texture(grey_HW: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
