@@ -30,7 +30,7 @@ _DECAY = 1e-3
 """Of weights, in the logistic regression."""
 
 
-def train_camera(num_clips: int = 1600, num_held_out: int = 480, seed: int = 0) -> dict[str, Any]:
+def train_camera(num_clips: int = 960, num_held_out: int = 480, seed: int = 0) -> dict[str, Any]:
     """A model of camera.py with its card: weights, and accuracy on pictures never seen, as a whole and per class.
 
     Args:

@@ -59,15 +59,17 @@ def find_logo(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Logo | None:
     """
     thumbs: list[np.ndarray] = []
     edges: list[np.ndarray] = []
+    brightest_HW = np.zeros((1, 1), np.uint8)
     for frame_HWC in frames:
         small_HW, thumb_hwC = _small(frame_HWC), _thumb(frame_HWC)
         if not _is_near_black(small_HW) and not any(_look_alike(thumb_hwC, other) for other in thumbs):
             thumbs.append(thumb_hwC)
             edges.append(_edges(small_HW))
+            brightest_HW = np.maximum(brightest_HW, small_HW)
     if len(edges) < LEAST_SHOTS:
         return None
     edges_K2HW = np.stack(edges)
-    stays_HW = _staying(edges_K2HW)
+    stays_HW = _staying(edges_K2HW) & ~_at_borders(brightest_HW)
     box, strength = _largest(stays_HW, np.linalg.norm(np.median(edges_K2HW, axis=0), axis=0))
     area = 0.0 if box is None else box[2] * box[3]
     return Logo(box=box, area=area, strength=strength, shots=len(edges))
@@ -140,6 +142,14 @@ def _staying(edges_K2HW: np.ndarray) -> np.ndarray:
     typical_HW = np.median(np.linalg.norm(edges_K2HW, axis=1), axis=0)
     stays_HW = (strength_HW > _EDGE) & (strength_HW > _COHERENT * typical_HW) & (agree_HW >= _AGREE)
     return stays_HW & ~_straight_lines(stays_HW)
+
+
+def _at_borders(brightest_HW: np.ndarray) -> np.ndarray:
+    """Rows and columns that are black in all shots, and those beside them."""
+    cv2 = import_extra("cv2", "curate", "finding logos needs")
+    black_HW = brightest_HW <= _NEAR_BLACK
+    rows_H1, columns_1W = (black_HW.mean(axis=axis, keepdims=True) > 0.98 for axis in (1, 0))
+    return cv2.dilate((rows_H1 | columns_1W).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
 
 
 def _straight_lines(stays_HW: np.ndarray) -> np.ndarray:
