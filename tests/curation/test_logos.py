@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lcv_jax.curation import logos
 from lcv_jax.curation.logos import LEAST_SHOTS, find_logo, staying_text
 
 cv2 = pytest.importorskip("cv2")
@@ -48,6 +49,15 @@ def test_borders_are_no_logo():
         frame[:16] = frame[-16:] = 0
         framed.append(frame)
     assert find_logo(framed).box is None
+
+
+def test_what_is_beside_a_border():
+    brightest = np.full((40, 60), 90, np.uint8)
+    brightest[:10] = 4  # a border
+    brightest[20:24, :30] = 4  # a dark corner is none
+    wanted = np.zeros((40, 60), bool)
+    wanted[:13] = True
+    np.testing.assert_array_equal(logos._at_borders(brightest), wanted)
 
 
 def test_black_frames_are_left_out():
