@@ -34,15 +34,13 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import contact_sheet, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
+from lcv_jax.generation.json_values import from_json
+from lcv_jax.generation.results import FPS, Listeners, Result
 from lcv_jax.generation.tasks import (
-    FPS,
     TASKS,
-    Listeners,
-    Result,
     Task,
     captions_of,
     check_against,
-    from_json,
     inputs_of,
     is_segmented,
     result_names,
@@ -320,6 +318,8 @@ def _read_batch(batch: Batch) -> list[tuple[Task, Files]]:
             files = from_json(Files, {"output": f"video_{number}.mp4", **{key: entry[key] for key in of_files}})
             files = dataclasses.replace(files, output=batch.folder / files.output)
             task = task_from_json({key: value for key, value in entry.items() if key not in of_files})
+            if getattr(task, "num_frames", 0) is None:
+                raise ValueError("a stream in a batch needs an end: give seconds")
             for path in _check_files(task, files, [batch.prompts]):
                 if taken.setdefault(path, number) != number:
                     raise ValueError(f"{path} is written by entry {taken[path]} too; give one another output")
@@ -344,7 +344,9 @@ def _check_files(task: Task, files: Files, read: Collection[Path] = ()) -> list[
     written = [output.with_suffix(suffix).resolve() for output in outputs for suffix in suffixes]
     folders = [files.output.with_suffix(".segments")] if is_segmented(task) else []
     _check_places(written, [*folders, *(frames_folder(output) for output in outputs if files.frames)])
-    for path in (*read, getattr(task, "image", None), getattr(task, "video", None)):
+    if getattr(task, "num_frames", 0) is None and files.contact_sheet:
+        raise ValueError("a contact sheet shows frames over the whole length: give seconds, or leave contact_sheet out")
+    for path in (*read, *(getattr(task, name, None) for name in ("image", "video", "resume"))):
         if path is not None and path.resolve() in written:
             raise ValueError(f"{path} is read, and would be overwritten: choose another output than {files.output}")
     return written
@@ -409,8 +411,10 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
 
 def _write(result: Result, files: Files) -> dict[str, int]:
     """Writes a video, and the pictures if asked for, piece by piece."""
-    spread = np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames))
-    shown = spread.round().astype(int).tolist()
+    shown: list[int] = []
+    if result.num_frames is not None:
+        spread = np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames))
+        shown = spread.round().astype(int).tolist()
     output, sheet, count, writer = files.named(result.name), [], 0, None
     frames = frames_folder(output)
     partial = partial_path(frames)
@@ -428,8 +432,8 @@ def _write(result: Result, files: Files) -> dict[str, int]:
             count += len(piece)
         if files.frames:
             _move_frames(partial, frames)
-    if files.contact_sheet:
-        write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=shown))
+    if files.contact_sheet and sheet:
+        write_image(output.with_suffix(".png"), contact_sheet(np.stack(sheet), len(sheet), numbers=shown[: len(sheet)]))
     return {"num_frames": count, "height": height, "width": width}
 
 

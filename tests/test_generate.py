@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -23,8 +24,10 @@ from lcv_jax.data.frames import resize_and_crop, to_uint8
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.generation import tasks
+from lcv_jax.generation.results import Listeners
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.sampling.options import SamplingOptions
+from lcv_jax.sampling.streaming import StreamWindow
 
 STEPS = ["--num-frames", "5", "--num-steps", "2", "--max-sequence-length", "16"]
 SMALL = ["--height", "32", "--width", "48", *STEPS]
@@ -259,6 +262,82 @@ def test_interactive_video_from_an_image_as_a_process(tiny_checkpoint, media, tm
     assert json.loads((tmp_path / "i.json").read_text())["task"]["prompt"] == ["a cat", "\u9cb8\u9c7c"]
 
 
+STREAM = """--height 32 --width 48 --num-steps 2 --max-sequence-length 16 --fps 8 --chunk 1 --sink 1
+    --ring 2""".split()  # noqa: SIM905
+
+
+@pytest.mark.filterwarnings("ignore:this checkpoint was not trained")
+def test_a_stream_is_written_told_and_continued(cli, tmp_path, tiny_checkpoint):
+    told = ["--prompt", "a cat", "a dog", "--prompt-at", "0.5", "--seconds", "1.5", "--frames"]
+    status, out, _ = cli("stream", "CHECKPOINT", *told, *STREAM, "--save", "state", "--output", "a.mp4")
+    assert (status, out) == (0, "wrote a.mp4: 12 frames of 48 x 32\n")
+    status, out, _ = cli(
+        "stream", "CHECKPOINT", "--prompt", "a dog", "--seconds", "0.5", *STREAM, "--resume", "state", "--frames",
+        "--output", "b.mp4", "--contact-sheet",
+    )  # fmt: skip
+    assert (status, out) == (0, "wrote b.mp4: 4 frames of 48 x 32\n")
+
+    pipeline = load_pipeline(tiny_checkpoint)
+    given = {"height": 32, "width": 48, "num_steps": 2, "max_sequence_length": 16}
+    stream = pipeline.stream("a cat", window=StreamWindow(chunk=1, sink=1, ring=2), **given)
+    want = [stream.send("a dog" if count == 4 else None) for count in range(16)]
+    got = [
+        read_image(tmp_path / f"{name}_frames" / f"frame_{number:05d}.png")
+        for name, count in (("a", 12), ("b", 4))
+        for number in range(count)
+    ]
+    np.testing.assert_array_equal(np.stack(got), np.stack(want))
+    assert json.loads((tmp_path / "a.json").read_text())["task"]["prompt_at"] == [0.5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stream_that_is_interrupted_is_a_whole_file(number, monkeypatch, tmp_path):
+    """The pipeline's part is played by one that interrupts at its sixth frame."""
+
+    class Interrupting(Pipeline):
+        def __init__(self):
+            pass
+
+        def stream(self, prompt, **_):
+            self.taken = 0
+            return self
+
+        def send(self, prompt):
+            self.taken += 1
+            if self.taken == 6:
+                os.kill(os.getpid(), number)
+            return np.full((32, 48, 3), self.taken, np.uint8)
+
+    pipeline, before = Interrupting(), signal.getsignal(number)
+    task = tasks.StreamVideo(prompt=("",), fps=8.0, height=32, width=48)
+    (result,) = task.run(pipeline, tmp_path, Listeners())
+    files = generate.Files(output=tmp_path / "a.mp4")
+    assert generate._write(result, files) == {"num_frames": 6, "height": 32, "width": 48}
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 6
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "a", "b"], "prompt_at gives the time of each prompt after the first: 1 for 2 prompts, got 0"),
+        (
+            ["--prompt", "a", "b", "--prompt-at", "2", "--seconds", "2"],
+            "prompt_at must rise, all before the end at 2 s",
+        ),
+        (["--prompt", "a", "--sink", "30"], "sink must not exceed ring"),
+        (["--prompt", "a", "--contact-sheet"], "give seconds, or leave contact_sheet out"),
+        (["--prompt", "a", "--seconds", "nan"], "seconds must be"),
+        (["--prompt", "a", "--seconds", "1", "--resume", "MEDIA/broken.png"], "not a saved stream"),
+    ],
+)
+def test_mistakes_of_streams(cli, arguments, message):
+    status, _, err = cli("stream", "CHECKPOINT", *arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     "task",
     [
@@ -268,6 +347,7 @@ def test_interactive_video_from_an_image_as_a_process(tiny_checkpoint, media, tm
         tasks.Refine(video=pathlib.Path("v.mp4"), input_fps=12.5, spatial_only=True),
         tasks.LongVideo(prompt="\u9cb8", num_segments=3, refine=True, refine_size=(64, 128)),
         tasks.InteractiveVideo(prompt=("a", "b"), image=pathlib.Path("a.png")),
+        tasks.StreamVideo(prompt=("a", "b"), prompt_at=(1.5,), seconds=3.0, resume=pathlib.Path("state")),
     ],
 )
 def test_tasks_survive_json(task):

@@ -4,52 +4,27 @@ A task is a frozen dataclass. Its fields are its flags, its keys in a file of pr
 several processes the first alone checks it; `run` is called by all.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import types
-import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Fixed
 
-from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields, shown
+from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
-from lcv_jax.generation.long_video import OnSegment, Segments
+from lcv_jax.generation.json_values import from_json
+from lcv_jax.generation.long_video import Segments
+from lcv_jax.generation.results import FPS, Listeners, Result
+from lcv_jax.generation.stream_video import StreamVideo
 from lcv_jax.own_files import file_sha256
 from lcv_jax.parallel.broadcast import from_first
-from lcv_jax.pipeline import Frames, OnStep, Pipeline
+from lcv_jax.pipeline import Frames, Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_condition, check_refinement, check_size, whole_frames
-
-FPS = 15.0
-"""Frames a second of what the model was trained on; refinement doubles it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """A video to be written: pieces of frames, T H W 3."""
-
-    pieces: Iterable[Frames]
-    num_frames: int
-    fps: Fraction | float
-    name: str = ""
-    """Appended to the output's name, when a task makes several videos."""
-    finish: Callable[[], None] = lambda: None
-    """Called when the video is written."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Listeners:
-    """Who is told of what happens."""
-
-    on_step: OnStep | None = None
-    on_segment: OnSegment | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -349,7 +324,7 @@ class InteractiveVideo(_Segmented):
         return self.prompt
 
 
-Task = TextToVideo | ImageToVideo | ContinueVideo | Refine | LongVideo | InteractiveVideo
+Task = TextToVideo | ImageToVideo | ContinueVideo | Refine | LongVideo | InteractiveVideo | StreamVideo
 TASKS: dict[str, type] = {
     "text-to-video": TextToVideo,
     "image-to-video": ImageToVideo,
@@ -357,6 +332,7 @@ TASKS: dict[str, type] = {
     "refine": Refine,
     "long-video": LongVideo,
     "interactive-video": InteractiveVideo,
+    "stream": StreamVideo,
 }
 
 
@@ -421,7 +397,7 @@ def captions_of(task: Task) -> list[str]:
 
 def inputs_of(task: Any, pipeline: Pipeline) -> dict[str, Any]:
     """What a result depends on beside the task: hashes of the files it reads, and the weights and how they run."""
-    read = {name: getattr(task, name, None) for name in ("image", "video")}
+    read = {name: getattr(task, name, None) for name in ("image", "video", "resume")}
     adapters = [name for name, _ in task.options.adapters if name.endswith(".safetensors")]
     return {
         **{f"{name}_sha256": file_sha256(path) for name, path in read.items() if path is not None},
@@ -467,55 +443,3 @@ def task_from_json(entry: Mapping[str, Any]) -> Task:
         raise ValueError(f"unknown key {key!r} of {name}" + (f"; did you mean {near[0]!r}?" if near else ""))
     options = from_json(SamplingOptions, {key: values[key] for key in values.keys() & of_options})
     return from_json(TASKS[name], {key: values[key] for key in values.keys() & own} | {"options": options})
-
-
-def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON values: lists become tuples, strings paths where paths are wanted.
-
-    Raises:
-        ValueError: a missing key, or a value of another type than the field's; it is named.
-    """
-    missing = [field.name for field in dataclasses.fields(kind) if _is_required(field) and field.name not in values]
-    if missing:
-        raise ValueError(f"missing: {', '.join(missing)}")
-    hints, made = typing.get_type_hints(kind), {}
-    for key, value in values.items():
-        one_of_many = isinstance(value, str) and typing.get_origin(hints[key]) is tuple
-        try:
-            made[key] = _as(hints[key], [value] if one_of_many else value)
-        except TypeError:
-            raise ValueError(f"{key} must be {_as_text(hints[key])}, got {shown(value)}") from None
-    return kind(**made)
-
-
-def _as_text(hint: Any) -> str:
-    """An annotation as it is written."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return " | ".join("None" if one is types.NoneType else _as_text(one) for one in typing.get_args(hint))
-    return str(hint).replace("typing.", "") if typing.get_args(hint) else hint.__name__
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _as(hint: Any, value: Any) -> Any:
-    """A JSON value as what an annotation says: lists as tuples, whole numbers as floats, strings as paths."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for one in arguments:
-            with contextlib.suppress(TypeError):
-                return _as(one, value)
-    elif origin is Literal and value in arguments:
-        return value
-    elif origin is tuple and isinstance(value, list):
-        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(items) == len(value):
-            return tuple(map(_as, items, value))
-    elif origin is None and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
-        return value
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif hint is Path and isinstance(value, str):
-        return Path(value)
-    raise TypeError
