@@ -16,7 +16,12 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,ocr,ray,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,dev]"
+	touch $@
+
+# What only tests need of the larger extras; the first picture does not wait for it.
+.venv/tests-installed: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ocr,ray]"
 	touch $@
 
 demo: .venv/installed
@@ -31,10 +36,10 @@ finetune: .venv/installed
 align: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/align.sh
 
-test: .venv/installed
+test: .venv/tests-installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
-test-slow: .venv/installed
+test-slow: .venv/tests-installed
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 .venv-newest/installed: pyproject.toml constraints-newest.txt
