@@ -21,6 +21,7 @@ COMMANDS = {
         "lcv_jax.convert_adapter",
         "convert an adapter (LoRA) to or from the key layouts of other tools",
     ),
+    "curate": ("lcv_jax.curate", "curate raw videos: stages over films and clips, a library of their results"),
     "encode": ("lcv_jax.encode", "encode clips and captions ahead of training"),
     "train": ("lcv_jax.train", "train or fine-tune with a config: full weights, adapters, distillation, GRPO"),
     "export": ("lcv_jax.export", "export the last checkpoint of a run as a folder to generate from"),

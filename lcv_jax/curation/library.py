@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lcv_jax.curation.parts import Parts, type_name, type_named
-from lcv_jax.curation.stage import FOLDER, KEYS, GroupStage, Outcome, Row, Stage, digest
+from lcv_jax.curation.stage import FOLDER, KEYS, GroupStage, Outcome, Row, Stage, attempt_group, digest
 from lcv_jax.extras import import_extra
 from lcv_jax.own_files import lock_file, write_json
 from lcv_jax.user_files import read_json
@@ -133,9 +133,10 @@ class Library:
         connection = self.connect(upto=stage.name)
         by = KEYS[stage.by][0] if stage.by else None
         names = list(dict.fromkeys([*KEYS[stage.of], *stage.reads]))
+        state = f'"_ready_{stage.name}" AND NOT "_done_{stage.name}" AND "_reason_{stage.name}" IS NULL'
         found = connection.execute(
-            f'SELECT {", ".join(_quoted(names))}, "_input_{stage.name}" FROM {_state(stage.of)} '
-            f'WHERE "_ready_{stage.name}" AND NOT "_done_{stage.name}" ORDER BY {by or "1"}, {KEYS[stage.of][0]}'
+            f"SELECT {', '.join(_quoted([*names, f'_input_{stage.name}']))} FROM {_state(stage.of)} "
+            f"WHERE {state} ORDER BY {by or '1'}, {KEYS[stage.of][0]}"
         ).fetchall()
         groups: dict[Any, list[tuple[Any, ...]]] = {}
         for values in found:
@@ -144,12 +145,14 @@ class Library:
             for rows in groups.values():
                 begun = time.monotonic()
                 columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
-                written = stage.run(columns, stage.settings)
+                for name in (name for name, kind in stage.reads.items() if kind is Path):
+                    columns[name] = [None if path is None else self.folder / path for path in columns[name]]
+                made, fault = attempt_group(stage, columns)
                 seconds = (time.monotonic() - begun) / len(rows)
                 for place, values in enumerate(rows):
-                    row = {name: written[name][place] for name in stage.writes}
                     key = values[names.index(KEYS[stage.of][0])]
-                    results.add(Outcome(key=key, rows=[row], seconds=seconds), values[-1])
+                    outcome = Outcome(key=key, rows=made[place : place + 1], fault=fault, seconds=seconds)
+                    results.add(outcome, values[-1])
         return len(found)
 
     @contextlib.contextmanager

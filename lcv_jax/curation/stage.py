@@ -136,6 +136,30 @@ def attempt(stage: Stage, row: Row) -> Outcome:
     return Outcome(key=key, rows=rows, seconds=time.monotonic() - begun)
 
 
+def attempt_group(stage: GroupStage, columns: dict[str, list[Any]]) -> tuple[list[Row], str | None]:
+    """Runs a stage on a group of rows: what is written for each, or the fault of all.
+
+    Raises:
+        ImportError: a package is not installed.
+    """
+    try:
+        written = stage.run(columns, stage.settings)
+        rows = [
+            dict(zip(stage.writes, values, strict=True))
+            for values in zip(*map(written.__getitem__, stage.writes), strict=True)
+        ]
+        count = len(next(iter(columns.values())))
+        if len(rows) != count:
+            raise ValueError(f"stage {stage.name} must return {count} values of each column, got {len(rows)}")
+        return [
+            {name: as_column(stage.name, name, kind, row[name]) for name, kind in stage.writes.items()} for row in rows
+        ], None
+    except ImportError:
+        raise
+    except Exception as error:
+        return [], reason(error)
+
+
 def _checked(stage: Stage, found: Row | list[Row]) -> list[Row]:
     """The rows that a stage made, as declared."""
     many = stage.makes is not None

@@ -1,0 +1,141 @@
+"""Curates raw videos, section 2 of the report: `python -m lcv_jax.curate COMMAND ...`.
+
+    python -m lcv_jax.curate run films library --stages probe duplicates
+    python -m lcv_jax.curate status library
+    python -m lcv_jax.curate query library "SELECT path, source_seconds FROM sources"
+
+Killed at any time, the same `run` resumes and redoes no finished row.
+"""
+
+import dataclasses
+import functools
+import operator
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.curation.engines import Engine
+from lcv_jax.curation.library import Library
+from lcv_jax.curation.runs import list_sources, run_stages
+from lcv_jax.curation.stages import ORDER, stage_named
+from lcv_jax.curation.tables import quarantine_lines, query, status_lines
+
+
+def _positional(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar)
+
+
+LibraryFolder = Annotated[tyro.conf.Positional[Path], _positional("LIBRARY")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run stages over videos. Stopped at any time, the same command resumes."""
+
+    folder: Annotated[tyro.conf.Positional[Path], _positional("VIDEOS")]
+    """A folder of videos, or a list of them (.jsonl, .csv, .parquet with the columns path and id)."""
+    library: LibraryFolder
+    """The folder of results; created if it is not there."""
+    stages: tuple[str, ...] = ("probe", "duplicates")
+    """Which stages to run; they run in the order of `curate stages`."""
+    retry: bool = False
+    """Try rows again that are quarantined."""
+    engine: Annotated[Engine, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Engine)
+
+    def run(self) -> None:
+        """Lists the videos and runs the stages."""
+        stages = [stage_named(name) for name in sorted(map(_known, self.stages), key=ORDER.index)]
+        library = Library(self.library)
+        with library.writing():
+            count = list_sources(library, self.folder)
+            print(f"{self.folder}: {count} videos", file=sys.stderr)
+            run_stages(library, stages, self.engine, retry=self.retry, tell=_Progress())
+        print("\n".join(status_lines(library)))
+        for line in quarantine_lines(library, shown=5):
+            print(f"warning: {line}", file=sys.stderr)
+
+
+def _known(name: str) -> str:
+    return stage_named(name).name
+
+
+class _Progress:
+    """A line on standard error, at most once a second and at the end of a stage."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, stage: str, done: int, total: int, faults: int) -> None:
+        if done == total or time.monotonic() - self._last > 1:
+            self._last = time.monotonic()
+            told = f", {faults} quarantined" if faults else ""
+            print(f"{stage}: {done} of {total}{told}", file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Status:
+    """Print how far each stage is: rows done, quarantined, to do; seconds that a row took."""
+
+    library: LibraryFolder
+    """The folder of results."""
+
+    def run(self) -> None:
+        """Prints the table."""
+        print("\n".join(status_lines(_existing(self.library))))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Query:
+    """Print the result of an SQL query (DuckDB's) over the views sources, clips and quarantine."""
+
+    library: LibraryFolder
+    """The folder of results."""
+    sql: Annotated[tyro.conf.Positional[str], _positional("SQL")]
+    """Such as "SELECT stage, reason, count(*) FROM quarantine GROUP BY ALL"."""
+
+    def run(self) -> None:
+        """Prints the rows, with tabs between their columns."""
+        for values in query(_existing(self.library), self.sql):
+            print("\t".join("" if value is None else str(value) for value in values))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages:
+    """List the stages: what each reads and writes."""
+
+    def run(self) -> None:
+        """Prints them in the order in which they run."""
+        for name in ORDER:
+            stage = stage_named(name)
+            print(f"{name} ({stage.of}s) reads {', '.join(stage.reads)}; writes {', '.join(stage.writes)}")
+
+
+def _existing(folder: Path) -> Library:
+    if not (folder / "current.json").is_file():
+        raise ValueError(f"{folder}: no library here; `curate run VIDEOS {folder}` makes one")
+    return Library(folder)
+
+
+COMMANDS: dict[str, type] = {"run": Run, "status": Status, "query": Query, "stages": Stages}
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.curate") -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    commands = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in COMMANDS.items()]
+    with mistakes_in_one_line("interrupted; the same command resumes"):
+        chosen = parse_arguments(
+            functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
+            arguments,
+            prog=prog,
+            description="Curate raw videos: stages, their library, queries.",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+        chosen.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from lcv_jax import curate
+from lcv_jax.data.media_writer import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curated")
+    (folder / "films").mkdir()
+    noise = np.random.default_rng(0)
+    for name, height, width in (("large [abcdef1]", 64, 96), ("small [abcdef1]", 32, 48), ("other", 64, 64)):
+        with VideoWriter(folder / "films" / f"{name}.mp4", fps=8, height=height, width=width) as file:
+            file.write(noise.integers(0, 255, (9, height, width, 3), np.uint8))
+    (folder / "films" / "zero.mp4").touch()
+    curate.main(["run", str(folder / "films"), str(folder / "library"), "--engine", "process"])
+    return folder
+
+
+def ask(curated, capsys, sql):
+    curate.main(["query", str(curated / "library"), sql])
+    return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+
+
+def test_facts_of_films_and_the_better_one_of_an_id(curated, capsys):
+    columns = "source_height, source_width, source_frames, source_fps, source_seconds, duplicate_of IS NULL"
+    found = ask(curated, capsys, f"SELECT {columns} FROM sources WHERE source_height > 0 ORDER BY bytes DESC")
+    assert found == [
+        ["64", "96", "9", "8.0", "1.125", "True"],
+        ["64", "64", "9", "8.0", "1.125", "True"],
+        ["32", "48", "9", "8.0", "1.125", "False"],
+    ]
+
+
+def test_a_file_without_video_is_quarantined_and_counted(curated, capsys):
+    ((stage, path, reason),) = ask(curated, capsys, "SELECT stage, path, reason FROM quarantine")
+    assert stage == "probe"
+    assert path.endswith("zero.mp4")
+    assert "cannot be read as a video" in reason
+    curate.main(["status", str(curated / "library")])
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["probe", "3", "1", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["query", "library", "SELEC"], "query: Parser Error"),
+        (["status", "nowhere"], "no library here"),
+        (["run", "nowhere", "new"], "no such folder of videos"),
+        (["run", "films", "films"], "holds other things"),
+        (["run", "films", "library", "--stages", "prob"], "unknown stage 'prob'; stages are probe"),
+        (["run", "films", "fresh", "--stages", "text"], "stage text reads 'clip_path', which no stage has written"),
+        (["run", "films", "library", "--workers", "-1"], "workers must lie in 0..4096"),
+    ],
+)
+def test_mistakes_are_one_line(curated, capsys, monkeypatch, arguments, told):
+    monkeypatch.chdir(curated)
+    with pytest.raises(SystemExit) as stop:
+        curate.main(arguments)
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
