@@ -15,7 +15,7 @@ _EVERY = 4
 """Frames from one that is looked at to the next."""
 _BLACKEST, _NOISE = 28.0, 4.0
 """Levels: a border is never brighter than the first; what is lit is brighter than the border by the second."""
-_RINGING, _BLOCK = 0.15, 8
+_RINGING, _BLOCK = 0.15, 16
 """Share of the picture's brightness, and pixels, by which compression lets it ring beyond an edge."""
 _LIT, _SOFT = 0.5, 0.05
 """Shares of a row: the first along an edge, at most the second within a border."""
