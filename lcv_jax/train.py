@@ -12,6 +12,7 @@ import ast
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import logging
 import math
 import shutil
@@ -103,10 +104,19 @@ def _first_line(path: Path) -> str:
 
 
 def with_adapter(cfg: TrainConfig, arguments: Sequence[str]) -> TrainConfig:
-    """The config, with the fields of an adapter where flags set them and it has none."""
+    """The config, with an adapter where flags set its fields and it has none.
+
+    Raises:
+        ValueError: the flags do not name it.
+    """
     if cfg.adapter is not None or not any(argument.startswith("--adapter.") for argument in arguments):
         return cfg
-    return dataclasses.replace(cfg, adapter=AdapterConfig(name=tyro.MISSING))
+    flag = "--adapter.name"
+    names = [value for argument, value in itertools.pairwise(arguments) if argument == flag]
+    names += [argument.removeprefix(f"{flag}=") for argument in arguments if argument.startswith(f"{flag}=")]
+    if not names:
+        raise ValueError(f"this config trains the whole network; give the adapter a name: {flag} NAME")
+    return dataclasses.replace(cfg, adapter=AdapterConfig(name=names[-1]))
 
 
 def read_config(path: str) -> TrainConfig:

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 from jax.flatten_util import ravel_pytree
 
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
+from lcv_jax.command_line import parse_arguments
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.identity import read_rows
 from lcv_jax.models.lora import combine
@@ -35,6 +37,7 @@ from lcv_jax.training.config import (
     LoggingConfig,
     OptimizerConfig,
     SamplesConfig,
+    TrainConfig,
 )
 from lcv_jax.training.folder import begin, check_config, check_data, locked, with_warmup
 from lcv_jax.training.state import split_scale
@@ -259,6 +262,20 @@ def test_adapters_train_export_and_teach(config, tmp_path):
         start = networks.Start(further, networks.learner_of(further, config_, mesh))
         jax.tree.map(np.testing.assert_array_equal, start.frozen().adapters, combine([(before, 1.0)]))
         jax.tree.map(np.testing.assert_array_equal, start.state().params, split_scale(now)[0])
+
+
+@pytest.mark.parametrize("flags", [["--adapter.name", "style"], ["--adapter.rank", "8", "--adapter.name=style"]])
+def test_flags_give_any_config_an_adapter(config, flags):
+    how = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed)
+    begun = train.with_adapter(config(), flags)
+    cfg = parse_arguments(TrainConfig, flags, default=begun, prog="train", description="", config=how)
+    assert cfg.adapter.name == "style"
+    assert cfg.adapter.rank == (8 if "8" in flags else AdapterConfig(name="x").rank)
+
+
+def test_an_adapter_of_flags_needs_a_name(config):
+    with pytest.raises(ValueError, match=r"give the adapter a name: --adapter\.name NAME"):
+        train.with_adapter(config(), ["--adapter.rank", "8"])
 
 
 @pytest.mark.slow
