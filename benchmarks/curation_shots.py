@@ -3,11 +3,13 @@
 import collections
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.curation import Row, share
 from lcv_jax.curation.segment import SegmentSettings, Shots, find_shots
 from lcv_jax.curation.transitions import Transition, clips_between
+from lcv_jax.toy.films import read_truth
 
 _GRADUAL = ("dissolve", "fade", "fade_in", "fade_out")
 
