@@ -130,25 +130,28 @@ def _interrupts_kept() -> Iterator[None]:
 
     Python drops exceptions there, KeyboardInterrupt included, and reports them to `sys.unraisablehook`. So does
     tensorstore with each write of a checkpoint that ends after orbax raised an exception for another and closed its
-    event loop; these are not printed.
+    event loop; these are not printed, at the process's exit neither.
     """
     before = sys.unraisablehook
 
     def hook(dropped: Any) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            if str(dropped.exc_value) != "Event loop is closed":
-                before(dropped)
+            print_dropped(dropped)
             return
         # A moment later, when this hook, which would drop it again, has returned.
         repeat = threading.Timer(0.05, _thread.interrupt_main)
         repeat.daemon = True
         repeat.start()
 
+    def print_dropped(dropped: Any) -> None:
+        if str(dropped.exc_value) != "Event loop is closed":
+            before(dropped)
+
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = print_dropped if before is sys.__unraisablehook__ else before
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -156,3 +157,25 @@ def test_progress_is_written_over_on_a_terminal_and_absent_from_a_log(monkeypatc
         show_progress("0 of 1", last=False)
         show_progress("1 of 1", last=True)
         assert capsys.readouterr().err == shown
+
+
+AT_EXIT = """
+from lcv_jax.command_line import mistakes_in_one_line
+class Dropped:
+    def __init__(self, message):
+        self.message = message
+    def __del__(self):
+        raise RuntimeError(self.message)
+kept = []
+with mistakes_in_one_line():
+    kept += [Dropped("Event loop is closed"), Dropped("a bug")]
+    raise KeyboardInterrupt
+"""
+
+
+def test_late_writes_are_not_printed_at_the_exit_either():
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted\n")
+    assert "a bug" in done.stderr
+    assert "Event loop" not in done.stderr

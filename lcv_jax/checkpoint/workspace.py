@@ -3,12 +3,15 @@
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from lcv_jax.own_files import disk_full, lock_file, naming_full_disk, naming_write_errors, partial_path
+
+_REMOVALS = 50
 
 
 @contextlib.contextmanager
@@ -43,9 +46,18 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
             yield work
             work.replace(dest)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         lock.unlink(missing_ok=True)
         os.close(held)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that threads of a writer may still be adding files to."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def copy_folder(source: Path, dest: Path) -> None:

@@ -49,9 +49,9 @@ class StreamVideo:
     ring: Count = 18
     """Last latent frames that a chunk sees."""
     resume: Path | None = None
-    """Continue a stream that --save wrote, with the frames after it."""
+    """Continue a stream that --save wrote, with the frames after it. None: begin a new one."""
     save: Path | None = None
-    """Where the stream is saved when it ends, to be continued."""
+    """Where the stream is saved when it ends, to be continued. None: it is not."""
     options: Fixed[SamplingOptions] = SamplingOptions()
 
     def __post_init__(self) -> None:
