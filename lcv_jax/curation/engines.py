@@ -57,7 +57,11 @@ class Engine:
         cores = self.workers or len(os.sched_getaffinity(0))
         workers = 1 if stage.cost.gpus else max(1, int(cores / stage.cost.cores))
         return run_pool(
-            stage, rows, workers=workers, megabytes=self.worker_memory, rows_per_worker=self.rows_per_worker
+            stage,
+            rows,
+            workers=workers,
+            megabytes=self.worker_memory + stage.cost.memory,
+            rows_per_worker=self.rows_per_worker,
         )
 
 

@@ -64,6 +64,8 @@ class Cost:
     """Rows that wait for a remote server at the same time. Above 0 the stage runs in threads: it computes nothing."""
     timeout: Seconds = 3600.0
     """A row that takes longer is quarantined."""
+    memory: int = 0
+    """Megabytes that the stage's own network takes, which a worker may take besides what it is allowed for a row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

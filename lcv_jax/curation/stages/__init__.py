@@ -5,7 +5,7 @@ import importlib
 from lcv_jax.curation.stage import GroupStage, Stage
 
 ORDER = (
-    *("probe", "duplicates"),
+    *("probe", "duplicates", "segment", "clips"),
     *("measures", "text", "staying_text", "logo", "aesthetic", "captions", "attributes", "augmentation"),
 )
 """All stages, each after those whose columns it reads."""

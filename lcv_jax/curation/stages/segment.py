@@ -37,5 +37,5 @@ STAGE = Stage(
         "detectors": list[str],
     },
     of="source",
-    cost=Cost(cores=2.0, timeout=86400.0),
+    cost=Cost(cores=2.0, timeout=86400.0, memory=400),
 )
