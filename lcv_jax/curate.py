@@ -20,7 +20,9 @@ import tyro
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
+from lcv_jax.curation.recipe import Recipe
 from lcv_jax.curation.runs import list_sources, run_stages
+from lcv_jax.curation.select import select
 from lcv_jax.curation.stages import ORDER, stage_named
 from lcv_jax.curation.tables import quarantine_lines, query, status_lines
 
@@ -104,6 +106,23 @@ class Query:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Select:
+    """Write the manifest of the clips that a recipe keeps, and print what each rule kept and dropped."""
+
+    library: LibraryFolder
+    """The folder of results."""
+    manifest: Annotated[tyro.conf.Positional[Path], _positional("OUT.jsonl")]
+    """The file to write, for `lcv encode` and the trainer."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Selects and prints the funnel."""
+        for step in select(_existing(self.library), self.recipe, self.manifest):
+            print(f"{step.kept:9} kept {step.dropped:9} dropped  {step.rule}")
+        print(f"wrote {self.manifest}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stages:
     """List the stages: what each reads and writes."""
 
@@ -120,7 +139,7 @@ def _existing(folder: Path) -> Library:
     return Library(folder)
 
 
-COMMANDS: dict[str, type] = {"run": Run, "status": Status, "query": Query, "stages": Stages}
+COMMANDS: dict[str, type] = {"run": Run, "status": Status, "query": Query, "select": Select, "stages": Stages}
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.curate") -> None:

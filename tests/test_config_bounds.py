@@ -23,7 +23,7 @@ MODULES = (
     *("config", "data.config", "data.prompts", "sampling.options", "generation.tasks"),
     *("encode", "generate", "plan", "convert", "export", "toy.make", "toy.films", "toy.start", "toy.score"),
     *(f"training.{name}" for name in ("config", "rollout_config")),
-    "curation.engines",
+    *("curation.engines", "curation.recipe"),
     *(f"rewards.{name}" for name in ("config", "remote", "process", "local", "collect")),
     *(f"objectives.{path.stem}" for path in Path(objectives.__path__[0]).glob("*.py") if path.stem != "__init__"),
 )
