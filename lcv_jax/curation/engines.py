@@ -30,9 +30,9 @@ class Engine:
     """A pool of processes on this machine; this process alone, to debug; or a Ray cluster."""
     workers: Annotated[int, Bounds(least=0, most=4096)] = 0
     """Processes of the pool. 0: one for each core."""
-    worker_memory: Annotated[int, Bounds(least=64, most=2**20)] = 1024
-    """Megabytes that a worker of the pool may take; the row of one that takes more is quarantined. The stage segment
-    takes about 730: its network runs on JAX."""
+    worker_memory: Annotated[int, Bounds(least=64, most=2**20)] = 600
+    """Megabytes that a worker of the pool may take, besides what a stage's own network takes (segment: 400); the row of
+    one that takes more is quarantined."""
     rows_per_worker: Annotated[int, Bounds(least=1, most=2**31 - 1)] = 200
     """A worker of the pool is replaced by a new one after so many rows."""
     ray_address: str = ""
