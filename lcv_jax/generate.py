@@ -32,7 +32,7 @@ from rich.progress import Progress as RichProgress
 from lcv_jax.bounds import Axis, Bounds, Count, Whole, check_fields
 from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
-from lcv_jax.data.frames import contact_sheet, to_uint8
+from lcv_jax.data.frames import contact_sheet, evenly, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
 from lcv_jax.generation.json_values import from_json
 from lcv_jax.generation.results import FPS, Listeners, Result
@@ -413,8 +413,7 @@ def _write(result: Result, files: Files) -> dict[str, int]:
     """Writes a video, and the pictures if asked for, piece by piece."""
     shown: list[int] = []
     if result.num_frames is not None:
-        spread = np.linspace(0, result.num_frames - 1, min(SHEET_FRAMES, result.num_frames))
-        shown = spread.round().astype(int).tolist()
+        shown = evenly(result.num_frames, SHEET_FRAMES).tolist()
     output, sheet, count, writer = files.named(result.name), [], 0, None
     frames = frames_folder(output)
     partial = partial_path(frames)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.frames import media_package
+from lcv_jax.data.frames import evenly, media_package
 
 T = TypeVar("T")
 _LONGEST_REPLY = 1 << 20
@@ -108,8 +108,7 @@ def frame_parts(
         num_frames: that are sent, at most.
         side: most pixels of a frame's longer side.
     """
-    T = len(video_THWC)
-    places = np.unique(np.linspace(0, T - 1, min(num_frames, T)).round().astype(int))
+    places = evenly(len(video_THWC), num_frames)
     return [{"type": "image_url", "image_url": {"url": _jpeg(video_THWC[place], side)}} for place in places]
 
 

@@ -18,6 +18,11 @@ def media_package(name: str) -> ModuleType:
     return import_extra(name, "video", "images and videos need")
 
 
+def evenly(count: int, number: int) -> np.ndarray:
+    """At most `number` of the places 0 .. count - 1, at even distances, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(number, count)).round().astype(int))
+
+
 def to_float(frames: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Bytes 0..255 as float32 in 0..1."""
     return frames.astype(np.float32) / np.float32(255)
@@ -93,7 +98,7 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet needs frames, columns and a width; got {T} frames, {num_frames=}, {columns=}"
         )
-    shown = np.unique(np.linspace(0, T - 1, min(num_frames, T)).round().astype(int))
+    shown = evenly(T, num_frames)
     columns = min(columns, len(shown))
     tile_height = max(1, round(tile_width * H / W))
     tiles_THWC = resize_and_crop(to_uint8(frames_THWC[shown]), tile_height, tile_width)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lcv_jax.array_types import UInt8
 from lcv_jax.data.flow import FLOW_SIDE, flow_estimator, small_grey
-from lcv_jax.data.frames import resize_and_crop
+from lcv_jax.data.frames import evenly, resize_and_crop
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.evaluation.packages import evaluation_package
 
@@ -119,7 +119,7 @@ def colour_distances(frames: Frames, fps: float | int) -> list[float]:
 
 def _sampled(frames: np.ndarray, number: int = 16) -> np.ndarray:
     """At most so many frames at even distances."""
-    return frames[np.unique(np.linspace(0, len(frames) - 1, min(number, len(frames))).round().astype(int))]
+    return frames[evenly(len(frames), number)]
 
 
 def _lab(frame_HWC: np.ndarray) -> np.ndarray:

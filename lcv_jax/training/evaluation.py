@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from lcv_jax.array_types import Params
+from lcv_jax.data.frames import evenly
 from lcv_jax.evaluation.measures import measure_clip
 from lcv_jax.evaluation.suite_sampling import video_seed
 from lcv_jax.evaluation.suites import Item, read_suite
@@ -29,8 +30,7 @@ def chosen_items(cfg: EvaluationConfig) -> list[Item]:
     items = [item for item in read_suite(cfg.suite).items if not item.image]
     if not items:
         raise ValueError(f"evaluation.suite {cfg.suite} has no text-to-video prompts")
-    places = np.unique(np.linspace(0, len(items) - 1, min(cfg.num_prompts, len(items))).round().astype(int))
-    return [items[place] for place in places]
+    return [items[place] for place in evenly(len(items), cfg.num_prompts)]
 
 
 class Evaluation:

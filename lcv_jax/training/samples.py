@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from lcv_jax.array_types import Array, Params, UInt8
-from lcv_jax.data.frames import to_uint8
+from lcv_jax.data.frames import evenly, to_uint8
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
@@ -81,7 +81,7 @@ def grid(
         labels: one a row, or fewer: each is of as many rows. None: no labels.
         shown: frames of each video.
     """
-    places = np.unique(np.linspace(0, videos_BTHWC.shape[1] - 1, shown).round().astype(int))
+    places = evenly(videos_BTHWC.shape[1], shown)
     rows = rearrange(videos_BTHWC[:, places], "B T H W C -> B H (T W) C")
     if not labels:
         return np.concatenate(rows)

@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from lcv_jax.bounds import Bounds, Count, Pixels, Seconds, check_fields
 from lcv_jax.curation.captions import CAPTION_PROMPT, TEXTS, caption_format, parse_captions
 from lcv_jax.curation.stage import INCIDENTAL, Cost, Row, Stage
 from lcv_jax.data.chat import ChatEndpoint, frame_parts
+from lcv_jax.data.frames import evenly
 from lcv_jax.data.media_reader import open_clip
 
 
@@ -47,8 +46,7 @@ def ask_about(row: Row, settings: Settings, parse: Any, response_format: dict[st
         ValueError: no reply that can be used.
     """
     with open_clip(row["clip_path"]) as clip:
-        places = np.unique(np.linspace(0, len(clip.timeline) - 1, settings.num_frames).round().astype(int))
-        frames = list(clip.pictures(places.tolist()))
+        frames = list(clip.pictures(evenly(len(clip.timeline), settings.num_frames).tolist()))
         seconds = float(clip.timeline.seconds)
     endpoint = ChatEndpoint(
         url=settings.url, model=settings.model, timeout=settings.timeout, retries=settings.retries,

@@ -15,6 +15,7 @@ import numpy as np
 from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.curation.logos import LEAST_SHOTS, find_logo
 from lcv_jax.curation.stage import GroupStage
+from lcv_jax.data.frames import evenly
 from lcv_jax.data.media_reader import open_clip
 
 
@@ -36,8 +37,7 @@ class Settings:
 def find_logos(columns: dict[str, list[Any]], settings: Settings) -> Mapping[str, Sequence[Any]]:
     """What is over the source of these clips, the same for each; None where too few clips can be compared."""
     paths = columns["clip_path"]
-    places = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), settings.most_clips)).round().astype(int))
-    frames = _of_one_size(_middle_frame(paths[place]) for place in places)
+    frames = _of_one_size(_middle_frame(paths[place]) for place in evenly(len(paths), settings.most_clips))
     if settings.classifier:
         found: dict[str, Any] = {"logo": float(_function(settings.classifier)(np.stack(list(frames))))}
         found |= dict.fromkeys(("logo_area", "logo_strength", "logo_box", "logo_shots"))
