@@ -7,16 +7,20 @@ memory that does not suffice. Everything else is a bug.
 
 import _thread
 import contextlib
+import functools
 import io
 import logging
+import operator
 import os
 import re
+import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Annotated, Any
 
 from lcv_jax.own_files import DiskFullError, full_disk
 
@@ -97,6 +101,16 @@ def parse_arguments(kind: Any, arguments: list[str] | None, *, prog: str, **opti
     sys.exit(2)
 
 
+def parse_command(commands: Mapping[str, type], arguments: list[str] | None, *, prog: str, description: str) -> Any:
+    """One of several commands, each a dataclass whose fields are its flags, by their names."""
+    import tyro
+
+    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in commands.items()]
+    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    chosen = functools.reduce(operator.or_, kinds)
+    return parse_arguments(chosen, arguments, prog=prog, description=description, config=config)
+
+
 def _one_line(box: str, kind: Any) -> str:
     """The contents of a box of tyro's, without its title."""
     lines = [" ".join(line.strip("│| ").split()) for line in box.splitlines()]
@@ -113,15 +127,36 @@ def _wide_terminal(arguments: list[str] | None) -> Iterator[None]:
     if {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
         yield
         return
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "2000"
+    with environment(COLUMNS="2000"):
+        yield
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Within, these variables have these values, for child processes too."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """Within, signals call `handler(number, frame)`; only for the main thread."""
+    before = {}
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextlib.contextmanager

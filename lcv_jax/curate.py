@@ -8,16 +8,14 @@ Killed at any time, the same `run` resumes and redoes no finished row.
 """
 
 import dataclasses
-import functools
-import operator
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.command_line import mistakes_in_one_line, parse_command, positional
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
 from lcv_jax.curation.recipe import Recipe
@@ -26,19 +24,14 @@ from lcv_jax.curation.select import select
 from lcv_jax.curation.stages import ORDER, stage_named
 from lcv_jax.curation.tables import quarantine_lines, query, status_lines
 
-
-def _positional(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar)
-
-
-LibraryFolder = Annotated[tyro.conf.Positional[Path], _positional("LIBRARY")]
+LibraryFolder = Annotated[tyro.conf.Positional[Path], positional("LIBRARY")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """Run stages over videos. Stopped at any time, the same command resumes."""
 
-    folder: Annotated[tyro.conf.Positional[Path], _positional("VIDEOS")]
+    folder: Annotated[tyro.conf.Positional[Path], positional("VIDEOS")]
     """A folder of videos, or a list of them (.jsonl, .csv, .parquet with the columns path and id)."""
     library: LibraryFolder
     """The folder of results; created if it is not there."""
@@ -96,7 +89,7 @@ class Query:
 
     library: LibraryFolder
     """The folder of results."""
-    sql: Annotated[tyro.conf.Positional[str], _positional("SQL")]
+    sql: Annotated[tyro.conf.Positional[str], positional("SQL")]
     """Such as "SELECT stage, reason, count(*) FROM quarantine GROUP BY ALL"."""
 
     def run(self) -> None:
@@ -111,7 +104,7 @@ class Select:
 
     library: LibraryFolder
     """The folder of results."""
-    manifest: Annotated[tyro.conf.Positional[Path], _positional("OUT.jsonl")]
+    manifest: Annotated[tyro.conf.Positional[Path], positional("OUT.jsonl")]
     """The file to write, for `lcv encode` and the trainer."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Recipe)
 
@@ -144,16 +137,9 @@ COMMANDS: dict[str, type] = {"run": Run, "status": Status, "query": Query, "sele
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.curate") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
-    commands = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in COMMANDS.items()]
+    description = "Curate raw videos: stages, their library, queries."
     with mistakes_in_one_line("interrupted; the same command resumes"):
-        chosen = parse_arguments(
-            functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
-            arguments,
-            prog=prog,
-            description="Curate raw videos: stages, their library, queries.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        chosen.run()
+        parse_command(COMMANDS, arguments, prog=prog, description=description).run()
 
 
 if __name__ == "__main__":

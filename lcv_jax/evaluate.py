@@ -7,15 +7,13 @@ Every command has its own --help; docs/evaluation.md goes through them in order.
 """
 
 import dataclasses
-import functools
-import operator
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional, show_progress
+from lcv_jax.command_line import mistakes_in_one_line, parse_command, positional, show_progress
 from lcv_jax.evaluation import describing, people_commands, score_commands
 from lcv_jax.evaluation.benchmarks import aggregate, read_results, run_benchmark
 from lcv_jax.evaluation.layouts import write_layout
@@ -208,16 +206,9 @@ COMMANDS: dict[str, type] = {
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.evaluate") -> None:
     """Runs the command line; a user's mistake is one line and exit status 2."""
-    commands = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in COMMANDS.items()]
+    description = "Evaluate models: suites, sampling, ratings, judges, measures, statistics, reports."
     with leaving_at_once(), mistakes_in_one_line("interrupted; the same command resumes"):
-        chosen = parse_arguments(
-            functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
-            arguments,
-            prog=prog,
-            description="Evaluate models: suites, sampling, ratings, judges, measures, statistics, reports.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        chosen.run()
+        parse_command(COMMANDS, arguments, prog=prog, description=description).run()
 
 
 if __name__ == "__main__":

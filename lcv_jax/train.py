@@ -28,7 +28,7 @@ import jax
 import tyro
 from jax.experimental import multihost_utils
 
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.command_line import handling, mistakes_in_one_line, parse_arguments
 from lcv_jax.config import PublishedConfig
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.gpus.speeds import peak_flops
@@ -234,11 +234,8 @@ def _asked_to_stop() -> Iterator[Stop]:
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = True
 
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
+    with handling(ask, signal.SIGTERM):
         yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # 3. The loop

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from lcv_jax.command_line import environment
 from lcv_jax.curation.stage import KEYS, Outcome, Row, Stage, attempt
 
 _LOOK = 0.5
@@ -77,7 +78,7 @@ class _Worker:
         self._stage, self.done, self.is_alive = stage, 0, True
         self.row: Row | None = None
         self._process = context.Process(target=_serve, args=(other, stage), daemon=True)
-        with _one_thread_each():
+        with environment(**dict.fromkeys(_THREADS, "1")):
             self._process.start()
         other.close()
         self.handles: tuple[Any, ...] = (self._connection, self._process.sentinel)
@@ -146,20 +147,6 @@ def _serve(connection: Connection, stage: Stage) -> None:
                 connection.send(attempt(stage, row))
             except (OSError, ImportError) as error:
                 connection.send(error)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _patience(busy: Iterable[_Worker]) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from tyro.conf import Fixed
 
 from lcv_jax.bounds import Bounds, Count, Fps, Pixels, Whole, check_fields
+from lcv_jax.command_line import handling
 from lcv_jax.generation.results import FPS, Listeners, Result
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
@@ -117,17 +118,11 @@ def _interrupted_once() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals are handled in the main thread alone
         return
-    before = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+    with handling(ask, signal.SIGINT, signal.SIGTERM):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
