@@ -25,6 +25,8 @@ from typing import Annotated, Any
 from lcv_jax.own_files import DiskFullError, full_disk
 
 _MISTAKES = (ValueError, OSError, ImportError, NotImplementedError, FloatingPointError)
+# How the connections of Gloo and NCCL break when the process at the other end is gone.
+_CONNECTION_ENDED = re.compile("closed by peer|reset by peer|Broken pipe|remote process exited")
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ def mistake(error: Exception) -> str | None:
         return (
             f"not enough device memory ({told}): choose a smaller size, fewer frames, a smaller batch, or more devices"
         )
-    if _is_jax_error(error) and "closed by peer" in str(error):
+    if _is_jax_error(error) and _CONNECTION_ENDED.search(str(error)):
         return f"another process of this run has ended, and says why ({str(error).splitlines()[0]})"
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, DiskFullError):
         error = full_disk(error, Path(os.fsdecode(error.filename2 or error.filename))) or error

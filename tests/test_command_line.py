@@ -43,9 +43,14 @@ MISTAKES = [
     (ImportError("no grain"), "no grain"),
     (FloatingPointError("not finite"), "not finite"),
     (MemoryError("3 GB"), "not enough memory (3 GB): choose a smaller size"),
-    (
-        jax.errors.JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer [::1]"),
-        "another process of this run has ended",
+    *(
+        (jax.errors.JaxRuntimeError(f"UNKNOWN: {told}"), "another process of this run has ended")
+        for told in (
+            "Gloo: Connection closed by peer [::1]",
+            "Gloo AllGather failed: gloo/transport/tcp/pair.cc:538 Read error [::1]:63128: Connection reset by peer",
+            "Gloo AllReduce failed: writev: Broken pipe",
+            "NCCL operation ncclGroupEnd() failed: remote process exited or there was a network error",
+        )
     ),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "allocating 9 bytes."),
 ]
