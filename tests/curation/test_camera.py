@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lcv_jax.curation.camera import CLASSES, SHIPPED, classify_camera, features, shipped_model
-from lcv_jax.curation.camera_training import HELD_OUT, TRAINING, camera_steps, rendered_path, train_camera, write_camera
+from lcv_jax.curation.camera_training import HELD_OUT, TRAINING, camera_steps, main, rendered_path, train_camera
 from lcv_jax.toy.film_plans import CAMERAS
 
 pytest.importorskip("cv2")
@@ -31,12 +31,12 @@ def test_the_card():
     assert model["held_out"]["accuracy"] >= 0.95
 
 
-def test_training_is_deterministic_and_learns(tmp_path):
-    model = train_camera(num_clips=16, num_held_out=8, seed=5)
-    write_camera(model, tmp_path / "new" / "camera.json")
-    written = json.loads((tmp_path / "new" / "camera.json").read_text())
-    again = train_camera(num_clips=16, num_held_out=8, seed=5)
-    assert written == json.loads(json.dumps(again))
+def test_training_is_deterministic_and_learns(tmp_path, capsys):
+    flags = ["--num-clips", "16", "--num-held-out", "8", "--seed", "5"]
+    main([str(tmp_path / "camera.json"), *flags])
+    written = json.loads((tmp_path / "camera.json").read_text())
+    assert f"accuracy {written['held_out']['accuracy']:.3f} on pictures never seen" in capsys.readouterr().out
+    assert written == json.loads(json.dumps(train_camera(num_clips=16, num_held_out=8, seed=5)))
     assert classify_camera(rendered_path(("brick",), "pan_left", (5, 9)), written)[0] == "pan_left"
 
 
