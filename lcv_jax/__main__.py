@@ -28,10 +28,6 @@ COMMANDS = {
     "plan": ("lcv_jax.plan", "compute memory and time of generation or training on a GPU that is not here"),
     "evaluate": ("lcv_jax.evaluate", "evaluate models: suites, sampling, ratings, judges, measures, reports"),
     "serve-rewards": ("lcv_jax.rewards.server", "serve a reward model over HTTP, for GRPO"),
-    "curate train-camera": (
-        "lcv_jax.curation.camera_training",
-        "train the classifier of camera movement that curation uses",
-    ),
     "toy make": ("lcv_jax.toy.make", "write captioned clips of the procedural world"),
     "toy films": ("lcv_jax.toy.films", "write long films whose cuts, borders, logos and faults are known"),
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),

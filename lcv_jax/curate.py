@@ -15,7 +15,9 @@ from typing import Annotated
 
 import tyro
 
+from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_command, positional
+from lcv_jax.curation.camera_training import train_camera
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
 from lcv_jax.curation.recipe import Recipe
@@ -23,6 +25,7 @@ from lcv_jax.curation.runs import list_sources, run_stages
 from lcv_jax.curation.select import select
 from lcv_jax.curation.stages import ORDER, stage_named
 from lcv_jax.curation.tables import quarantine_lines, query, status_lines
+from lcv_jax.own_files import write_json
 
 LibraryFolder = Annotated[tyro.conf.Positional[Path], positional("LIBRARY")]
 
@@ -126,13 +129,43 @@ class Stages:
             print(f"{name} ({stage.of}s) reads {', '.join(stage.reads)}; writes {', '.join(stage.writes)}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainCamera:
+    """Train the classifier of camera movement, and measure it on pictures that it never saw."""
+
+    out: Annotated[tyro.conf.Positional[Path], positional("OUT")]
+    """The JSON file to write: weights and card."""
+    num_clips: Annotated[int, Bounds(least=8, most=10**6)] = 960
+    """Clips rendered to train on, in equal parts of every class."""
+    num_held_out: Annotated[int, Bounds(least=8, most=10**6)] = 480
+    """Clips rendered to measure accuracy."""
+    seed: Seed = 0
+    """Of all paths."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def run(self) -> None:
+        """Trains, and writes the file."""
+        model = train_camera(self.num_clips, self.num_held_out, self.seed)
+        write_json(self.out, model)
+        print(f"wrote {self.out}: accuracy {model['held_out']['accuracy']:.3f} on pictures never seen")
+
+
 def _existing(folder: Path) -> Library:
     if not (folder / "current.json").is_file():
         raise ValueError(f"{folder}: no library here; `curate run VIDEOS {folder}` makes one")
     return Library(folder)
 
 
-COMMANDS: dict[str, type] = {"run": Run, "status": Status, "query": Query, "select": Select, "stages": Stages}
+COMMANDS: dict[str, type] = {
+    "run": Run,
+    "status": Status,
+    "query": Query,
+    "select": Select,
+    "stages": Stages,
+    "train-camera": TrainCamera,
+}
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.curate") -> None:

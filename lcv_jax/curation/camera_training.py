@@ -7,23 +7,17 @@ not steady, speeds that change, motion across the main direction, objects that m
 pictures that training never saw.
 """
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from lcv_jax.array_types import Float, UInt8
-from lcv_jax.bounds import Bounds, Seed, check_fields
-from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.curation.camera import CLASSES, camera_probabilities, features
 from lcv_jax.curation.motion import Motion
 from lcv_jax.extras import import_extra
-from lcv_jax.own_files import write_json
 
 TRAINING = ("brick", "camera", "cell", "chelsea", "coins", "hubble_deep_field", "motorcycle_left", "page", "retina")
 TRAINING_CLOUDS = 9
@@ -34,32 +28,6 @@ _SIDES = ((128, 228), (128, 170), (128, 128), (170, 128), (96, 170))
 _CANVAS = 512
 _DECAY = 1e-3
 """Of weights, in the logistic regression."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Train the classifier of camera movement, and measure it on pictures that it never saw."""
-
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The JSON file to write: weights and card."""
-    num_clips: Annotated[int, Bounds(least=len(CLASSES), most=10**6)] = 960
-    """Clips rendered to train on, in equal parts of every class."""
-    num_held_out: Annotated[int, Bounds(least=len(CLASSES), most=10**6)] = 480
-    """Clips rendered to measure accuracy."""
-    seed: Seed = 0
-    """Of all paths."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.curation.camera_training") -> None:
-    """Runs the command line; a user's mistake is one line and exit status 2."""
-    with mistakes_in_one_line("interrupted; nothing was written"):
-        asked = parse_arguments(Arguments, arguments, prog=prog)
-        model = train_camera(asked.num_clips, asked.num_held_out, asked.seed)
-        write_json(asked.out, model)
-        print(f"wrote {asked.out}: accuracy {model['held_out']['accuracy']:.3f} on pictures never seen")
 
 
 def train_camera(num_clips: int = 960, num_held_out: int = 480, seed: int = 0) -> dict[str, Any]:
@@ -233,7 +201,3 @@ def _clouds(rng: np.random.Generator) -> UInt8[np.ndarray, "H W"]:
         y, x, height, width = (int(side) for side in rng.uniform(0, 1, 4) * (_CANVAS, _CANVAS, 150, 150))
         picture_HW[y : y + height, x : x + width] = rng.uniform(20, 235)
     return np.clip(picture_HW, 0, 255).astype(np.uint8)
-
-
-if __name__ == "__main__":
-    main()

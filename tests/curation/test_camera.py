@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from lcv_jax.curate import main
 from lcv_jax.curation.camera import CLASSES, SHIPPED, classify_camera, features, shipped_model
-from lcv_jax.curation.camera_training import HELD_OUT, TRAINING, camera_steps, main, rendered_path, train_camera
+from lcv_jax.curation.camera_training import HELD_OUT, TRAINING, camera_steps, rendered_path, train_camera
 from lcv_jax.toy.film_plans import CAMERAS
 
 pytest.importorskip("cv2")
@@ -33,7 +34,7 @@ def test_the_card():
 
 def test_training_is_deterministic_and_learns(tmp_path, capsys):
     flags = ["--num-clips", "16", "--num-held-out", "8", "--seed", "5"]
-    main([str(tmp_path / "camera.json"), *flags])
+    main(["train-camera", str(tmp_path / "camera.json"), *flags])
     written = json.loads((tmp_path / "camera.json").read_text())
     assert f"accuracy {written['held_out']['accuracy']:.3f} on pictures never seen" in capsys.readouterr().out
     assert written == json.loads(json.dumps(train_camera(num_clips=16, num_held_out=8, seed=5)))

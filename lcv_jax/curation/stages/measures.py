@@ -30,7 +30,7 @@ def measure(row: Row, settings: Settings) -> Row:
 
 STAGE = Stage(
     name="measures",
-    version=1,
+    version=2,
     run=measure,
     settings=Settings(),
     reads={"clip_path": Path, "clip_digest": str},
