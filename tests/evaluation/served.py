@@ -11,8 +11,8 @@ from lcv_jax.evaluation.studies import read_study
 class Served:
     """A study's server in a process of its own."""
 
-    def __init__(self, folder):
-        command = [sys.executable, "-m", "lcv_jax.evaluate", "rate", str(folder), "--port", "0"]
+    def __init__(self, folder, port=0):
+        command = [sys.executable, "-m", "lcv_jax.evaluate", "rate", str(folder), "--port", str(port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         num = len(read_study(folder).raters)
         self.links = dict(self.process.stdout.readline().strip().split(": ", 1) for _ in range(num))
@@ -26,7 +26,7 @@ class Served:
             return json.loads(content) if reply.headers["content-type"] == "application/json" else content
 
     def stop(self):
-        self.process.kill()
+        self.process.kill()  # SIGKILL: nothing is told to finish
         self.process.wait()
         self.process.stdout.close()
 

@@ -24,7 +24,11 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    # The last two: tabs that nobody looks at go on at full speed.
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
+    ):  # fmt: skip
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield driver
@@ -117,3 +121,78 @@ def test_a_pair_plays_together_and_its_sides_are_put_right(tmp_path, browser):
             }  # fmt: skip
             press(browser, Keys.ENTER)
             wait(browser, lambda b, before=shown: item_of(b) != before)
+
+
+RATE_UNTIL_FINISHED = """
+const [number] = arguments, original = window.fetch;
+window.fetch = async (path, options) => {
+  const reply = await original(path, options);
+  if (path === "/api/rate" && reply.ok) {
+    const told = JSON.parse(options.body);
+    localStorage.setItem(`${told.rater} ${told.item} ${told.dimension}`, told.score);
+  }
+  return reply;
+};
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+let left = null;
+setInterval(() => {
+  if (!localStorage.getItem("begin") || !item || item.finished || failed) return;
+  if (item.dimensions.some((one) => !item.answered.has(one.id))) press(String(1 + (number + current) % 5));
+  else if (left !== item) { left = item; press("Enter"); }
+}, 10);
+"""
+
+
+def test_ten_raters_at_once_in_a_browser_lose_nothing_when_the_server_is_killed(tmp_path, browser):
+    run = read_run(make_run(tmp_path / "run", 16))
+    names = [f"rater{n}" for n in range(10)]
+    study, _ = create_study(
+        tmp_path / "study", [run], "absolute", dict.fromkeys(names, ()), num_training=0, num_checks=0
+    )
+    first = browser.current_window_handle
+    tabs = []
+
+    def rate(server):
+        for number, name in enumerate(names):
+            browser.switch_to.window(tabs[number])
+            browser.get(server.links[name])
+            wait(browser, item_of)
+            browser.execute_script(RATE_UNTIL_FINISHED, number)
+
+    def accepted():
+        """What the pages know to be stored."""
+        return browser.execute_script("const { begin, ...told } = localStorage; return told")
+
+    for _ in names:
+        browser.switch_to.new_window("tab")
+        tabs.append(browser.current_window_handle)
+    try:
+        with Served(tmp_path / "study") as server:
+            port = server.address.rsplit(":", 1)[1]
+            rate(server)
+            browser.execute_script("localStorage.setItem('begin', 1)")
+            wait(browser, lambda _: len(accepted()) >= 40)
+        before = accepted()
+        with Served(tmp_path / "study", port) as server:
+            rate(server)
+            for tab in tabs:
+                browser.switch_to.window(tab)
+                wait(browser, lambda b: item_of(b) == "finished")
+            after = accepted()
+    finally:
+        for tab in tabs:
+            browser.switch_to.window(tab)
+            browser.close()
+        browser.switch_to.window(first)
+    tokens = {link.rsplit("=", 1)[1]: name for name, link in server.links.items()}
+    told = {}
+    for key, score in after.items():
+        token, item, dimension = key.split(" ")
+        told[tokens[token], item, dimension] = int(score)
+    answers = Ratings(study).answers()
+    stored = {(one.rater, one.item, one.dimension): one.score for one in answers}
+    assert len(stored) == len(answers)  # nobody answered twice
+    assert before.items() < after.items()  # the server was killed in their midst
+    assert told.items() <= stored.items()
+    for item in study.items:
+        assert len({rater for rater, rated, _ in stored if rated == item.id}) >= 3
