@@ -55,7 +55,8 @@ Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
 Output = Literal["video", "latents"]
 OnStep = Callable[[int, int], None]
-"""Called with the number of steps done and of all steps."""
+"""Called with the number of steps done and of all steps. An exception that it raises ends the sampling after that step,
+on all devices of this process, and reaches the caller."""
 
 POSTERIOR_STREAM = 1
 """Folded into a seed's key for draws of the autoencoder's posterior; the sampler's noise uses the key itself."""

@@ -243,7 +243,27 @@ def test_a_second_prompt_does_not_compile_again(pipeline):
         pipeline.text_to_video(prompt, **TINY, on_step=lambda done, total: steps.append((done, total)))
         sizes.append(denoise._cache_size())
     assert sizes[0] == sizes[1]
-    assert sorted(steps) == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert steps == [(1, 2), (2, 2), (1, 2), (2, 2)]
+
+
+class _StopError(Exception):
+    pass
+
+
+def test_an_exception_of_the_callback_ends_the_sampling_after_that_step(pipeline):
+    steps = []
+
+    def stop_at_three(done, total):
+        steps.append(done)
+        if done == 3:
+            raise _StopError
+
+    options = {**TINY, "num_steps": 8}
+    with pytest.raises(_StopError):
+        pipeline.text_to_video("a cat", **options, on_step=stop_at_three)
+    assert steps == [1, 2, 3]
+    whole = pipeline.text_to_video("a cat", **options, on_step=lambda *_: None)
+    np.testing.assert_allclose(whole, pipeline.text_to_video("a cat", **options), atol=1e-5)
 
 
 def test_compiled_size_does_not_grow_with_steps(pipeline):

@@ -1,22 +1,24 @@
-"""The Euler sampler: one `lax.scan` over the steps, for any velocity and any schedule. It knows no network."""
+"""The Euler sampler: one compiled loop over the steps, for any velocity and any schedule. It knows no network."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
 from lcv_jax.diffusion.flow import euler_step, mix
 
 Velocity = Callable[[Float[Array, "B *video"], Float[Array, ""]], Float[Array, "B *video"]]
 """(x_t, t) -> velocity towards the data."""
+_BOOL = jax.ShapeDtypeStruct((), bool)
 
 
 def sample(
     velocity: Velocity,
     x: Float[Array, "B *video"],
     schedule: Float[Array, " steps"],
-    on_step: Callable[[Array], None] | None = None,
+    on_step: Callable[[Array], bool] | None = None,
 ) -> Float[Array, "B *video"]:
     """Follows the flow from `x` at time schedule[0] down to 0.
 
@@ -24,19 +26,28 @@ def sample(
         velocity: of x at time t in [0, 1].
         x: where to start, float32.
         schedule: falling times, one a step.
-        on_step: called on the host, with the number of steps done, after each step.
+        on_step: called on the host after each step with the number of steps done; False ends the loop there, on all
+            devices.
     """
-
-    def step(x: Array, times: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        t, t_next, number = times
-        x = euler_step(x, velocity(x, t), t, t_next)
-        if on_step is not None:
-            # One element of x makes the callback wait for the step.
-            jax.debug.callback(lambda number, _: on_step(number), number, x[(0,) * x.ndim])
-        return x, None
-
     after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
-    return jax.lax.scan(step, x, (schedule, after, jnp.arange(1, schedule.shape[0] + 1)))[0]
+
+    def advance(x: Array, t: Array, t_next: Array) -> Array:
+        return euler_step(x, velocity(x, t), t, t_next)
+
+    if on_step is None:
+        return jax.lax.scan(lambda x, times: (advance(x, *times), None), x, (schedule, after))[0]
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        number, _, x = carry
+        x = advance(x, schedule[number], after[number])
+        # One element of x makes the callback wait for the step.
+        going = io_callback(lambda done, _: on_step(done), _BOOL, number + 1, x[(0,) * x.ndim])
+        return number + 1, going, x
+
+    def is_going(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < schedule.shape[0]) & carry[1]
+
+    return jax.lax.while_loop(is_going, step, (jnp.int32(0), jnp.bool_(True), x))[2]
 
 
 def sample_renoising(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
@@ -116,30 +117,46 @@ def guided_velocity(
     return velocity
 
 
+Listener = Callable[[int], None]
 _reporting = threading.Lock()
-_listener: Callable[[int], None] | None = None
+_listener: Listener | None = None
+_stopped_by: BaseException | None = None
 
 
-def _tell_listener(steps_done: Any) -> None:
-    """The one function that compiled loops call back: a new one for each call would compile anew."""
-    if _listener is not None:
-        _listener(int(steps_done))
+def _tell_listener(steps_done: Any) -> Any:
+    """The one function that compiled loops call back: a new one for each call would compile anew.
+
+    Returns:
+        Whether to go on.
+    """
+    global _stopped_by
+    if _listener is not None and _stopped_by is None:
+        try:
+            _listener(int(steps_done))
+        except BaseException as error:
+            _stopped_by = error
+    return np.bool_(_stopped_by is None)
 
 
 @contextmanager
-def reporting(listener: Callable[[int], None] | None) -> Iterator[None]:
-    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done; one thread at a time."""
-    global _listener
+def reporting(listener: Listener | None) -> Iterator[None]:
+    """Within, `denoise(..., report=True)` calls `listener` with the number of steps done; one thread at a time.
+
+    An exception of the listener ends the loop after that step, and is raised here.
+    """
+    global _listener, _stopped_by
     if listener is None:
         yield
         return
     with _reporting:
-        _listener = listener
+        _listener, _stopped_by = listener, None
         try:
             yield
             jax.effects_barrier()
+            if _stopped_by is not None:
+                raise _stopped_by
         finally:
-            _listener = None
+            _listener = _stopped_by = None
 
 
 @functools.partial(jax.jit, static_argnames="encoder")
