@@ -11,7 +11,7 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,10 +20,10 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_command, positional
 from lcv_jax.curation.camera_training import train_camera
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
-from lcv_jax.curation.recipe import Recipe
+from lcv_jax.curation.recipe import Recipe, read_recipe
 from lcv_jax.curation.runs import list_sources, run_stages
 from lcv_jax.curation.select import select
-from lcv_jax.curation.stages import ORDER, stage_named
+from lcv_jax.curation.stages import ORDER, stage_named, with_needed
 from lcv_jax.curation.tables import quarantine_lines, query, status_lines
 from lcv_jax.own_files import write_json
 
@@ -39,15 +39,15 @@ class Run:
     library: LibraryFolder
     """The folder of results; created if it is not there."""
     stages: tuple[str, ...] = ("probe", "duplicates")
-    """Which stages to run; they run in the order of `curate stages`."""
+    """Which stages to run, in the order of `curate stages`, after those that they need and that never ran."""
     retry: bool = False
     """Try rows again that are quarantined."""
     engine: Annotated[Engine, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Engine)
 
     def run(self) -> None:
         """Lists the videos and runs the stages."""
-        stages = [stage_named(name) for name in sorted(map(_known, self.stages), key=ORDER.index)]
         library = Library(self.library)
+        stages = [stage_named(name) for name in with_needed(self.stages, library.stages())]
         with library.writing():
             count = list_sources(library, self.folder)
             print(f"{self.folder}: {count} videos", file=sys.stderr)
@@ -55,10 +55,6 @@ class Run:
         print("\n".join(status_lines(library)))
         for line in quarantine_lines(library, shown=5):
             print(f"warning: {line}", file=sys.stderr)
-
-
-def _known(name: str) -> str:
-    return stage_named(name).name
 
 
 class _Progress:
@@ -103,19 +99,22 @@ class Query:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Select:
-    """Write the manifest of the clips that a recipe keeps, and print what each rule kept and dropped."""
+    """Select clips by a recipe: `select [RECIPE.py] LIBRARY OUT`. Prints what each rule kept and dropped.
+
+    RECIPE.py is a file of configs/curation/ or one of yours; flags change its fields. Without one, flags are all.
+    """
 
     library: LibraryFolder
     """The folder of results."""
-    manifest: Annotated[tyro.conf.Positional[Path], positional("OUT.jsonl")]
-    """The file to write, for `lcv encode` and the trainer."""
+    out: Annotated[tyro.conf.Positional[Path], positional("OUT")]
+    """The file to write: a manifest (.jsonl) for `lcv encode` and the trainer, or prompts, one a line (.txt)."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Recipe)
 
     def run(self) -> None:
         """Selects and prints the funnel."""
-        for step in select(_existing(self.library), self.recipe, self.manifest):
+        for step in select(_existing(self.library), self.recipe, self.out):
             print(f"{step.kept:9} kept {step.dropped:9} dropped  {step.rule}")
-        print(f"wrote {self.manifest}")
+        print(f"wrote {self.out}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,20 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.cura
     """Runs the command line; a user's mistake is one line and exit status 2."""
     description = "Curate raw videos: stages, their library, queries."
     with mistakes_in_one_line("interrupted; the same command resumes"):
-        parse_command(COMMANDS, arguments, prog=prog, description=description).run()
+        commands, arguments = _with_recipe(sys.argv[1:] if arguments is None else arguments)
+        parse_command(commands, arguments, prog=prog, description=description).run()
+
+
+def _with_recipe(arguments: list[str]) -> tuple[dict[str, type], list[str]]:
+    """The commands, and the arguments without a recipe that comes first: its fields become the defaults of `select`."""
+    if arguments[:1] != ["select"] or not arguments[1:2] or not arguments[1].endswith(".py"):
+        return COMMANDS, arguments
+    default: Any = dataclasses.field(default=read_recipe(Path(arguments[1])))
+    fields = [("recipe", Annotated[Recipe, tyro.conf.arg(name="")], default)]
+    kind = dataclasses.make_dataclass(
+        "Select", fields, bases=(Select,), namespace={"__doc__": Select.__doc__}, frozen=True, kw_only=True
+    )
+    return {**COMMANDS, "select": kind}, ["select", *arguments[2:]]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ same command again goes on where the run was stopped or killed, or with more --s
 import ast
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import logging
 import math
@@ -49,11 +48,9 @@ from lcv_jax.training.start_check import check_sizes, check_start
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner, Measured, train_step
 from lcv_jax.training.weights import LatentStatistics, WhichWeights, choose, kept_weights, save_weights
-from lcv_jax.user_files import running
+from lcv_jax.user_files import PROJECT, call_in_file
 
 WEIGHTS, RAW_WEIGHTS = "weights", "weights_raw"
-PROJECT = Path(__file__).parents[1]
-"""A checkout has the project's configs/ there."""
 STATISTICS_BATCHES = 32
 """Batches that the mean and the spread of an autoencoder's latents are measured on."""
 AHEAD = 2
@@ -130,18 +127,7 @@ def read_config(path: str) -> TrainConfig:
     if not path.endswith(".py") or not Path(path).is_file():
         given = f"no such file: {path}" if path and not path.startswith("-") else "no config was given"
         raise ValueError(f"{given}; usage: python -m lcv_jax.train CONFIG.py [--help], with one of configs/")
-    spec = importlib.util.spec_from_file_location("lcv_jax_train_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    sys.path[:] = [str(Path(path).parent), *before, str(PROJECT)]
-    try:
-        with running(path):
-            spec.loader.exec_module(module)
-            cfg = module.get_config() if hasattr(module, "get_config") else None
-    finally:
-        sys.path[:] = before
+    cfg = call_in_file(path, "get_config")
     if not isinstance(cfg, TrainConfig):
         raise ValueError(f"{path} must define get_config() that returns a lcv_jax.training.config.TrainConfig")
     return cfg

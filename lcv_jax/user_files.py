@@ -5,13 +5,18 @@ them are a fault of the file, and become a ValueError that names it; outside the
 """
 
 import contextlib
+import importlib.util
 import json
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+PROJECT = Path(__file__).parents[1]
+"""A checkout has the project's configs/ there."""
 
 
 class UnreadableError(ValueError):
@@ -52,6 +57,28 @@ def running(path: str | Path) -> Iterator[None]:
         told = next(iter(str(error).splitlines()), "")
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: " if told else type(error).__name__
         raise UnreadableError(f"{_place(Path(path), error)}: {kind}{told}") from error
+
+
+def call_in_file(path: str | Path, function: str) -> Any:
+    """What a function of a user's Python file returns; None: the file has no such function.
+
+    The file imports from its own folder, and the project's configs from anywhere: `from configs.toy.sft import ...`.
+
+    Raises:
+        UnreadableError: it raises an exception; the line is named.
+    """
+    spec = importlib.util.spec_from_file_location("lcv_jax_config_file", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    sys.path[:] = [str(Path(path).parent), *before, str(PROJECT)]
+    try:
+        with running(path):
+            spec.loader.exec_module(module)
+            return getattr(module, function)() if hasattr(module, function) else None
+    finally:
+        sys.path[:] = before
 
 
 def check_regular(path: str | Path) -> None:

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from lcv_jax import curate
+from lcv_jax.curation.recipe import Recipe
+from lcv_jax.curation.stages import with_needed
 from lcv_jax.data.media_writer import VideoWriter
 
 
@@ -50,7 +52,7 @@ def test_a_file_without_video_is_quarantined_and_counted(curated, capsys):
         (["run", "nowhere", "new"], "no such folder of videos"),
         (["run", "films", "films"], "holds other things"),
         (["run", "films", "library", "--stages", "prob"], "unknown stage 'prob'; stages are probe"),
-        (["run", "films", "fresh", "--stages", "text"], "stage text reads 'clip_path', which no stage has written"),
+        (["select", "nowhere.py", "library", "out.jsonl"], "nowhere.py: no such recipe"),
         (["run", "films", "library", "--workers", "-1"], "workers must lie in 0..4096"),
     ],
 )
@@ -60,3 +62,19 @@ def test_mistakes_are_one_line(curated, capsys, monkeypatch, arguments, told):
         curate.main(arguments)
     assert stop.value.code == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_stages_bring_along_those_that_they_need():
+    assert with_needed(["staying_text"], []) == ["segment", "clips", "text", "staying_text"]
+    assert with_needed(["staying_text"], ["clips"]) == ["text", "staying_text"]
+
+
+def test_flags_change_the_fields_of_a_recipe(curated, capsys, monkeypatch):
+    monkeypatch.chdir(curated)
+    (curated / "recipe.py").write_text(
+        "from lcv_jax.curation.recipe import Recipe\ndef get_recipe():\n    return Recipe(least_side=48, most_text=0.1)"
+    )
+    found = []
+    monkeypatch.setattr(curate, "select", lambda library, recipe, out: found.append(recipe) or [])
+    curate.main(["select", "recipe.py", "library", "out.jsonl", "--most-text", "None", "--least-seconds", "2"])
+    assert found == [Recipe(least_side=48, least_seconds=2.0)]

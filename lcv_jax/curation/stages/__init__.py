@@ -1,6 +1,7 @@
 """One file for each stage: a function of a row, and a value `STAGE` that describes it."""
 
 import importlib
+from collections.abc import Collection, Iterable
 
 from lcv_jax.curation.stage import GroupStage, Stage
 
@@ -21,3 +22,23 @@ def stage_named(name: str) -> Stage | GroupStage:
         raise ValueError(f"unknown stage {name!r}; stages are {', '.join(ORDER)}")
     found: Stage | GroupStage = importlib.import_module(f"{__name__}.{name}").STAGE
     return found
+
+
+def with_needed(names: Iterable[str], have: Collection[str]) -> list[str]:
+    """Stages in order, with all that write columns for them and are not there yet.
+
+    Args:
+        names: that are wanted, in any order.
+        have: stages of the library.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    writers = {column: name for name in ORDER for column in stage_named(name).writes}
+    wanted, found = list(names), set()
+    while wanted:
+        name = wanted.pop()
+        found.add(name)
+        needed = {writers[column] for column in stage_named(name).reads if column in writers}
+        wanted += needed - found - set(have)
+    return sorted(found, key=ORDER.index)
