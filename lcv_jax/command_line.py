@@ -103,12 +103,23 @@ def parse_arguments(kind: Any, arguments: list[str] | None, *, prog: str, **opti
     sys.exit(2)
 
 
-def parse_command(commands: Mapping[str, type], arguments: list[str] | None, *, prog: str, description: str) -> Any:
-    """One of several commands, each a dataclass whose fields are its flags, by their names."""
+def parse_command(
+    commands: Mapping[str, type], arguments: list[str] | None, *, prog: str, description: str, nested: bool = False
+) -> Any:
+    """One of several commands, each a dataclass whose fields are its flags, by their names.
+
+    Args:
+        commands: dataclasses by name.
+        arguments: of the command line; None: the process's.
+        prog: the program, as help names it.
+        description: what help says about it.
+        nested: flags of a dataclass within another carry the field's name, such as --segment.trim.
+    """
     import tyro
 
     kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in commands.items()]
-    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = [tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff]
+    config += [] if nested else [tyro.conf.OmitArgPrefixes]
     chosen = functools.reduce(operator.or_, kinds)
     return parse_arguments(chosen, arguments, prog=prog, description=description, config=config)
 

@@ -10,6 +10,7 @@ Killed at any time, the same `run` resumes and redoes no finished row.
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from lcv_jax.curation.library import Library
 from lcv_jax.curation.recipe import Recipe, read_recipe
 from lcv_jax.curation.runs import list_sources, run_stages
 from lcv_jax.curation.select import select
-from lcv_jax.curation.stages import ORDER, stage_named, with_needed
+from lcv_jax.curation.stages import ORDER, all_settings, stage_named, with_needed
 from lcv_jax.curation.tables import quarantine_lines, query, status_lines
 from lcv_jax.own_files import write_json
 
@@ -32,7 +33,10 @@ LibraryFolder = Annotated[tyro.conf.Positional[Path], positional("LIBRARY")]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run stages over videos. Stopped at any time, the same command resumes."""
+    """Run stages over videos. Stopped at any time, the same command resumes.
+
+    Flags with a stage's name are its settings: --segment.trim 3. With others, results of other settings are kept.
+    """
 
     folder: Annotated[tyro.conf.Positional[Path], positional("VIDEOS")]
     """A folder of videos, or a list of them (.jsonl, .csv, .parquet with the columns path and id)."""
@@ -47,7 +51,11 @@ class Run:
     def run(self) -> None:
         """Lists the videos and runs the stages."""
         library = Library(self.library)
-        stages = [stage_named(name) for name in with_needed(self.stages, library.stages())]
+        settings = {name: getattr(self, name, own) for name, own in all_settings().items()}
+        stages = with_needed(self.stages, library.stages(), settings)
+        for name in settings.keys() - {stage.name for stage in stages}:
+            if settings[name] != stage_named(name).settings:
+                raise ValueError(f"--{name}: settings of a stage that is not run; add it to --stages")
         with library.writing():
             count = list_sources(library, self.folder)
             print(f"{self.folder}: {count} videos", file=sys.stderr)
@@ -171,20 +179,32 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.cura
     """Runs the command line; a user's mistake is one line and exit status 2."""
     description = "Curate raw videos: stages, their library, queries."
     with mistakes_in_one_line("interrupted; the same command resumes"):
-        commands, arguments = _with_recipe(sys.argv[1:] if arguments is None else arguments)
-        parse_command(commands, arguments, prog=prog, description=description).run()
+        arguments, commands = [*(sys.argv[1:] if arguments is None else arguments)], dict(COMMANDS)
+        if arguments[:1] == ["run"]:
+            commands["run"] = _with_settings()
+        if arguments[:1] == ["select"] and arguments[1:2] and arguments[1].endswith(".py"):
+            commands["select"] = _with_recipe(arguments.pop(1))
+        parse_command(commands, arguments, prog=prog, description=description, nested=True).run()
 
 
-def _with_recipe(arguments: list[str]) -> tuple[dict[str, type], list[str]]:
-    """The commands, and the arguments without a recipe that comes first: its fields become the defaults of `select`."""
-    if arguments[:1] != ["select"] or not arguments[1:2] or not arguments[1].endswith(".py"):
-        return COMMANDS, arguments
-    default: Any = dataclasses.field(default=read_recipe(Path(arguments[1])))
-    fields = [("recipe", Annotated[Recipe, tyro.conf.arg(name="")], default)]
-    kind = dataclasses.make_dataclass(
-        "Select", fields, bases=(Select,), namespace={"__doc__": Select.__doc__}, frozen=True, kw_only=True
+def _with_settings() -> type:
+    """The command `run`, with a group of flags for the settings of each stage."""
+    fields = {name: (type(value), value) for name, value in all_settings().items()}
+    return _with_fields(Run, fields)
+
+
+def _with_recipe(path: str) -> type:
+    """The command `select`, whose flags have a recipe's fields as defaults."""
+    return _with_fields(Select, {"recipe": (Annotated[Recipe, tyro.conf.arg(name="")], read_recipe(Path(path)))})
+
+
+def _with_fields(command: type, fields: Mapping[str, tuple[Any, Any]]) -> type:
+    """A command with fields of these types and defaults."""
+    made = [(name, kind, dataclasses.field(default=value)) for name, (kind, value) in fields.items()]
+    namespace = {"__doc__": command.__doc__}
+    return dataclasses.make_dataclass(
+        command.__name__, made, bases=(command,), namespace=namespace, frozen=True, kw_only=True
     )
-    return {**COMMANDS, "select": kind}, ["select", *arguments[2:]]
 
 
 if __name__ == "__main__":

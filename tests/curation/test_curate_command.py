@@ -3,6 +3,7 @@ import pytest
 
 from lcv_jax import curate
 from lcv_jax.curation.recipe import Recipe
+from lcv_jax.curation.segment import SegmentSettings
 from lcv_jax.curation.stages import with_needed
 from lcv_jax.data.media_writer import VideoWriter
 
@@ -53,6 +54,8 @@ def test_a_file_without_video_is_quarantined_and_counted(curated, capsys):
         (["run", "films", "films"], "holds other things"),
         (["run", "films", "library", "--stages", "prob"], "unknown stage 'prob'; stages are probe"),
         (["select", "nowhere.py", "library", "out.jsonl"], "nowhere.py: no such recipe"),
+        (["run", "films", "library", "--segment.trim", "-1"], "trim must lie in 0..1000, got -1"),
+        (["run", "films", "library", "--segment.trim", "1"], "--segment: settings of a stage that is not run"),
         (["run", "films", "library", "--workers", "-1"], "workers must lie in 0..4096"),
     ],
 )
@@ -65,8 +68,22 @@ def test_mistakes_are_one_line(curated, capsys, monkeypatch, arguments, told):
 
 
 def test_stages_bring_along_those_that_they_need():
-    assert with_needed(["staying_text"], []) == ["segment", "clips", "text", "staying_text"]
-    assert with_needed(["staying_text"], ["clips"]) == ["text", "staying_text"]
+    def names(*have):
+        return [stage.name for stage in with_needed(["staying_text"], have, {})]
+
+    assert names() == ["segment", "clips", "text", "staying_text"]
+    assert names("clips") == ["text", "staying_text"]
+
+
+def test_flags_set_what_a_stage_is_run_with(curated, monkeypatch):
+    found = []
+    monkeypatch.setattr(curate, "run_stages", lambda library, stages, *_, **__: found.extend(stages))
+    arguments = [str(curated / "films"), str(curated / "library"), "--stages", "captions", "measures"]
+    curate.main(["run", *arguments, "--segment.trim", "5", "--captions.url", "http://there", "--captions.model", "m"])
+    settings = {stage.name: stage.settings for stage in found}
+    assert [*settings] == ["segment", "clips", "measures", "captions"]
+    assert settings["segment"] == SegmentSettings(trim=5)
+    assert (settings["captions"].url, settings["captions"].model) == ("http://there", "m")
 
 
 def test_flags_change_the_fields_of_a_recipe(curated, capsys, monkeypatch):
