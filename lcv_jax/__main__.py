@@ -22,6 +22,7 @@ COMMANDS = {
         "convert an adapter (LoRA) to or from the key layouts of other tools",
     ),
     "curate": ("lcv_jax.curate", "curate raw videos: stages over films and clips, a library of their results"),
+    "caption": ("lcv_jax.caption", "caption clips with Qwen2-VL, in this process"),
     "encode": ("lcv_jax.encode", "encode clips and captions ahead of training"),
     "train": ("lcv_jax.train", "train or fine-tune with a config: full weights, adapters, distillation, GRPO"),
     "export": ("lcv_jax.export", "export the last checkpoint of a run as a folder to generate from"),

@@ -276,13 +276,13 @@ class Qwen2VisionConfig(PublishedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen2VLConfig(PublishedConfig):
-    """Qwen2-VL (arXiv 2409.12191), the network of the released reward models. Defaults are the 2B model's."""
+    """Qwen2-VL (arXiv 2409.12191): captioner, and network of released reward models. Defaults are the 2B model's."""
 
     # Concerns dropout, initialisation, generation of text and PyTorch.
     dropped = frozenset({
         "architectures", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
         "initializer_range", "max_position_embeddings", "max_window_layers", "sliding_window", "transformers_version",
-        "use_cache", "vision_token_id", "tie_word_embeddings", "attn_implementation", "quantization_config",
+        "use_cache", "vision_token_id", "attn_implementation", "quantization_config",
     })  # fmt: skip
     pinned = {"model_type": "qwen2_vl", "hidden_act": "silu", "use_sliding_window": False}
 
@@ -301,6 +301,8 @@ class Qwen2VLConfig(PublishedConfig):
     video_token_id: Whole = 151656
     vision_start_token_id: Whole = 151652
     vision_end_token_id: Whole = 151653
+    tie_word_embeddings: bool = False
+    """Whether the embedding table is also the head of the language model; reward models have no such head."""
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> "Qwen2VLConfig":

@@ -36,8 +36,9 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 class Arguments:
     """Convert a published LongCat-Video checkpoint for lcv_jax, check one, or turn a converted one back.
 
-    The published folder has dit/, vae/, text_encoder/, tokenizer/, scheduler/ and lora/. Memory stays small whatever
-    the size of the checkpoint; DEST appears only when it is complete.
+    The published folder has dit/, vae/, text_encoder/, tokenizer/, scheduler/ and lora/; a folder of Qwen2-VL, a
+    captioner, is recognised by its config.json. Memory stays small whatever the size of the checkpoint; DEST appears
+    only when it is complete.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
@@ -86,7 +87,7 @@ def run(arguments: Arguments) -> None:
         ValueError: a user's mistake, or a checkpoint that is not right.
         OSError: a file that cannot be read or written, or a full disk.
     """
-    from lcv_jax.checkpoint import conversion, export, published, store
+    from lcv_jax.checkpoint import conversion, export, published, qwen2_vl, store
 
     if arguments.judge is not None:
         _convert_judge(arguments)
@@ -94,12 +95,23 @@ def run(arguments: Arguments) -> None:
     if arguments.templates is not None or arguments.base is not None:
         raise ValueError("--templates and --base belong to the conversion of a reward model: give --judge too")
     components = arguments.components.split(",") if arguments.components else None
+    is_captioner = qwen2_vl.is_qwen2_vl(arguments.source) or qwen2_vl.is_converted(arguments.source)
+    if is_captioner and (components or arguments.fold):
+        raise ValueError(
+            f"{arguments.source} is Qwen2-VL: it is converted as a whole; leave out --components and --fold"
+        )
     if arguments.check and arguments.to_torch:
         raise ValueError("--check reads a published folder and --to-torch a converted one: give one of them")
     if arguments.dest is not None and arguments.check:
         raise ValueError(f"--check writes nothing: leave out {arguments.dest}")
+
+    def open_source() -> published.Published:
+        if is_captioner:
+            return qwen2_vl.open_qwen2_vl(arguments.source)
+        return published.open_published(arguments.source, components)
+
     if arguments.check:
-        source = published.open_published(arguments.source, components)
+        source = open_source()
         for text in arguments.fold:
             published.find_fold(source, text)
         _report(source)
@@ -112,18 +124,24 @@ def run(arguments: Arguments) -> None:
             raise ValueError("--to-torch writes what is stored: --fold and --dtype belong to the conversion")
         if "judge" in store.read_provenance(arguments.source)["components"]:
             raise ValueError(f"{arguments.source} is a reward model: these are not turned back into a published layout")
-        stored = export.open_converted(arguments.source, components)
+        if is_captioner:
+            stored, write = qwen2_vl.open_converted_qwen2_vl(arguments.source), qwen2_vl.export_qwen2_vl
+        else:
+            stored, write = export.open_converted(arguments.source, components), export.export_checkpoint
         with _ProgressBar(stored.sizes) as progress:
-            export.export_checkpoint(stored, arguments.dest, progress=progress)
+            write(stored, arguments.dest, progress=progress)
         print(f"wrote {arguments.dest} in the published layout")
         return
 
-    source = published.open_published(arguments.source, components)
+    source = open_source()
     folds = [published.find_fold(source, text) for text in arguments.fold]
     dtype = None if arguments.dtype == "source" else np.dtype(arguments.dtype)
     sizes = {weights.name: weights.num_bytes for weights in source.weights}
     with _ProgressBar(sizes) as progress:
-        conversion.convert_checkpoint(source, arguments.dest, dtype=dtype, folds=folds, progress=progress)
+        if is_captioner:
+            qwen2_vl.convert_qwen2_vl(source, arguments.dest, dtype=dtype, progress=progress)
+        else:
+            conversion.convert_checkpoint(source, arguments.dest, dtype=dtype, folds=folds, progress=progress)
     print(f"wrote {arguments.dest}")
 
 

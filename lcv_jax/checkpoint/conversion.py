@@ -57,8 +57,8 @@ def convert_checkpoint(
     with workspace(dest, needed) as work:
         components: dict[str, Any] = {}
         for name, weights in published.networks.items():
-            edit = functools.partial(_fold, folds) if name == "dit" and folds else _leave
-            components[name] = _write(work / name / "params", weights, promises[name], edit, progress)
+            edit = functools.partial(_fold, folds) if name == "dit" and folds else None
+            components[name] = write_network(work / name / "params", weights, promises[name], progress, edit)
             shutil.copyfile(published.folder / name / "config.json", work / name / "config.json")
         if "dit" in components:
             components["dit"]["folded"] = [
@@ -71,7 +71,7 @@ def convert_checkpoint(
             components[name] = {"files": [file_record(path) for path in files]}
         if published.adapters:
             components["lora"] = {
-                name: _write(work / "adapters" / name, weights, promises[name], _leave, progress)
+                name: write_network(work / "adapters" / name, weights, promises[name], progress)
                 for name, weights in published.adapters.items()
             }
             shutil.copyfile(published.folder / "dit" / "config.json", work / "adapters" / "config.json")
@@ -127,11 +127,13 @@ def promise_array(leaf: names.Leaf, itemsize: int, stored: np.dtype) -> streamin
     return streaming.Promise(shape=leaf.shape, dtype=stored, slice_shape=(1,) * len(leaf.lead) + slice_shape)
 
 
-def _write(folder: Path, weights: Weights, promises: Promises, edit: Edit, progress: Progress) -> dict[str, Any]:
+def write_network(
+    folder: Path, weights: Weights, promises: Promises, progress: Progress, edit: Edit | None = None
+) -> dict[str, Any]:
     """Writes one orbax checkpoint; returns its provenance."""
     files: list[dict[str, Any]] = []
     folder.parent.mkdir(parents=True, exist_ok=True)
-    streaming.write_checkpoint(folder, promises, _parts(weights, promises, edit, files, progress))
+    streaming.write_checkpoint(folder, promises, _parts(weights, promises, edit or _leave, files, progress))
     dtypes = sorted({promise.dtype.name for promise in promises.values()})
     return {"files": files, "dtypes": dtypes, "aliases": list(weights.aliases)}
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.array_types import Params
+from lcv_jax.checkpoint.judge_names import CAPTIONER_ALIASES, captioner_table
 from lcv_jax.checkpoint.names import (
     UMT5_ALIASES,
     Leaf,
@@ -24,7 +25,7 @@ from lcv_jax.checkpoint.names import (
     umt5_table,
     vae_table,
 )
-from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
+from lcv_jax.config import DiTConfig, PublishedConfig, Qwen2VLConfig, UMT5Config, VAEConfig
 
 TorchState = Mapping[str, np.ndarray]
 
@@ -156,8 +157,9 @@ NETWORKS: Mapping[str, Network] = {
     "dit": Network(title="the transformer", config=DiTConfig, table=dit_table),
     "vae": Network(title="the autoencoder", config=VAEConfig, table=vae_table),
     "text_encoder": Network(title="the text encoder", config=UMT5Config, table=umt5_table, aliases=UMT5_ALIASES),
+    "qwen2_vl": Network(title="Qwen2-VL", config=Qwen2VLConfig, table=captioner_table, aliases=CAPTIONER_ALIASES),
 }
-"""The three networks by the names of their published folders."""
+"""The networks by the names of their folders; LongCat-Video has the first three."""
 
 
 def dit_params(torch_state: TorchState, cfg: DiTConfig) -> Params:

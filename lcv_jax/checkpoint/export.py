@@ -10,7 +10,7 @@ import numpy as np
 import tensorstore as ts
 
 from lcv_jax.checkpoint import convert, names, reading, store
-from lcv_jax.checkpoint.published import COMPONENTS, COPIED, choose
+from lcv_jax.checkpoint.published import COMPONENTS, COPIED, NETWORKS, choose
 from lcv_jax.checkpoint.safetensors_files import (
     Planned,
     plan_shards,
@@ -96,12 +96,8 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
     wanted = choose(components, [name for name in COMPONENTS if name in had])
     networks, adapters = [], []
     for name in wanted:
-        if name in convert.NETWORKS:
-            network = convert.NETWORKS[name]
-            aliases = {alias: network.aliases[alias] for alias in had[name]["aliases"]}
-            table = network.table(store.load_config(folder, name))
-            arrays = reading.open_arrays(folder / name / "params")
-            networks.append(_stored(name, arrays, table, aliases))
+        if name in NETWORKS:
+            networks.append(stored_network(folder, name))
     for name in had.get("lora", ()) if "lora" in wanted else ():
         arrays = reading.open_arrays(folder / "adapters" / name)
         cfg = DiTConfig.read(folder / "adapters" / "config.json")
@@ -109,6 +105,15 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
         adapters.append(_stored(name, arrays, table, {}))
     copied = [name for name in wanted if name in COPIED]
     return Converted(folder=folder, networks=networks, adapters=adapters, copied=copied)
+
+
+def stored_network(folder: Path, name: str) -> StoredWeights:
+    """A network of a converted folder."""
+    network = convert.NETWORKS[name]
+    stored = store.read_provenance(folder)["components"][name]["aliases"]
+    table = network.table(store.load_config(folder, name))
+    arrays = reading.open_arrays(folder / name / "params")
+    return _stored(name, arrays, table, {alias: network.aliases[alias] for alias in stored})
 
 
 def _stored(
@@ -140,21 +145,22 @@ def export_checkpoint(
     """
     with workspace(dest, sum(converted.sizes.values())) as work:
         for stored in converted.networks:
-            _write(stored, work / stored.name, STEMS[stored.name], max_shard_bytes, progress)
+            write_stored(stored, work / stored.name, STEMS[stored.name], max_shard_bytes, progress)
             shutil.copyfile(converted.folder / stored.name / "config.json", work / stored.name / "config.json")
         for stored in converted.adapters:
-            _write(stored, work / "lora", stored.name, None, progress)
+            write_stored(stored, work / "lora", stored.name, None, progress)
         for name in converted.copied:
             copy_folder(converted.folder / name, work / name)
 
 
-def _write(
+def write_stored(
     stored: StoredWeights,
     folder: Path,
     stem: str,
     max_shard_bytes: int | None,
     progress: Callable[[str, int], None],
 ) -> None:
+    """Writes safetensors files STEM*.safetensors, with an index if they are several."""
     folder.mkdir(exist_ok=True)
     plan = stored.plan()
     shards = {f"{stem}.safetensors": plan} if max_shard_bytes is None else plan_shards(plan, stem, max_shard_bytes)

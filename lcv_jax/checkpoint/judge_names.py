@@ -13,6 +13,8 @@ from lcv_jax.models.judges import HPSV3, JudgeConfig
 HEAD_LAYERS = {HPSV3: (0, 3, 5)}
 """Where the linear layers of a head stand in its published list; others have one without a number."""
 EMBEDDING, UNUSED = "model.embed_tokens.weight", "lm_head.weight"
+CAPTIONER_ALIASES = {"lm_head.weight": EMBEDDING}
+"""The head of a captioner whose embedding table is its head, where it is stored once more."""
 
 
 def plain_name(name: str) -> str:
@@ -54,6 +56,12 @@ def qwen2_vl_table(cfg: Qwen2VLConfig, num_embeddings: int) -> Table:
         *layers.kernel(f"{layer}.mlp.down_proj", D, F, bias=False),
         *_once.norm("model.norm", D),
     ]
+
+
+def captioner_table(cfg: Qwen2VLConfig) -> Table:
+    """Qwen2-VL as published: both towers, and the head of the language model if it is a table of its own."""
+    head = [] if cfg.tie_word_embeddings else _once.kernel("lm_head", cfg.vocab_size, cfg.hidden_size, bias=False)
+    return [*qwen2_vl_table(cfg, cfg.vocab_size), *head]
 
 
 def judge_table(cfg: JudgeConfig) -> Table:

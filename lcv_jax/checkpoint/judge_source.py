@@ -19,6 +19,7 @@ from lcv_jax.checkpoint import convert, names
 from lcv_jax.checkpoint.judge_names import EMBEDDING, UNUSED, head_names, judge_table, plain_name
 from lcv_jax.checkpoint.judge_templates import read_templates
 from lcv_jax.checkpoint.judge_tokenizer import open_tokenizer
+from lcv_jax.checkpoint.qwen2_vl import is_qwen2_vl
 from lcv_jax.checkpoint.safetensors_files import SafetensorsFile, Tensor, open_folder, open_safetensors
 from lcv_jax.checkpoint.torch_files import open_torch_file
 from lcv_jax.config import Qwen2VLConfig
@@ -194,19 +195,12 @@ def _find_base(root: Path, base: Path | None) -> Path:
             raise ValueError(f"{base} is no base model: it has no config.json")
         return base
     for folder in (root, root.absolute().parent):
-        found = [path.parent for path in sorted(folder.glob("*/config.json")) if _is_qwen2_vl(path)]
+        found = [path.parent for path in sorted(folder.glob("*/config.json")) if is_qwen2_vl(path.parent)]
         if len(found) > 1:
             raise ValueError(f"{folder} has {', '.join(path.name for path in found)}: give one of them as --base")
         if found:
             return found[0]
     raise ValueError(f"{root} has no base model, a folder of Qwen2-VL with config.json: give it as --base")
-
-
-def _is_qwen2_vl(path: Path) -> bool:
-    try:
-        return json.loads(path.read_text()).get("model_type") == Qwen2VLConfig.pinned["model_type"]
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _read_network(base: Path) -> Qwen2VLConfig:

@@ -17,7 +17,8 @@ from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
 
 COPIED = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 """Folders that are taken as they are, each with a file that it must have."""
-COMPONENTS = (*convert.NETWORKS, *COPIED, "lora")
+NETWORKS = ("dit", "vae", "text_encoder")
+COMPONENTS = (*NETWORKS, *COPIED, "lora")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def open_published(folder: Path, components: Sequence[str] | None = None) -> Pub
     configs: dict[str, PublishedConfig] = {}
     networks, adapters = {}, {}
     for name in wanted:
-        if name in convert.NETWORKS:
+        if name in NETWORKS:
             configs[name] = _read_config(folder / name / "config.json", convert.NETWORKS[name].config)
             networks[name] = _open_network(folder / name, configs[name])
         elif name in COPIED and not (folder / name / COPIED[name]).is_file():

@@ -99,7 +99,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder; wanted one written by convert_torch_weights.py")
-        if any((folder / name / "config.json").is_file() for name in convert.NETWORKS):
+        if any((folder / name / "config.json").is_file() for name in ("", *convert.NETWORKS)):
             raise ValueError(
                 f"{folder} is a published checkpoint; convert it first: python convert_torch_weights.py {folder} DEST"
             )

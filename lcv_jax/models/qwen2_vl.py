@@ -2,8 +2,9 @@
 
 Several sequences that begin alike, such as one picture under several captions, are one sequence here: the beginning
 once, then their ends one after the other (`Branches`). Ends see the beginning and themselves, so the hidden states are
-those of the separate sequences, and the beginning is computed once. Not here: token ids and what the answer is read
-from (models/judges.py, rewards/), a KV cache for generation. Names follow the published checkpoint.
+those of the separate sequences, and the beginning is computed once. Tokens that are generated one after the other keep
+their keys and values in a cache instead (`Cached`). Not here: token ids and what the answer is read from
+(models/judges.py, models/captioner.py). Names follow the published checkpoint.
 """
 
 import functools
@@ -52,6 +53,30 @@ class Branches:
         return over_samples(attend, q_BLNK, k_BLNK, v_BLNK, self.begun_BP)
 
 
+@flax.struct.dataclass
+class Cached:
+    """How tokens continue a sequence whose keys and values are in the variable collection "cache".
+
+    The first call fills the cache with the prompt; each further one brings one token.
+    """
+
+    at: Int[Array, ""]
+    """Place of the first new token."""
+    seen_BM: Bool[Array, "B M"]
+    """Which of the cache's places hold tokens, the new ones included; padding and places to come do not."""
+
+    def attend(self, q_BLNK: Array, own: tuple[Array, Array], kept: tuple[Array, Array], implementation: str) -> Array:
+        """Causal attention of a prompt to itself, or of one token to all that is kept.
+
+        Args:
+            own: keys and values of the new tokens.
+            kept: those of the whole cache.
+        """
+        if q_BLNK.shape[1] > 1:
+            return attention(q_BLNK, *own, causal=True, implementation=implementation)
+        return attention(q_BLNK, *kept, key_mask_BM=self.seen_BM, implementation=implementation)
+
+
 def _by_end(x_BLNK: Array, ends: int) -> Array:
     """B (ends l) N K -> (B ends) l N K."""
     B, L, N, K = x_BLNK.shape
@@ -67,7 +92,9 @@ class Attention(nn.Module):
     implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"], rotation: Rotation, branches: Branches) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], rotation: Rotation, others: Branches | Cached
+    ) -> Float[Array, "B L D"]:
         cfg = self.cfg
         B, L, D = x_BLD.shape
         shared, per_head = cfg.num_key_value_heads, cfg.num_attention_heads // cfg.num_key_value_heads
@@ -77,10 +104,25 @@ class Attention(nn.Module):
             return linear(x_BLD).reshape(B, L, heads, cfg.head_dim)
 
         q = rotate(project("q_proj", cfg.num_attention_heads), rotation)
-        k = rotate(project("k_proj", shared), rotation)
-        k, v = (jnp.repeat(x, per_head, axis=2) for x in (k, project("v_proj", shared)))
-        out = branches.attend(q, k, v, self.implementation)
+        own = rotate(project("k_proj", shared), rotation), project("v_proj", shared)
+
+        def all_heads(keys_and_values: tuple[Array, Array]) -> tuple[Array, Array]:
+            k, v = (jnp.repeat(x, per_head, axis=2) for x in keys_and_values)
+            return k, v
+
+        if isinstance(others, Cached):
+            kept = self._keep("keys", own[0], others), self._keep("values", own[1], others)
+            out = others.attend(q, all_heads(own), all_heads(kept), self.implementation)
+        else:
+            out = others.attend(q, *all_heads(own), self.implementation)
         return Linear(D, False, self.dtype, self.param_dtype, name="o_proj")(out.reshape(B, L, D))
+
+    def _keep(self, name: str, new_BLNK: Array, cached: Cached) -> Array:
+        """The cache with the new tokens' keys, or values."""
+        B, _, N, K = new_BLNK.shape
+        cache = self.variable("cache", name, jnp.zeros, (B, cached.seen_BM.shape[1], N, K), new_BLNK.dtype)
+        cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new_BLNK, cached.at, axis=1)
+        return cache.value
 
 
 class MLP(nn.Module):
@@ -110,12 +152,12 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], rotation: Rotation, branches: Branches
+        self, x_BLD: Float[Array, "B L D"], rotation: Rotation, others: Branches | Cached
     ) -> tuple[Float[Array, "B L D"], None]:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(RMSNorm, self.cfg.rms_norm_eps, self.param_dtype)
         attend = Attention(self.cfg, implementation=self.implementation, name="self_attn", **types)
-        x_BLD = x_BLD + attend(norm(name="input_layernorm")(x_BLD), rotation, branches)
+        x_BLD = x_BLD + attend(norm(name="input_layernorm")(x_BLD), rotation, others)
         x_BLD = x_BLD + MLP(self.cfg, name="mlp", **types)(norm(name="post_attention_layernorm")(x_BLD))
         return constrain_samples(x_BLD), None
 
@@ -136,7 +178,7 @@ class TextModel(nn.Module):
         visual_BVD: Float[Array, "B V D"],
         visual_BL: Int[Array, "B L"],
         rotation: Rotation,
-        branches: Branches,
+        others: Branches | Cached,
     ) -> Float[Array, "B L D"]:
         """Hidden states.
 
@@ -150,12 +192,12 @@ class TextModel(nn.Module):
         x_BLD = constrain_samples(jnp.where(visual_BL[..., None] >= 0, seen_BLD.astype(x_BLD.dtype), x_BLD))
         layers = nn.scan(
             Layer,
-            variable_axes={"params": 0, "adapters": 0},
+            variable_axes={"params": 0, "adapters": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=self.cfg.num_hidden_layers,
         )(self.cfg, self.dtype, self.param_dtype, self.implementation, name="layers")
-        x_BLD, _ = layers(x_BLD, rotation, branches)
+        x_BLD, _ = layers(x_BLD, rotation, others)
         return RMSNorm(self.cfg.rms_norm_eps, self.param_dtype, name="norm")(x_BLD)
 
 
@@ -208,7 +250,7 @@ class Qwen2VL(nn.Module):
         visual_BVD: Float[Array, "B V D"],
         visual_BL: Int[Array, "B L"],
         positions: Int[Array, "B L"] | Int[Array, "B L 3"],
-        branches: Branches,
+        others: Branches | Cached,
     ) -> Float[Array, "B L D"]:
         """Hidden states after the last norm.
 
@@ -218,4 +260,4 @@ class Qwen2VL(nn.Module):
             positions: see `text_rotation`.
         """
         rotation = text_rotation(positions, self.cfg, exact=self.exact_frequencies)
-        return self.model(ids_BL, visual_BVD, visual_BL, rotation, branches)
+        return self.model(ids_BL, visual_BVD, visual_BL, rotation, others)

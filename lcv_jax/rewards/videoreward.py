@@ -1,15 +1,29 @@
 """What VideoReward (arXiv 2501.13918) sees of a video: two frames a second, resized as torchvision does its tensors."""
 
 import math
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from lcv_jax.array_types import Int, UInt8
 from lcv_jax.data.bicubic import resize_like_torchvision
 from lcv_jax.data.patches import FRAMES, PATCH, fitting_size, patches
-from lcv_jax.models.judges import JudgeConfig
 
 MIN_FRAMES, MAX_FRAMES = 4, 768
+
+
+@runtime_checkable
+class Views(Protocol):
+    """Which frames are taken and how large they are; see `JudgeConfig`."""
+
+    @property
+    def fps(self) -> float: ...
+    @property
+    def num_frames(self) -> int | None: ...
+    @property
+    def min_pixels(self) -> int: ...
+    @property
+    def max_pixels(self) -> int: ...
 
 
 def chosen_frames(
@@ -39,7 +53,7 @@ def chosen_frames(
     return np.round(np.linspace(0, length - 1, count, dtype=np.float32)).astype(np.int64)
 
 
-def video_grid(shape: tuple[int, ...], video_fps: float, cfg: JudgeConfig) -> tuple[int, int, int]:
+def video_grid(shape: tuple[int, ...], video_fps: float, cfg: Views) -> tuple[int, int, int]:
     """Temporal patches, rows and columns of patches of a video.
 
     Raises:
@@ -50,9 +64,7 @@ def video_grid(shape: tuple[int, ...], video_fps: float, cfg: JudgeConfig) -> tu
     return count // FRAMES, height // PATCH, width // PATCH
 
 
-def video_patches(
-    video_THWC: UInt8[np.ndarray, "T H W 3"], video_fps: float, cfg: JudgeConfig
-) -> UInt8[np.ndarray, "t S C"]:
+def video_patches(video_THWC: UInt8[np.ndarray, "T H W 3"], video_fps: float, cfg: Views) -> UInt8[np.ndarray, "t S C"]:
     """The patches of the frames that are taken."""
     _, rows, columns = video_grid(video_THWC.shape, video_fps, cfg)
     taken = video_THWC[chosen_frames(len(video_THWC), video_fps, cfg.fps, cfg.num_frames)]
