@@ -55,7 +55,7 @@ def main() -> None:
 
         text, mask = of_all(text_PLD, negative[0]), of_all(mask_PL, negative[1])
         noise = jnp.repeat(noise_PTHWC, args.group_size, axis=0)
-        return denoise(model, variables, noise, None, text, mask, schedule, jnp.float32(scale))
+        return denoise(model, variables, noise, None, text, mask, schedule, jnp.float32(scale))[0]
 
     def rolled(scale: float, noise: SDEConfig) -> object:
         return rollout(

@@ -386,6 +386,7 @@ def _made_by(task: Task, pipeline: Pipeline, files: Files) -> dict[str, Any]:
 def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
     """Makes and writes the videos of a task."""
     started, made_by = time.monotonic(), from_first(lambda: _made_by(task, pipeline, files))
+    pipeline.skipped_steps.clear()
     with progress_bar() as listeners:
         for result in task.run(pipeline, files.output.with_suffix(".segments"), listeners):
             if not is_first():
@@ -397,6 +398,7 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
             sidecar = {
                 "video": {"file": output.name, **video, "fps": str(Fraction(result.fps).limit_denominator(100_000))},
                 **made_by,
+                **({"skipped_steps": pipeline.skipped_steps} if task.options.step_cache else {}),
                 "provenance": pipeline.provenance,
                 "versions": package_versions(),
                 "device": jax.devices()[0].device_kind,

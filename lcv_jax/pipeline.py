@@ -46,6 +46,7 @@ from lcv_jax.sampling.options import (
     check_condition,
     check_refinement,
     check_size,
+    check_stream,
     whole_frames,
 )
 from lcv_jax.sampling.stream import Stream
@@ -114,6 +115,8 @@ class Pipeline:
             collections.OrderedDict()
         )
         self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
+        self.skipped_steps: list[tuple[int, ...]] = []
+        """Steps, from 0, that the step cache skipped: an entry for every sampling that used it."""
 
     def _check_networks(self) -> None:
         """Raises ValueError for networks that do not fit one another."""
@@ -348,6 +351,7 @@ class Pipeline:
         sparse = bool(chosen.sparse)
         (prompt,) = as_prompts(prompt)
         check_size(height, width, self.granularity(sparse))
+        check_stream(chosen)
         if sparse:
             window.check_blocks(self._frame_blocks())
         warnings.warn(
@@ -498,6 +502,7 @@ class Pipeline:
         """
         prompts = as_prompts(prompt)
         batch = len(prompts)
+        options.check_batch(batch)
         model = self._model(bool(options.sparse))
         num_condition = 0 if condition is None else condition.shape[1]
         if options.sparse:
@@ -517,7 +522,7 @@ class Pipeline:
             noisy = mix(start, noisy, schedule[0])
         listener = None if on_step is None else lambda done: on_step(done, len(schedule))
         with reporting(listener), self._on_mesh():
-            return denoise(
+            latents, evaluated = denoise(
                 model,
                 variables,
                 noisy[:, num_condition:],
@@ -529,7 +534,11 @@ class Pipeline:
                 use_cache=options.use_cache,
                 guide_condition=options.guide_condition,
                 report=on_step is not None,
+                step_cache=jnp.float32(options.step_cache) if options.step_cache else None,
             )
+        if evaluated is not None:
+            self.skipped_steps.append(tuple(map(int, np.flatnonzero(~np.asarray(evaluated)))))
+        return latents
 
     @property
     def _blocks(self) -> BlockSparseConfig:

@@ -246,6 +246,7 @@ def make_plan(
     setup = Setup(
         **settings,
         use_cache=options.use_cache,
+        step_cache=options.step_cache,
         guided=guided,
         num_prompts=getattr(request, "num_prompts", 1),
         parameters=devices.parameters,

@@ -1,6 +1,7 @@
 """The Euler sampler: one compiled loop over the steps, for any velocity and any schedule. It knows no network."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,25 +30,44 @@ def sample(
         on_step: called on the host after each step with the number of steps done; False ends the loop there, on all
             devices.
     """
-    after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
 
-    def advance(x: Array, t: Array, t_next: Array) -> Array:
+    def advance(x: Array, t: Array, t_next: Array, number: Array) -> Array:
         return euler_step(x, velocity(x, t), t, t_next)
 
+    return run_steps(advance, x, schedule, on_step)
+
+
+def run_steps(
+    advance: Callable[[Any, Array, Array, Array], Any],
+    carry: Any,
+    schedule: Float[Array, " steps"],
+    on_step: Callable[[Array], bool] | None = None,
+) -> Any:
+    """The loop over the steps.
+
+    Args:
+        advance: (carry, t, time after the step, number of the step from 0) -> carry.
+        carry: a tree of arrays, whose first one depends on all that a step computes.
+        schedule: falling times, one a step.
+        on_step: as in `sample`.
+    """
+    after = jnp.concatenate([schedule[1:], jnp.zeros(1, schedule.dtype)])
     if on_step is None:
-        return jax.lax.scan(lambda x, times: (advance(x, *times), None), x, (schedule, after))[0]
+        given = schedule, after, jnp.arange(schedule.shape[0])
+        return jax.lax.scan(lambda carry, given: (advance(carry, *given), None), carry, given)[0]
 
-    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        number, _, x = carry
-        x = advance(x, schedule[number], after[number])
-        # One element of x makes the callback wait for the step.
-        going = io_callback(lambda done, _: on_step(done), _BOOL, number + 1, x[(0,) * x.ndim])
-        return number + 1, going, x
+    def step(state: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+        number, _, carry = state
+        carry = advance(carry, schedule[number], after[number], number)
+        first = jax.tree.leaves(carry)[0]
+        # One element makes the callback wait for the step.
+        going = io_callback(lambda done, _: on_step(done), _BOOL, number + 1, first[(0,) * first.ndim])
+        return number + 1, going, carry
 
-    def is_going(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[0] < schedule.shape[0]) & carry[1]
+    def is_going(state: tuple[Array, Array, Any]) -> Array:
+        return (state[0] < schedule.shape[0]) & state[1]
 
-    return jax.lax.while_loop(is_going, step, (jnp.int32(0), jnp.bool_(True), x))[2]
+    return jax.lax.while_loop(is_going, step, (jnp.int32(0), jnp.bool_(True), carry))[2]
 
 
 def sample_renoising(

@@ -120,6 +120,7 @@ def sample_suite(
     """
     if batch < 1 or not 0 <= part[0] < part[1]:
         raise ValueError(f"batch must be at least 1 and part i of n with 0 <= i < n, got {batch} and {part}")
+    options.check_batch(batch)
     wanted = list(_all_wanted(suite, settings, options.first_seed, part))
 
     def begin() -> list[str]:

@@ -17,7 +17,7 @@ from lcv_jax.bounds import Bounds, Count, Fps, Pixels, Whole, check_fields
 from lcv_jax.command_line import handling
 from lcv_jax.generation.results import FPS, Listeners, Result
 from lcv_jax.pipeline import Pipeline
-from lcv_jax.sampling.options import SamplingOptions, check_size
+from lcv_jax.sampling.options import SamplingOptions, check_size, check_stream
 from lcv_jax.sampling.streaming import StreamWindow
 from lcv_jax.user_files import check_writable
 
@@ -82,6 +82,7 @@ class StreamVideo:
             within = "" if self.seconds is None else f", all before the end at {self.seconds:g} s"
             raise ValueError(f"prompt_at must rise{within}; got {', '.join(f'{time:g}' for time in self.prompt_at)}")
         self.options.seeds(1)
+        check_stream(self.options)
         check_size(self.height, self.width, 64 if self.options.sparse else 16)
         _ = self.window
         if self.seconds is None and jax.process_count() > 1:

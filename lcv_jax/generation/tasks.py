@@ -245,7 +245,7 @@ class _Segmented:
             raise ValueError("resolution chooses the size for an image or a clip; without one, give the size itself")
         if self.refine_size and not self.refine:
             raise ValueError("refine_size is the size of the refined video: add refine, or leave it out")
-        _check_sampling(self, self.prompts, self.size)
+        _check_sampling(self, self.prompts[:1], self.size)  # segments are sampled one by one
         if self.refine_size:
             check_size(*self.refine_size, 64)
         check_condition(self.num_cond_frames, whole_frames(self.num_frames))
@@ -369,7 +369,7 @@ def _check_sampling(task: Any, prompts: Sequence[str], size: tuple[int, int] | N
     options = task.options
     if not prompts:
         raise ValueError("give at least one prompt; it may be empty")
-    options.seeds(len(prompts))
+    options.check_batch(len(prompts))
     if options.negative_prompt and options.scale == 1:
         warnings.warn("negative_prompt is not used: without guidance there is nothing to steer away", stacklevel=3)
     if size:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from lcv_jax.diffusion.step_cache import FIRST_STEPS, LAST_STEPS
 from lcv_jax.gpus import GPU
 from lcv_jax.planning.compiling import Stage
 from lcv_jax.planning.requests import ADAPTERS, FOLDED
@@ -41,6 +42,7 @@ class Setup:
     vae_tiles: bool = False
     keep_text_encoder: str = "device"
     use_cache: bool = True
+    step_cache: float = 0.0
     guided: bool = False
     num_prompts: int = 1
     parameters: str = "whole"
@@ -110,6 +112,11 @@ class Plan:
             + ", all at their peaks; the longest of them, the others hidden behind it. Of memory traffic only "
             "parameters, caches, inputs and outputs are counted. Real programs take longer.",
         ]
+        if self.setup.step_cache:
+            lines.append(
+                f"Step cache: how many steps it skips depends on the video, so the floor of 'denoise' counts only the "
+                f"{FIRST_STEPS + LAST_STEPS} steps that always evaluate. Leave --step-cache out for that of all steps."
+            )
         if self.setup.dtype == "float32":
             lines.append("float32 multiplies several times slower than the bfloat16 that the floors are about.")
         if self.fits and self.peak.peak_bytes > PREALLOCATED * self.gpu.memory_bytes:

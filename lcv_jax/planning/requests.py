@@ -21,6 +21,7 @@ from lcv_jax.array_types import Array, Params
 from lcv_jax.bounds import Bounds, FrameCount, Pixels, Shift, check_fields
 from lcv_jax.checkpoint import store
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
+from lcv_jax.diffusion.step_cache import FIRST_STEPS, LAST_STEPS
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.flops import ForwardFlops, forward_flops
 from lcv_jax.models.umt5 import UMT5Encoder
@@ -72,6 +73,7 @@ class Sampling:
     """What the sampling loop does, for the formulas."""
 
     steps: int
+    """Those that surely evaluate the transformer: with a step cache not all."""
     batch: int
     """Samples of a forward pass, both halves of guidance counted."""
     flops: ForwardFlops
@@ -318,14 +320,17 @@ class RecordingPipeline(Pipeline):
         self._params[ADAPTERS] = adapter_shapes(params, ADAPTER_RANK * len(wanted))
         return {"params": params, "adapters": self._params[ADAPTERS]}
 
-    def _denoise(self, model: LongCatVideo, variables: Params, noise_BTHWC: Any, *others: Any, **options: Any) -> Array:
+    def _denoise(
+        self, model: LongCatVideo, variables: Params, noise_BTHWC: Any, *others: Any, **options: Any
+    ) -> tuple[Array, None]:
         condition = others[0]
         known = sampling(self.dit_config, model, variables, noise_BTHWC, *others, **options)
         arguments = (model, variables, noise_BTHWC, *others)
         own = ("dit", ADAPTERS) if "adapters" in variables else ("dit",)
         self._record("denoise", programs.denoise, arguments, *own, options=options, sampling=known)
         frames = noise_BTHWC.shape[1] + (0 if condition is None else condition.shape[1])
-        return jnp.zeros((noise_BTHWC.shape[0], frames, *noise_BTHWC.shape[2:]), jnp.float32)
+        latents = jnp.zeros((noise_BTHWC.shape[0], frames, *noise_BTHWC.shape[2:]), jnp.float32)
+        return latents, None
 
     def _encode_frames(self, vae: WanVAE, params: Params, video_BTHWC: Any, key: Any, method: str) -> Array:
         arguments = (vae, params, video_BTHWC, key, method)
@@ -354,7 +359,7 @@ class RecordingPipeline(Pipeline):
             name=name,
             function=function,
             arguments=jax.tree.map(_shape, arguments),
-            options=options or {},
+            options=jax.tree.map(_shape, options or {}),
             times=times,
             own=own,
             resident=dict(self._params),
@@ -429,11 +434,13 @@ def sampling(
     use_cache: bool = True,
     guide_condition: bool = False,
     report: bool = False,
+    step_cache: Any = None,
 ) -> Sampling:
     """What a call of `denoise` amounts to; its arguments, as they are or as shapes."""
     (B, T, H, W, _), (G, L, _) = noise_BTHWC.shape, text_GLD.shape
     rows, columns = H // cfg.patch_size[1], W // cfg.patch_size[2]
-    steps, condition = schedule.shape[0], 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
+    steps = schedule.shape[0] if step_cache is None else FIRST_STEPS + LAST_STEPS
+    condition = 0 if condition_bTHWC is None else condition_bTHWC.shape[1]
     cached = condition > 0 and use_cache and not (guide_condition and G > B)
     rank = _rank(variables.get("adapters", {}))
     forward = functools.partial(forward_flops, model.cfg, adapter_rank=rank)

@@ -22,6 +22,7 @@ from lcv_jax.array_types import Array, Bool, Float, Params, PRNGKeyArray
 from lcv_jax.data.resample import upsample
 from lcv_jax.diffusion.guidance import cfg_zero
 from lcv_jax.diffusion.sampler import Velocity, sample
+from lcv_jax.diffusion.step_cache import WatchedVelocity, sample_with_step_cache
 from lcv_jax.models.dit import Cache, CachedFrames, LongCatVideo
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
@@ -44,7 +45,8 @@ def denoise(
     use_cache: bool = True,
     guide_condition: bool = False,
     report: bool = False,
-) -> Float[Array, "B all H W C"]:
+    step_cache: Float[Array, ""] | None = None,
+) -> tuple[Float[Array, "B all H W C"], Bool[Array, " steps"] | None]:
     """Samples latents: the one loop behind every task.
 
     Args:
@@ -57,23 +59,35 @@ def denoise(
         use_cache: compute the condition's keys and values once.
         guide_condition: let condition frames count in CFG-Zero's scale; they are computed at every step then.
         report: tell the listener (see `reporting`) of every step.
+        step_cache: threshold below which steps are skipped (diffusion/step_cache.py); None evaluates all of them.
 
     Returns:
-        The latents, condition frames included.
+        The latents, condition frames included, and which steps evaluated the transformer; None is all.
     """
     B = noise_BTHWC.shape[0]
-    velocity = guided_velocity(
+    velocity = watched_velocity(
         model, variables, text_GLD, text_mask_GL, guidance_scale, condition_bTHWC,
         use_cache=use_cache, guide_condition=guide_condition and text_GLD.shape[0] > B,
     )  # fmt: skip
-    x_BTHWC = sample(velocity, noise_BTHWC, schedule, _tell_listener if report else None)
+    on_step = _tell_listener if report else None
+    if step_cache is None:
+        x_BTHWC = sample(lambda x, t: velocity(x, t)[0], noise_BTHWC, schedule, on_step)
+        evaluated = None
+    else:
+        x_BTHWC, evaluated = sample_with_step_cache(velocity, noise_BTHWC, schedule, step_cache, on_step)
     if condition_bTHWC is not None:
         clean = jnp.tile(condition_bTHWC, (B // condition_bTHWC.shape[0], 1, 1, 1, 1))
         x_BTHWC = jnp.concatenate([clean, x_BTHWC], axis=1)
-    return _place(x_BTHWC)
+    return _place(x_BTHWC), None if evaluated is None else _place(evaluated)
 
 
-def guided_velocity(
+def guided_velocity(*arguments: Any, **options: Any) -> Velocity:
+    """The first of what `watched_velocity` gives: the velocity that sampling follows; the same arguments."""
+    velocity = watched_velocity(*arguments, **options)
+    return lambda x_BTHWC, t: velocity(x_BTHWC, t)[0]
+
+
+def watched_velocity(
     model: LongCatVideo,
     variables: Params,
     text_GLD: Float[Array, "G L D"],
@@ -85,8 +99,10 @@ def guided_velocity(
     guide_condition: bool = False,
     cache: Cache | None = None,
     cached_frames: CachedFrames | None = None,
-) -> Velocity:
-    """The velocity that sampling follows, of noisy frames B T H W C at a time; arguments as in `denoise`.
+) -> WatchedVelocity:
+    """The velocity that sampling follows, of noisy frames B T H W C at a time, and what a step cache watches.
+
+    That is the output for the prompts, every second row and column; the arguments are as in `denoise`.
 
     Args:
         cache: keys and values of clean frames instead of `condition_bTHWC`; cached_frames: where those are in time.
@@ -97,7 +113,7 @@ def guided_velocity(
     if condition_bTHWC is not None and use_cache and not guide_condition:
         cache = apply(variables, condition_bTHWC, method="encode_condition")
 
-    def velocity(x_BTHWC: Array, t: Array) -> Array:
+    def velocity(x_BTHWC: Array, t: Array) -> tuple[Array, Array]:
         B = x_BTHWC.shape[0]
         x_GTHWC = jnp.tile(x_BTHWC, (G // B, 1, 1, 1, 1))
         timesteps_GT = jnp.broadcast_to(1000 * t, x_GTHWC.shape[:2])
@@ -108,11 +124,12 @@ def guided_velocity(
             timesteps_GT = jnp.pad(timesteps_GT, ((0, 0), (num_condition, 0)))
             shared = num_condition
         v_GTHWC: Array = apply(variables, x_GTHWC, timesteps_GT, text_GLD, text_mask_GL, shared, cache, cached_frames)
+        watched = v_GTHWC[G - B :, shared:, ::2, ::2]
         if G == B:
-            return v_GTHWC[:, shared:]
+            return v_GTHWC[:, shared:], watched
         guided = v_GTHWC if guide_condition else v_GTHWC[:, shared:]
         without, with_prompt = jnp.split(guided, 2)
-        return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :]
+        return cfg_zero(with_prompt, without, guidance_scale)[:, shared if guide_condition else 0 :], watched
 
     return velocity
 

@@ -5,9 +5,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from lcv_jax.bounds import Finite, GuidanceScale, SamplingSteps, Seed, Shift, TextTokens, check_fields
+from lcv_jax.bounds import Finite, GuidanceScale, SamplingSteps, Seed, Share, Shift, TextTokens, check_fields
 from lcv_jax.diffusion import schedule
 from lcv_jax.diffusion.schedule import Schedule
+from lcv_jax.diffusion.step_cache import FEWEST_STEPS
 
 DISTILLED_ADAPTER, REFINEMENT_ADAPTER = "cfg_step_lora", "refinement_lora"
 """The released adapters, by their file names."""
@@ -46,6 +47,10 @@ class SamplingOptions:
     """Compute the condition's keys and values once. Without, at every step: slower, and the same video."""
     guide_condition: bool = False
     """Let condition frames count in the guidance's scale, as the published image-to-video does, to its numbers."""
+    step_cache: Share = 0.0
+    """Skip steps whose velocity is expected to change by less than this share, 0.05 for example: the velocity is
+    extrapolated there (diffusion/step_cache.py). Nearly the same video in about half the evaluations. For one prompt at
+    a time, 20 steps or more, and neither distilled nor refinement. 0: evaluate every step."""
     posterior: Literal["mode", "sample"] = "mode"
     """Of condition frames and refined videos: the latents' mean, or a draw around it."""
 
@@ -56,7 +61,23 @@ class SamplingOptions:
             raise ValueError(f"adapters: {', '.join(twice)} more than once; add up the multipliers")
         if self.distilled and self.enhance_hf:
             raise ValueError("distilled and enhance_hf exclude each other: the distilled schedule is fixed; drop one")
+        if self.step_cache and self.distilled:
+            raise ValueError("distilled and step_cache exclude each other: the few distilled steps all count; drop one")
+        if self.step_cache and (self.num_steps or FEWEST_STEPS) < FEWEST_STEPS:
+            raise ValueError(
+                f"step_cache needs num_steps of at least {FEWEST_STEPS}, got {self.num_steps}: "
+                "use more steps, or leave step_cache out"
+            )
         self.schedule(1.0)
+
+    def check_batch(self, num_prompts: int) -> None:
+        """Raises ValueError unless so many prompts can be sampled at once."""
+        self.seeds(num_prompts)
+        if self.step_cache and num_prompts > 1:
+            raise ValueError(
+                f"step_cache works for one prompt at a time, got {num_prompts}: which steps are skipped would depend "
+                "on the other prompts; give one prompt, or leave step_cache out"
+            )
 
     @property
     def scale(self) -> float:
@@ -138,6 +159,14 @@ def check_refinement(options: SamplingOptions) -> None:
             "refinement has a schedule and an adapter of its own, and no guidance: "
             "leave out negative_prompt, guidance_scale, distilled and enhance_hf"
         )
+    if options.step_cache:
+        raise ValueError("refinement takes too few steps to skip any: leave out step_cache")
+
+
+def check_stream(options: SamplingOptions) -> None:
+    """Raises ValueError for options that a stream cannot serve."""
+    if options.step_cache:
+        raise ValueError("a stream evaluates every step of its short chunks: leave out step_cache")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ class Sampler:
 
     def videos(self, model: LongCatVideo, variables: Params) -> UInt8[np.ndarray, "B T H W 3"]:
         """One video a prompt."""
-        latents_BTHWC = denoise(
+        latents_BTHWC, _ = denoise(
             model, variables, self._noise_BTHWC, None, *self._text, self._schedule, jnp.float32(self._scale)
         )
         vae, params = self._pipeline.vae, self._pipeline.params("vae")

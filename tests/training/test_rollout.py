@@ -52,7 +52,7 @@ def test_a_group_shares_its_way_up_to_the_critical_step(setup, critical):
     # Without fresh noise it is plain sampling, whatever step is critical.
     silent = roll(setup, critical, SDEConfig(threshold=1e-6))
     text_GLD = jnp.concatenate([jnp.repeat(negative, P, 0), text])
-    plain = denoise(
+    plain, _ = denoise(
         model,
         variables,
         noise,
