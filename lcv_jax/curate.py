@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lcv_jax.bounds import Bounds, Seed, check_fields
+from lcv_jax.bounds import Bounds, Seed, Share, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_command, positional
 from lcv_jax.curation.camera_training import train_camera
 from lcv_jax.curation.engines import Engine
@@ -25,7 +25,7 @@ from lcv_jax.curation.recipe import Recipe, read_recipe
 from lcv_jax.curation.runs import list_sources, run_stages
 from lcv_jax.curation.select import select
 from lcv_jax.curation.stages import ORDER, all_settings, stage_named, with_needed
-from lcv_jax.curation.tables import quarantine_lines, query, status_lines
+from lcv_jax.curation.tables import distribution_lines, quarantine_lines, query, status_lines
 from lcv_jax.own_files import write_json
 
 LibraryFolder = Annotated[tyro.conf.Positional[Path], positional("LIBRARY")]
@@ -126,6 +126,23 @@ class Select:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """Print the clusters of captions: how many clips each has, how dense it is, and which are too thin."""
+
+    library: LibraryFolder
+    """The folder of results, in which the stage distribution has run."""
+    thin: Share = 0.25
+    """A cluster is thin with fewer clips than this part of an even share."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def run(self) -> None:
+        """Prints the table."""
+        print("\n".join(distribution_lines(_existing(self.library), self.thin)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stages:
     """List the stages: what each reads and writes."""
 
@@ -170,6 +187,7 @@ COMMANDS: dict[str, type] = {
     "status": Status,
     "query": Query,
     "select": Select,
+    "distribution": Distribution,
     "stages": Stages,
     "train-camera": TrainCamera,
 }

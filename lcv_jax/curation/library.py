@@ -128,12 +128,18 @@ class Library:
                     row[name] = None if row[name] is None else self.folder / row[name]
                 yield row | ({FOLDER: folder} if FOLDER in stage.reads else {})
 
-    def run_group(self, stage: GroupStage) -> int:
-        """Runs a stage over groups of rows that changed; returns the number of rows in them."""
+    def run_group(self, stage: GroupStage, *, retry: bool = False) -> tuple[int, int]:
+        """Runs a stage over groups of rows that changed; returns the number of rows in them, and that of faults.
+
+        Args:
+            stage: an adopted one.
+            retry: groups that are quarantined too.
+        """
         connection = self.connect(upto=stage.name)
         by = KEYS[stage.by][0] if stage.by else None
         names = list(dict.fromkeys([*KEYS[stage.of], *stage.reads]))
-        state = f'"_ready_{stage.name}" AND NOT "_done_{stage.name}" AND "_reason_{stage.name}" IS NULL'
+        state = f'"_ready_{stage.name}" AND NOT "_done_{stage.name}"'
+        state += "" if retry else f' AND "_reason_{stage.name}" IS NULL'
         found = connection.execute(
             f"SELECT {', '.join(_quoted([*names, f'_input_{stage.name}']))} FROM {_state(stage.of)} "
             f"WHERE {state} ORDER BY {by or '1'}, {KEYS[stage.of][0]}"
@@ -153,7 +159,7 @@ class Library:
                     key = values[names.index(KEYS[stage.of][0])]
                     outcome = Outcome(key=key, rows=made[place : place + 1], fault=fault, seconds=seconds)
                     results.add(outcome, values[-1])
-        return len(found)
+        return len(found), results.faults
 
     @contextlib.contextmanager
     def results(self, stage: Stage | GroupStage) -> Iterator["Results"]:

@@ -93,8 +93,8 @@ def run_stages(
     for stage in stages:
         library.adopt(stage)
         if isinstance(stage, GroupStage):
-            count = library.run_group(stage)
-            tell(stage.name, count, count, 0)
+            count, faults = library.run_group(stage, retry=retry)
+            tell(stage.name, count, count, faults)
             continue
         count, rows = library.pending(stage, retry=retry)
         with library.results(stage) as results:

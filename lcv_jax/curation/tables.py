@@ -29,6 +29,34 @@ def quarantine_lines(library: Library, shown: int) -> list[str]:
     return found[:shown] + more
 
 
+def distribution_lines(library: Library, thin: float) -> list[str]:
+    """A line for each cluster of captions: clips, shares before and after weights, density; thin ones are marked.
+
+    Args:
+        library: in which the stage distribution has run.
+        thin: clusters of fewer clips than this part of an even share are thin.
+
+    Raises:
+        ValueError: the stage has not run.
+    """
+    if "distribution" not in library.stages():
+        raise ValueError(f"{library.folder}: no distribution of captions yet: run the stage distribution")
+    found = query(
+        library,
+        "SELECT cluster_name, count(*), count(*) / sum(count(*)) OVER (), sum(weight) / sum(sum(weight)) OVER (), "
+        "avg(density), count(*) OVER () FROM clips WHERE cluster IS NOT NULL "
+        "GROUP BY cluster, cluster_name ORDER BY cluster",
+    )
+    lines, scarce = [f"{'clips':>9}{'share':>9}{'weighted':>10}{'density':>10}  cluster"], []
+    for name, count, share, weighted, density, number in found:
+        is_thin = share < thin / number
+        scarce += [name] if is_thin else []
+        lines.append(f"{count:9}{share:9.2%}{weighted:10.2%}{density:10.5f}  {name}{' (thin)' if is_thin else ''}")
+    if scarce:
+        lines.append(f"thin, collect more of: {'; '.join(scarce)}")
+    return lines
+
+
 def query(library: Library, sql: str) -> Iterator[tuple[Any, ...]]:
     """Rows of a query, the names of its columns first where it is a user's.
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lcv_jax.array_types import UInt8
+from lcv_jax.array_types import Float, UInt8
 from lcv_jax.data.frames import evenly, media_package
 
 T = TypeVar("T")
@@ -56,13 +56,24 @@ class ChatEndpoint:
         """
         body = {"model": self.model, "temperature": 0, **options}
         body["messages"] = [{"role": "user", "content": list(content)}]
-        address = f"{self.url.rstrip('/')}/chat/completions"
+        return self._post("chat/completions", body, lambda reply: parse(_message(reply)))
+
+    def embed(self, text: str) -> Float[np.ndarray, " D"]:
+        """The vector of a text.
+
+        Raises:
+            ValueError: no reply that can be used.
+        """
+        return self._post("embeddings", {"model": self.model, "input": text}, _vector)
+
+    def _post(self, method: str, body: dict[str, Any], parse: Callable[[str], T]) -> T:
+        address = f"{self.url.rstrip('/')}/{method}"
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         for attempt in range(self.retries + 1):
             try:
                 request = urllib.request.Request(address, json.dumps(body).encode(), headers)
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return parse(_message(reply.read(_LONGEST_REPLY).decode(errors="replace")))
+                    return parse(reply.read(_LONGEST_REPLY).decode(errors="replace"))
             except urllib.error.HTTPError as error:
                 reason = f"{self.url}: status {error.code}: {error.read()[:200].decode(errors='replace')}"
                 if error.code < 500 and error.code != 429:
@@ -83,6 +94,17 @@ def _message(reply: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"expected a chat completion, got {reply[:200]!r}")
     return text
+
+
+def _vector(reply: str) -> np.ndarray:
+    """The vector of a reply to a request for embeddings."""
+    try:
+        vector_D = np.asarray(json.loads(reply)["data"][0]["embedding"], np.float32)
+    except (ValueError, KeyError, IndexError, TypeError):
+        vector_D = np.zeros(0, np.float32)
+    if vector_D.ndim != 1 or not vector_D.size or not np.isfinite(vector_D).all():
+        raise ValueError(f"expected an embedding, got {reply[:200]!r}")
+    return vector_D
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from lcv_jax.curation.stage import GroupStage, Stage
 
 ORDER = (
     *("probe", "duplicates", "segment", "clips"),
-    *("measures", "text", "staying_text", "logo", "aesthetic", "captions", "attributes", "augmentation"),
+    *("measures", "text", "staying_text", "logo", "aesthetic"),
+    *("captions", "attributes", "augmentation", "embedding", "distribution"),
 )
 """All stages, each after those whose columns it reads."""
 
