@@ -16,7 +16,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,serve,dev]"
 	touch $@
 
 # What only tests need of the larger extras; the first picture does not wait for it.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 COMMANDS = {
     "generate": ("lcv_jax.generate", "generate video from text, an image or a clip; long videos; refinement"),
+    "serve": ("lcv_jax.serve", "serve a model over HTTP: the Videos API, a page, a queue"),
     "convert": ("lcv_jax.convert", "convert the released PyTorch checkpoint, check it, or convert it back"),
     "convert-adapter": (
         "lcv_jax.convert_adapter",

@@ -394,7 +394,7 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
                     pass
                 continue
             output = files.named(result.name)
-            video = _write(result, files)
+            video = write_result(result, files)
             sidecar = {
                 "video": {"file": output.name, **video, "fps": str(Fraction(result.fps).limit_denominator(100_000))},
                 **made_by,
@@ -411,7 +411,7 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
             print(f"wrote {output}: {video['num_frames']} frames of {video['width']} x {video['height']}")
 
 
-def _write(result: Result, files: Files) -> dict[str, int]:
+def write_result(result: Result, files: Files) -> dict[str, int]:
     """Writes a video, and the pictures if asked for, piece by piece."""
     shown: list[int] = []
     if result.num_frames is not None:

@@ -312,7 +312,7 @@ def test_a_stream_that_is_interrupted_is_a_whole_file(number, monkeypatch, tmp_p
     task = tasks.StreamVideo(prompt=("",), fps=8.0, height=32, width=48)
     (result,) = task.run(pipeline, tmp_path, Listeners())
     files = generate.Files(output=tmp_path / "a.mp4")
-    assert generate._write(result, files) == {"num_frames": 6, "height": 32, "width": 48}
+    assert generate.write_result(result, files) == {"num_frames": 6, "height": 32, "width": 48}
     assert len(read_video(tmp_path / "a.mp4")[0]) == 6
     assert signal.getsignal(number) is before
 

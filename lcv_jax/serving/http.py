@@ -1,0 +1,45 @@
+"""Uvicorn with bounds for what comes before a request: time for its headers, their size, the number of connections."""
+
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lcv_jax.serving.guard import MOST_HEADER_BYTES
+
+HEADER_SECONDS = 20
+_MOST_CONNECTIONS = 1000
+
+
+class BoundedProtocol(H11Protocol):
+    """Closes connections that send nothing, or headers too slowly."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answers requests until SIGINT or SIGTERM."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=3,
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,256 @@
+"""The queue: gives jobs to workers, follows them, stops them, replaces workers that end, deletes old videos.
+
+All of it runs in the event loop. A worker's messages arrive by a thread that does nothing else.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from lcv_jax.command_line import environment
+from lcv_jax.generate import Devices, Weights
+from lcv_jax.serving.jobs import Job, JobStore
+from lcv_jax.serving.limits import Limits
+from lcv_jax.serving.metrics import Metrics
+from lcv_jax.serving.worker import Progress, work
+
+EXPIRY_SECONDS = 60.0
+STOP_SECONDS = 120.0
+"""A worker that has not stopped a job by then, for it compiles or hangs, is replaced."""
+RESTART_SECONDS = 2.0
+
+
+@dataclasses.dataclass
+class Live:
+    """A job that is being made."""
+
+    job: Job
+    progress: Progress | None = None
+    first: tuple[float, float] | None = None
+    """When its first step ended, and its share of all steps then."""
+    seconds_left: float | None = None
+    last_step: float | None = None
+    deadline: asyncio.TimerHandle | None = None
+
+    def advance(self, progress: Progress, now: float) -> None:
+        """Notes a step. Time left is counted from the first one on, before which programs are compiled."""
+        self.progress = progress
+        if self.first is None or progress.share <= self.first[1]:
+            self.first = now, progress.share
+        elif (done := progress.share - self.first[1]) > 0:
+            self.seconds_left = (now - self.first[0]) / done * (1 - progress.share)
+
+
+class Worker:
+    """A worker's process, and what it is at."""
+
+    def __init__(self, number: int, weights: Weights, devices: Devices, visible: str | None):
+        self.number, self._settings, self._visible = number, (weights, devices), visible
+        self.ready, self.facts = False, dict[str, Any]()
+        self.live: Live | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[["Worker", tuple[Any, ...]], None]) -> None:
+        """Starts the process; `tell` gets its messages, the last of them ("ended",)."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=work, args=(theirs, *self._settings), daemon=True)
+        visible = {} if self._visible is None else {"CUDA_VISIBLE_DEVICES": self._visible}
+        with environment(**visible):
+            self._process.start()
+        theirs.close()
+        self._connection, self.ready = ours, False
+
+        def listen() -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
+                with contextlib.suppress(EOFError, OSError):
+                    while True:
+                        loop.call_soon_threadsafe(tell, self, ours.recv())
+                loop.call_soon_threadsafe(tell, self, ("ended",))
+
+        threading.Thread(target=listen, daemon=True).start()
+
+    def send(self, *message: Any) -> None:
+        """Sends a message; one that has ended says so itself."""
+        with contextlib.suppress(OSError):
+            self._connection.send(message)
+
+    def end(self) -> None:
+        """Kills the process."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+class Scheduler:
+    """Jobs and workers of a server."""
+
+    def __init__(self, store: JobStore, workers: Sequence[Worker], limits: Limits, metrics: Metrics):
+        self.store, self.workers, self.limits, self.metrics = store, workers, limits, metrics
+        self._changed = asyncio.Event()
+        self.unable: str | None = None
+        """Why no worker can be started."""
+        self._closing = False
+        metrics.capacity.set(limits.max_queue)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Within, jobs are made."""
+        self.store.recover()
+        self._loop = asyncio.get_running_loop()
+        for worker in self.workers:
+            worker.start(self._loop, self._on_message)
+        expiring = asyncio.create_task(self._expire())
+        try:
+            self._update()
+            yield
+        finally:
+            self._closing = True
+            expiring.cancel()
+            for worker in self.workers:
+                worker.end()
+                if worker.live:
+                    self._fail(worker.live, "interrupted", "the server was stopped while it made this video")
+            self._notify()
+
+    def submitted(self) -> None:
+        """Called when a job has joined the queue."""
+        self._update()
+
+    def live(self, job_id: str) -> Live | None:
+        """What a worker has told of a job so far."""
+        return next((worker.live for worker in self.workers if worker.live and worker.live.job.id == job_id), None)
+
+    def stop(self, job: Job, code: str, message: str) -> bool:
+        """Ends a job that waits or runs; False where it has ended already.
+
+        Its record says so at once; a worker that makes it goes on until the end of its step.
+        """
+        if self.store.fail(job.id, "queued", code, message):
+            pass
+        elif self.store.fail(job.id, "in_progress", code, message):
+            worker = next((one for one in self.workers if one.live and one.live.job.id == job.id), None)
+            if worker is not None and worker.live:
+                worker.send("stop", job.id)
+                self._at(worker.live, STOP_SECONDS, lambda: self._replace_if_at(worker, job.id))
+        else:
+            return False
+        self.metrics.jobs.labels(job.task["task"], code).inc()
+        self._update()
+        return True
+
+    def delete(self, job: Job) -> None:
+        """Stops a job if need be, and deletes its record and its files."""
+        self.stop(job, "cancelled", "the job was deleted")
+        self.store.remove(job.id)  # a worker that is still at it removes what it writes after this
+        self._update()
+
+    async def changes(self, seconds: float) -> None:
+        """Returns when something has changed, or after a time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def is_healthy(self) -> bool:
+        """Whether jobs are being made, or will be when weights are loaded."""
+        return self.unable is None
+
+    def _on_message(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        if self._closing:
+            return
+        kind, *content = message
+        if kind == "ready":
+            worker.ready, worker.facts, self.unable = True, content[0], None
+        elif kind == "unable":
+            self.unable = content[0]
+        elif kind == "ended":
+            self._on_end(worker)
+        elif worker.live and worker.live.job.id == content[0]:
+            self._on_job(worker, worker.live, kind, content[1:])
+        self._update()
+
+    def _on_job(self, worker: Worker, live: Live, kind: str, content: list[Any]) -> None:
+        now, job = time.monotonic(), live.job
+        if kind == "step":
+            if live.last_step is not None:
+                self.metrics.steps.observe(now - live.last_step)
+            live.last_step = now
+            live.advance(content[0], now)
+            return
+        if kind == "segment":
+            return  # it lies in the job's folder; who watches is told
+        if live.deadline:
+            live.deadline.cancel()
+        worker.live = None
+        if kind == "failed":
+            self._fail(live, *content)
+        elif kind == "done" and self.store.complete(job.id, content[0]):
+            self.metrics.jobs.labels(job.task["task"], "completed").inc()
+            self.metrics.making.labels(job.task["task"]).observe(time.time() - (job.started or 0))
+        else:  # stopped, or done after it was stopped
+            self.store.remove_outputs(job.id)
+
+    def _fail(self, live: Live, code: str, message: str) -> None:
+        if self.store.fail(live.job.id, "in_progress", code, message):
+            self.metrics.jobs.labels(live.job.task["task"], code).inc()
+        self.store.remove_outputs(live.job.id)
+
+    def _on_end(self, worker: Worker) -> None:
+        """A worker's process is gone: its job has failed, and another process takes its place."""
+        worker.end()
+        live, worker.live, was_ready, worker.ready = worker.live, None, worker.ready, False
+        if live:
+            if live.deadline:
+                live.deadline.cancel()
+            self._fail(live, "worker_ended", "the process that made this video ended, perhaps for lack of memory")
+        if was_ready:
+            self.metrics.restarts.inc()
+            self._loop.call_later(RESTART_SECONDS, self._restart, worker)
+        elif self.unable is None:
+            self.unable = "the worker ended while it loaded the weights; the server's log says more"
+
+    def _restart(self, worker: Worker) -> None:
+        if not self._closing:
+            worker.start(self._loop, self._on_message)
+
+    def _replace_if_at(self, worker: Worker, job_id: str) -> None:
+        if worker.live and worker.live.job.id == job_id:
+            worker.end()
+
+    def _update(self) -> None:
+        """Gives waiting jobs to idle workers, and tells whoever watches."""
+        for worker in self.workers:
+            while worker.ready and worker.live is None and (job := self.store.claim()):
+                worker.live = live = Live(job)
+                self.metrics.waiting.observe((job.started or 0) - job.created)
+                self._at(live, self.limits.max_job_seconds, functools.partial(self._stop_late, job))
+                worker.send("run", job.id, self.store.place(job.id), job.task)
+        self.metrics.queued.set(self.store.count("queued"))
+        self.metrics.running.set(sum(worker.live is not None for worker in self.workers))
+        self.metrics.workers.set(sum(worker.ready for worker in self.workers))
+        self._notify()
+
+    def _stop_late(self, job: Job) -> None:
+        limit = f"{self.limits.max_job_seconds:g} s"
+        self.stop(job, "time_limit", f"the job ran for longer than this server's limit of {limit}: ask for less")
+
+    def _at(self, live: Live, seconds: float, call: Callable[[], None]) -> None:
+        if live.deadline:
+            live.deadline.cancel()
+        live.deadline = self._loop.call_later(seconds, call)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _expire(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                self.store.expire(self.limits.keep_hours * 3600, self.limits.keep_gigabytes * 1e9)
+                self.metrics.stored.set(self.store.total_bytes())
+            await asyncio.sleep(EXPIRY_SECONDS)

@@ -1,0 +1,264 @@
+"""What a server refuses, whose jobs are whose, and what is left after it was killed."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.serving.served_model import ServedModel, picture
+
+ANN, BOB = "ann-ann-ann-ann-ann", "bob-bob-bob-bob-bob"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("limited")
+    (folder / "keys").write_text(f"# who\nann {ANN}\nbob {BOB}\n")
+    flags = ["--keys", folder / "keys", "--max-pixels", "4096", "--max-frames", "101", "--max-jobs-per-key", "4"]
+    flags += ["--max-body-megabytes", "4", "--max-upload-seconds", "2", "--max-input-pixels", "200000"]
+    flags += ["--max-decode-seconds", "8", "--max-prompt-characters", "100", "--max-segments", "4"]
+    with ServedModel(tiny_checkpoint, folder / "videos", *map(str, flags), file_kilobytes=2000) as served:
+        served.key, served.folder = ANN, folder / "videos"
+        yield served
+
+
+def bomb():
+    """A PNG of 60,000 x 60,000 pixels in a few bytes."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+BAD_FIELDS = [
+    ({"prompt": "x", "promt": "y"}, "unknown field 'promt'; did you mean 'prompt'?", "promt"),
+    ({"prompt": "x", "size": "50x32"}, "multiples of 16, got 32 x 50; nearest is 32 x 48", None),
+    ({"prompt": "x", "size": "big"}, "size must be WIDTHxHEIGHT, such as 832x480, got 'big'", "size"),
+    ({"prompt": "x", "size": "512x512"}, "has 262144 pixels, at most 4096", "size"),
+    ({"prompt": "x", "num_frames": 1001}, "at most 101 on this server, got 1001", "num_frames"),
+    ({"prompt": "x", "seconds": "100"}, "at most 101", "num_frames"),
+    ({"prompt": "x", "num_frames": "many"}, "num_frames must be a whole number", "num_frames"),
+    ({"prompt": "x", "seed": -1}, "seed must lie in 0..4294967295, got -1", "seed"),
+    ({"prompt": "x", "guidance_scale": "nan"}, "guidance_scale must lie in 1..1000, got nan", "guidance_scale"),
+    ({"prompt": "x", "num_inference_steps": 101}, "at most 100, got 101", "num_inference_steps"),
+    ({"prompt": "x" * 101}, "prompt has 101 characters, at most 100", "prompt"),
+    ({"prompt": "a\0b"}, "a NUL", "prompt"),
+    ({}, "prompt is missing", "prompt"),
+    ({"prompt": "x", "prompts": ["a"]}, "give prompt or prompts, not both", "prompts"),
+    ({"prompts": ["a"] * 5}, "at most 4 segments on this server, got 5", "prompts"),
+    ({"prompt": "x", "t_thresh": 0.5}, "t_thresh does not apply to text-to-video", "t_thresh"),
+    ({"prompt": "x", "distilled": True, "enhance_hf": True}, "exclude each other", None),
+    ({"prompt": "x", "adapters": {"../../secrets": 1}}, "no '../../secrets' here; there are", "adapters"),
+    ({"prompt": "x", "adapters": {"/etc/a.safetensors": 1}}, "no '/etc/a.safetensors' here", "adapters"),
+    ({"prompt": "x", "task": "refine"}, "refine takes a clip as input_reference, got none", "input_reference"),
+    (
+        {"prompt": "x", "input_reference": {"image_url": "http://10.0.0.1/"}},
+        "are not fetched",
+        "input_reference",
+    ),
+    ({"prompt": "x", "input_reference": "/etc/passwd"}, "addresses are not fetched", "input_reference"),
+    ({"prompt": "x", "input_reference": {"image_url": "data:image/png;base64,####"}}, "no base64", "input_reference"),
+    ({"prompt": "x", "video": {"id": "../../x"}}, "not found", None),
+    ({"prompt": "x", "model": "sora-2"}, "this server has 'longcat-video'", "model"),
+]
+
+
+@pytest.mark.parametrize(("fields", "told", "param"), BAD_FIELDS, ids=lambda value: str(value)[:40])
+def test_fields_that_are_refused(server, fields, told, param):
+    status, reply = server.ask("/v1/videos", fields)
+    assert status in (400, 404), reply
+    assert told in reply["error"]["message"]
+    assert "\n" not in reply["error"]["message"]
+    assert reply["error"]["param"] == param
+    assert not list((server.folder / "jobs").iterdir())
+
+
+BAD_FILES = [
+    (b"", "is an empty file"),
+    (b"this is text, not a video", "neither an image"),
+    (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "neither an image"),
+    (bomb(), "has 60000 x 60000 pixels, at most 200000"),
+    (picture()[:200], "cannot"),
+    (b"\0\0\0\x18ftypmp42" + bytes(3000), "cannot be read as a video"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), BAD_FILES, ids=lambda value: str(value)[:30])
+def test_files_that_are_refused(server, content, told):
+    file = ("input_reference", "../../../etc/cron.d/x.mp4", content, "video/mp4")
+    status, reply = server.form("/v1/videos", [("prompt", "x")], [file])
+    assert (status, reply["error"]["param"]) == (400, "input_reference")
+    assert told in reply["error"]["message"] or (told == "cannot" and "truncated" in reply["error"]["message"])
+    assert str(server.folder) not in reply["error"]["message"]
+    assert not list((server.folder / "jobs").iterdir())
+
+
+BAD_BODIES = [
+    (b"{", "application/json", 400, "not JSON"),
+    (b"[" * 10_000 + b"]" * 10_000, "application/json", 400, "nested too deeply"),
+    (b"[1]", "application/json", 400, "expected an object"),
+    (b"\xff\xfe", "application/json", 400, "UTF-8"),
+    (b"prompt=x", "text/plain", 415, "Content-Type must be"),
+    (b"--e\r\nbroken", "multipart/form-data; boundary=e", 400, ""),
+    (b"x", "multipart/form-data", 400, "boundary"),
+    (bytes(5 << 20), "application/json", 413, "larger than 4 MB"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "status", "told"), BAD_BODIES, ids=[str(one[3]) for one in BAD_BODIES])
+def test_bodies_that_are_refused(server, body, kind, status, told):
+    got, reply = server.ask("/v1/videos", body, headers={"Content-Type": kind})
+    assert got == status, reply
+    assert told in reply["error"]["message"]
+
+
+def raw(server, text, wait=10.0):
+    """What a connection gets that sends this and waits."""
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=wait) as connection:
+        connection.sendall(text.encode())
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+            if b"\r\n\r\n" in received and received.rstrip().endswith(b"}"):
+                break
+        return received.decode()
+
+
+def test_uploads_without_an_end(server):
+    start = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ANN}\r\nContent-Type: application/json\r\n"
+    assert " 413 " in raw(server, f"{start}Content-Length: {10 << 30}\r\n\r\n{{").splitlines()[0]
+    began = time.monotonic()
+    assert " 408 " in raw(server, f"{start}Content-Length: 100\r\n\r\n{{").splitlines()[0]
+    assert 1 < time.monotonic() - began < 8
+    chunk = f"{5 << 20:x}\r\n{' ' * (5 << 20)}\r\n0\r\n\r\n"
+    assert " 413 " in raw(server, f"{start}Transfer-Encoding: chunked\r\n\r\n{chunk}")
+    flood = "".join(f"X-{number}: {'y' * 1000}\r\n" for number in range(100))
+    assert " 431 " in raw(server, f"GET /health HTTP/1.1\r\nHost: x\r\n{flood}\r\n").splitlines()[0]
+    assert server.ask("/health")[0] == 200
+
+
+def test_ids_and_names_that_lead_elsewhere(server):
+    connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=10)
+    headers = {"Authorization": f"Bearer {ANN}"}
+    for path in ("/page/../jobs.sqlite", "/page/..%2f..%2fserve.py", "/v1/videos/..%2f..%2fjobs.sqlite/content",
+                 "/v1/videos/%2e%2e/content", "/page/"):  # fmt: skip
+        connection.request("GET", path, headers=headers)
+        reply = connection.getresponse()
+        content = reply.read()
+        assert reply.status == 404, path
+        assert b"SQLite" not in content
+    connection.close()
+
+
+def test_keys_decide_whose_a_job_is(server):
+    video = server.create(prompt="a cat", seed=1, num_inference_steps=2)
+    server.wait(video)
+    reference = {"prompt": "x", "video": {"id": video["id"]}}
+    for key, expected in ((BOB, 404), ("wrong-wrong-wrong-wrong", 401), (None, 401)):
+        server.key = key
+        for path in ("", "/content", "/events", "/segments/a"):
+            assert server.ask(f"/v1/videos/{video['id']}{path}")[0] == expected
+        assert server.ask(f"/v1/videos/{video['id']}", method="DELETE")[0] == expected
+        assert server.ask(f"/v1/videos/{video['id']}/remix", {"prompt": "x"})[0] == expected
+        assert server.ask("/v1/videos", reference)[0] == expected
+        assert server.ask("/health")[0] == 200
+        assert server.ask("/metrics")[0] == (200 if key == BOB else 401)
+    server.key = BOB
+    assert server.ask("/v1/videos")[1]["data"] == []
+    server.key = ANN
+    assert server.ask(f"/v1/videos/{video['id']}")[0] == 200
+    assert not (server.folder / "jobs" / video["id"] / "upload").exists()
+    server.ask(f"/v1/videos/{video['id']}", method="DELETE")
+
+
+def test_pages_of_other_sites_are_refused(server):
+    for origin in ("http://evil.example", "null", "http://[", "http://localhost:1"):
+        status, reply = server.ask("/v1/videos", {"prompt": "x"}, headers={"Origin": origin})
+        assert (status, reply["error"]["code"]) == (403, "wrong_origin")
+    _, (_, headers) = server.ask("/")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in headers
+
+
+def test_a_full_queue_and_a_full_disk_leave_nothing_behind(server):
+    made = [server.create(prompt="a cat", num_inference_steps=50, num_frames=101) for _ in range(4)]
+    host, port = server.address.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port))
+    headers = {"Authorization": f"Bearer {ANN}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/videos", json.dumps({"prompt": "x"}), headers)
+    reply = connection.getresponse()
+    assert (reply.status, reply.getheader("retry-after")) == (429, "10")
+    assert "of this key there are 4 jobs, at most 4" in json.loads(reply.read())["error"]["message"]
+    connection.close()
+    for video in made:
+        server.ask(f"/v1/videos/{video['id']}", method="DELETE")
+    image = picture(1000, 1000)  # more bytes than a file of this server may have
+    status, reply = server.form("/v1/videos", [("prompt", "x")], [("input_reference", "a.png", image, "image/png")])
+    assert (status, reply["error"]["code"]) == (507, "disk_full")
+    left = server.wait_until(lambda: not list((server.folder / "jobs").iterdir()))
+    assert left
+
+
+def test_a_killed_server_lists_what_was_finished_and_makes_what_was_queued(server):
+    finished = server.wait(server.create(prompt="a cat", seed=1, num_inference_steps=2))
+    begun = server.create(prompt="a dog", num_inference_steps=100, num_frames=21)
+    server.wait_until(lambda: server.ask(f"/v1/videos/{begun['id']}")[1]["step"])
+    queued = server.create(prompt="a cow", seed=2)
+    content = server.ask(f"/v1/videos/{finished['id']}/content")[1][0]
+    workers = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    server.kill()
+    server.wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    server.start()
+    after = {video["id"]: video for video in server.ask("/v1/videos?order=asc")[1]["data"]}
+    assert after[finished["id"]]["status"] == "completed"
+    assert server.ask(f"/v1/videos/{finished['id']}/content")[1][0] == content
+    assert (after[begun["id"]]["status"], after[begun["id"]]["error"]["code"]) == ("failed", "interrupted")
+    assert server.wait(queued)["status"] == "completed"
+    # The same of a worker alone: its job has failed, and another worker makes the next.
+    begun = server.create(prompt="a dog", num_inference_steps=100, num_frames=21)
+    server.wait_until(lambda: server.ask(f"/v1/videos/{begun['id']}")[1]["status"] == "in_progress")
+    worker = next(pid for pid in children(server.process.pid) if "spawn_main" in command_of(pid))
+    os.kill(worker, signal.SIGKILL)
+    assert server.wait(begun)["error"]["code"] == "worker_ended"
+    assert server.wait(server.create(prompt="a cow", seed=3))["status"] == "completed"
+    assert server.end() in (0, 130, -15)
+
+
+def children(pid):
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+BAD_STARTS = [
+    (("--host", "0.0.0.0"), "0.0.0.0 can be reached from other machines: give --keys FILE, or listen on 127.0.0.1"),
+    (("--keys", "short"), "line 1: a key has at least 16 characters"),
+    (("--port", "70000"), "port must lie in 0..65535"),
+    (("--replicas", "2", "--seq", "-1"), "-1 takes all devices"),
+    (("--cors-origins", "*"), "cors_origins must be like https://example.org"),
+]
+
+
+@pytest.mark.parametrize(("flags", "told"), BAD_STARTS, ids=lambda value: str(value)[:30])
+def test_starts_that_are_refused(tiny_checkpoint, tmp_path, monkeypatch, capsys, flags, told):
+    from lcv_jax import serve
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short").write_text("ann secret\n")
+    with pytest.raises(SystemExit) as stop:
+        serve.main([str(tiny_checkpoint), "--port", "0", *flags])
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
