@@ -124,23 +124,24 @@ def _too_much(limits: Limits) -> str:
 
 def _decode(connection: Connection, source: Path, limits: Limits) -> None:
     """What the other process does: it tells the kind, is told what is wanted, and writes that."""
-    try:
-        _bound(limits)
-        kind = _kind_of(source, limits.max_input_pixels)
-        connection.send((kind, None))
-        target, wanted = connection.recv()
-        if kind == "image":
-            write_image(target, read_image(source))
-        else:
-            _copy_clip(source, target, limits, wanted)
-        connection.send((None, None))
-    except EOFError:
-        return
-    except MemoryError:
-        connection.send((None, _too_much(limits)))
-    except Exception as error:
-        told = reason(error).replace(f"{source}: ", "").replace(str(source), "the file")
-        connection.send((None, " ".join(told.split())))
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the server is gone
+        try:
+            _bound(limits)
+            kind = _kind_of(source, limits.max_input_pixels)
+            connection.send((kind, None))
+            target, wanted = connection.recv()
+            if kind == "image":
+                write_image(target, read_image(source))
+            else:
+                _copy_clip(source, target, limits, wanted)
+            connection.send((None, None))
+        except (EOFError, BrokenPipeError):
+            raise
+        except MemoryError:
+            connection.send((None, _too_much(limits)))
+        except Exception as error:
+            told = reason(error).replace(f"{source}: ", "").replace(str(source), "the file")
+            connection.send((None, " ".join(told.split())))
 
 
 def _kind_of(path: Path, most_pixels: int) -> MediaKind:

@@ -20,6 +20,7 @@ from lcv_jax.bounds import (
     SamplingSteps,
     Seconds,
     Seed,
+    Share,
     Shift,
     TextTokens,
     check_value,
@@ -65,6 +66,7 @@ FIELDS = {
     "adapters": Field(
         tuple[tuple[str, Finite], ...], "Adapters of the checkpoint: an object of names and multipliers."
     ),
+    "step_cache": Field(Share, "Skip steps whose velocity changes by less than this share, such as 0.05."),
     "shift": Field(Shift, "Time shift of the schedule."),
     "max_sequence_length": Field(TextTokens, "Tokens of a prompt; longer ones are cut."),
     "num_segments": Field(Annotated[int, Bounds(least=1, most=10000)], "A long video: number of segments."),

@@ -17,6 +17,7 @@ MediaKind = Literal["image", "clip"]
 
 _OPTIONS = {
     "negative_prompt", "guidance_scale", "distilled", "enhance_hf", "adapters", "shift", "max_sequence_length", "seed",
+    "step_cache",
 }  # fmt: skip
 _SIZED = {"size", "width", "height"}
 _TIMED = {"seconds", "num_frames", "fps", "num_inference_steps"}

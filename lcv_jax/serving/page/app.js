@@ -1,0 +1,80 @@
+// Puts the page together: asks for the model and a key if need be, and keeps the gallery up to date.
+
+import { ApiError, get, setKey } from "./api.js";
+import * as form from "./form.js";
+import * as gallery from "./gallery.js";
+
+const $ = (id) => document.getElementById(id);
+const BUSY = 500, IDLE = 5000, MOST = 100; // milliseconds between two looks; videos listed at once
+let limit = 24, timer = null;
+
+const actions = {
+  announce(message, isProblem = false) {
+    $("announce").textContent = message;
+    if (isProblem) $("server").textContent = message;
+  },
+  refresh,
+  useSettings: form.useSettings,
+  useVideo: form.useVideo,
+};
+
+async function refresh() {
+  clearTimeout(timer);
+  let pause = IDLE;
+  try {
+    const found = await gallery.load(limit);
+    gallery.show(found.data, actions);
+    $("older").hidden = !found.has_more || limit >= MOST;
+    const open = found.data.filter((video) => video.status === "queued" || video.status === "in_progress");
+    if (open.length) pause = BUSY;
+    document.body.dataset.open = open.length;
+  } catch (error) {
+    actions.announce(error.message, true);
+  }
+  clearTimeout(timer);
+  timer = setTimeout(refresh, document.hidden ? IDLE : pause);
+}
+
+async function connect() {
+  for (;;) {
+    try {
+      return (await get("/v1/models")).data[0];
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 401) {
+        $("server").textContent = error.message;
+        await new Promise((resolve) => setTimeout(resolve, 2000));
+        continue;
+      }
+      await askKey();
+    }
+  }
+}
+
+function askKey() {
+  return new Promise((resolve) => {
+    $("ask-key").addEventListener("close", () => { setKey($("key").value); resolve(); }, { once: true });
+    $("ask-key").showModal();
+  });
+}
+
+function describe(model) {
+  const { memory, device, replicas } = model;
+  const where = { device: "on the device", host: "in host memory between uses", disk: "read from disk for each use" };
+  $("server").textContent = `${model.id}${replicas > 1 ? `, ${replicas} workers` : ""}`;
+  const parts = [
+    device ? `${device.num_devices} x ${device.device_kind ?? device.device}` : "the worker is loading its weights",
+    `weights ${memory.dtype === "stored" ? "as stored" : `in ${memory.dtype}`}`,
+    `text encoder ${where[memory.text_encoder]}`,
+    `autoencoder ${memory.vae_tiles ? "in tiles (less memory, a little slower)" : "whole"}`,
+    memory.fold_adapters ? "adapters folded into a copy of the weights" : "adapters added at each step (no copy, slower)",
+  ];
+  $("memory").textContent = `Memory: ${parts.join("; ")}.`;
+}
+
+const model = await connect();
+describe(model);
+form.setUp(model, refresh);
+$("older").addEventListener("click", () => { limit = Math.min(MOST, limit + 24); refresh(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+await refresh();
+document.body.dataset.ready = "true";
