@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int8, PRNGKeyArray, PyTree, Shaped, UInt8
 
 if TYPE_CHECKING:
     Array = jax.Array
@@ -31,6 +31,7 @@ __all__ = [
     "DTypeLike",
     "Float",
     "Int",
+    "Int8",
     "PRNGKeyArray",
     "Params",
     "PyTree",

@@ -88,7 +88,8 @@ class Pipeline:
     dtype: Any = None
     """What to cast parameters to while loading, "float32" or "bfloat16"; None: as stored."""
     fold_adapters: bool = True
-    """Fold adapters into a copy of the weights; otherwise add them as the model runs: slower, but no copy."""
+    """Fold adapters into a copy of the weights; otherwise add them as the model runs: slower, but no copy. Quantized
+    weights always have them added as the model runs."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
     """Where the text encoder's parameters stay between encodings: on the devices; in host memory, copied to the devices
     for an encoding and freed there after it; or nowhere but on disk, and read again."""
@@ -107,6 +108,7 @@ class Pipeline:
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
+        self.fold_adapters = self.fold_adapters and not store.is_quantized(self.folder)
         self._check_networks()
         check_choice("keep_text_encoder", self.keep_text_encoder, ("device", "host", "disk"))
         self._params: dict[str, Params] = {}
@@ -377,7 +379,7 @@ class Pipeline:
             return to_uint8(frames), StreamState(state.num_frames + window.chunk, cache, decoder)
 
         rows, columns = shape[2:4]
-        dtype = self.params("dit")["blocks"]["attn"]["qkv"]["kernel"].dtype
+        dtype = self.params("dit")["x_embedder"]["proj"]["kernel"].dtype
         facts = {
             **self.content(chosen),
             "height": height,

@@ -59,10 +59,14 @@ class Networks:
     fold: tuple[str, ...] = ()
     """Adapters that the conversion folds into the weights (its own --fold), such as refinement_lora."""
 
+    quantize: Literal["none", "int8"] = "none"
+    """What the conversion quantizes the transformer's blocks to (its own --quantize)."""
+
     def load(self) -> requests.Networks:
         """Their configs."""
         read = requests.Networks() if self.weights is None else requests.networks_of(self.weights)
-        return dataclasses.replace(read, folded=(*read.folded, *self.fold))
+        quantized = read.quantized or self.quantize == "int8"
+        return dataclasses.replace(read, folded=(*read.folded, *self.fold), quantized=quantized)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,10 @@ from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
 from lcv_jax.checkpoint.published import Fold, Published, Weights
 from lcv_jax.checkpoint.safetensors_files import block_rows
+from lcv_jax.checkpoint.scaled_fp8 import is_float8
 from lcv_jax.checkpoint.workspace import copy_folder, workspace
 from lcv_jax.models import lora
+from lcv_jax.models.quantize import is_quantized_kernel, quantize_kernel, scale_path
 from lcv_jax.own_files import file_sha256
 
 Progress = Callable[[str, int], None]
@@ -37,6 +39,7 @@ def convert_checkpoint(
     *,
     dtype: Any = None,
     folds: Sequence[Fold] = (),
+    quantize: bool = False,
     progress: Progress = lambda name, num_bytes: None,
 ) -> None:
     """Writes the converted folder.
@@ -46,13 +49,17 @@ def convert_checkpoint(
         dest: the folder to write; must not exist, or be empty.
         dtype: what the parameters are cast to; None keeps each as it is.
         folds: adapters to add to the transformer's kernels, in float32 before any cast.
+        quantize: store the linear layers of the transformer's blocks in eight bits (models/quantize.py).
         progress: is told the bytes that were read.
 
     Raises:
         ValueError: the destination exists, or the weights turn out to be wrong.
         OSError: the disk is full.
     """
-    promises = {weights.name: promise_arrays(weights, dtype) for weights in published.weights}
+    promises = {
+        weights.name: promise_arrays(weights, dtype, quantize and weights.name == "dit")
+        for weights in published.weights
+    }
     needed = sum(promise.num_bytes for tree in promises.values() for promise in tree.values())
     with workspace(dest, needed) as work:
         components: dict[str, Any] = {}
@@ -65,6 +72,8 @@ def convert_checkpoint(
                 {"name": adapter.name, "multiplier": multiplier, "files": [file_record(adapter.files[0].path)]}
                 for adapter, multiplier in folds
             ]
+            if quantize:
+                components["dit"]["quantized"] = "int8"
         for name in published.copied:
             copy_folder(published.folder / name, work / name)
             files = sorted(path for path in (work / name).rglob("*") if path.is_file())
@@ -98,15 +107,27 @@ def file_record(path: Path) -> dict[str, Any]:
     return {"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def promise_arrays(weights: Weights, dtype: Any) -> Promises:
+def promise_arrays(weights: Weights, dtype: Any, quantize: bool = False) -> Promises:
     """What will be written of each parameter.
 
     Raises:
-        ValueError: tensors of one parameter differ in dtype, and none is given to cast to.
+        ValueError: tensors of one parameter differ in dtype, or are float8, and none is given to cast to.
     """
     tensors, promises = weights.tensors, {}
     for leaf in weights.table:
-        if dtype is None:
+        if quantize and is_quantized_kernel(leaf.path):
+            stored = np.dtype(np.int8)
+            shape = (*leaf.lead, leaf.turned[-1])
+            slice_shape = (*(1 for _ in leaf.lead), shape[-1])
+            promises[scale_path(leaf.path)] = streaming.Promise(
+                shape=shape, dtype=np.dtype(np.float32), slice_shape=slice_shape
+            )
+        elif dtype is None:
+            if any(is_float8(tensors[name]) for name in leaf.names):
+                raise ValueError(
+                    f"{weights.files[0].path.parent} holds {leaf.names[0]} in float8: give --dtype bfloat16, with "
+                    "--quantize int8 if it is to stay small"
+                )
             stored = convert.one_dtype(leaf, [tensors[name].dtype for name in leaf.names])
         else:
             stored = np.dtype(dtype)
@@ -154,6 +175,9 @@ def _parts(
                 leaf, index = place[tensor.name]
                 whole = block.shape == tensor.shape
                 part = edit(leaf, index, leaf.turn(block)) if whole else block
+                if is_quantized_kernel(leaf.path) and scale_path(leaf.path) in promises:
+                    part, scale = map(np.asarray, quantize_kernel(part))
+                    yield scale_path(leaf.path), index, scale
                 at: tuple[int | slice, ...] = index if whole else (*index, slice(row, row + len(block)))
                 yield leaf.path, at, part.astype(promises[leaf.path].dtype, copy=False)
             progress(weights.name, block.nbytes)

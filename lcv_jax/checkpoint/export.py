@@ -94,6 +94,8 @@ def open_converted(folder: Path, components: Sequence[str] | None = None) -> Con
     had = store.read_provenance(folder)["components"]
     store.verify(folder)
     wanted = choose(components, [name for name in COMPONENTS if name in had])
+    if "dit" in wanted:
+        store.check_unquantized(folder, "turning back into the published layout")
     networks, adapters = [], []
     for name in wanted:
         if name in NETWORKS:

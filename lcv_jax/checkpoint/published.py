@@ -13,6 +13,7 @@ from typing import Any
 from lcv_jax.checkpoint import convert, names, store
 from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.safetensors_files import SafetensorsFile, Tensor, open_folder, open_safetensors, shapes
+from lcv_jax.checkpoint.scaled_fp8 import KINDS, with_scales_applied
 from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
 
 COPIED = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
@@ -87,6 +88,8 @@ def open_published(folder: Path, components: Sequence[str] | None = None) -> Pub
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; wanted a published checkpoint with {', '.join(COMPONENTS)}")
     if (folder / store.PROVENANCE).is_file():
+        if "quantized" in store.read_provenance(folder)["components"].get("dit", {}):
+            raise ValueError(f"{folder} is converted and quantized already: quantize the published checkpoint instead")
         raise ValueError(f"{folder} is converted already; --to-torch turns it back into a published checkpoint")
     wanted = choose(components, COMPONENTS)
     if components is None and not (folder / "lora").is_dir():
@@ -122,7 +125,7 @@ def _read_config(path: Path, config: type[PublishedConfig]) -> Any:
 
 def _open_network(folder: Path, cfg: PublishedConfig) -> Weights:
     network = convert.NETWORKS[folder.name]
-    files, table = open_folder(folder), network.table(cfg)
+    files, table = with_scales_applied(open_folder(folder, KINDS)), network.table(cfg)
     found = shapes(files)
     convert.check_names(f"{network.title} in {folder}", names.published_shapes(table), found, network.aliases)
     aliases = {alias: name for alias, name in network.aliases.items() if alias in found}

@@ -120,8 +120,12 @@ def _read(file: BinaryIO, start: int, dtype: np.dtype, shape: Shape) -> np.ndarr
     return buffer.view(dtype).reshape(shape)
 
 
-def open_safetensors(path: Path) -> SafetensorsFile:
+def open_safetensors(path: Path, kinds: Mapping[str, np.dtype] = DTYPES) -> SafetensorsFile:
     """Reads and checks the header of one file.
+
+    Args:
+        path: the file.
+        kinds: of numbers that it may hold.
 
     Raises:
         ValueError: truncated, corrupt or no safetensors file, or one that holds something else than weights.
@@ -141,18 +145,18 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             raise ValueError("__metadata__ must be an object")
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         ranges = {name: _whole_numbers(name, entry["data_offsets"]) for name, entry in entries.items()}
-        kinds = {name: str(entry["dtype"]) for name, entry in entries.items()}
+        found = {name: str(entry["dtype"]) for name, entry in entries.items()}
         shapes = {name: _whole_numbers(name, entry["shape"]) for name, entry in entries.items()}
-    unknown = sorted({kind for kind in kinds.values() if kind not in DTYPES})
+    unknown = sorted({kind for kind in found.values() if kind not in kinds})
     if unknown:
         raise ValueError(f"{path} holds tensors of type {', '.join(unknown)}; weights are of {', '.join(DTYPES)}")
 
     end, tensors = 0, []
     for name, (start, stop) in sorted(ranges.items(), key=lambda item: item[1]):
-        tensor = Tensor(name=name, dtype=DTYPES[kinds[name]], shape=shapes[name], start=8 + length + start)
+        tensor = Tensor(name=name, dtype=kinds[found[name]], shape=shapes[name], start=8 + length + start)
         if start != end or stop - start != tensor.num_bytes:
             raise ValueError(
-                f"{path} is corrupt: {name} of shape {tensor.shape} and type {kinds[name]} takes {tensor.num_bytes} "
+                f"{path} is corrupt: {name} of shape {tensor.shape} and type {found[name]} takes {tensor.num_bytes} "
                 f"bytes from {end} on, its header says {start} to {stop}"
             )
         tensors.append(tensor)
@@ -170,8 +174,12 @@ def _whole_numbers(name: str, numbers: Any) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def open_folder(folder: Path) -> list[SafetensorsFile]:
+def open_folder(folder: Path, kinds: Mapping[str, np.dtype] = DTYPES) -> list[SafetensorsFile]:
     """The weights of one published component: one file, or shards with an index.
+
+    Args:
+        folder: the component's.
+        kinds: of numbers that they may be.
 
     Raises:
         ValueError: no weights, a missing shard, an index that disagrees with its shards, or a bad file.
@@ -182,7 +190,7 @@ def open_folder(folder: Path) -> list[SafetensorsFile]:
         raise ValueError(f"{folder} has more than one index: {', '.join(index.name for index in indices)}; keep one")
     if not indices:
         if len(present) == 1:
-            return [open_safetensors(present[0])]
+            return [open_safetensors(present[0], kinds)]
         what = f"{len(present)} of them and no index (*.safetensors.index.json)" if present else "none"
         raise ValueError(f"{folder}: wanted one .safetensors file, or shards with an index; got {what}")
 
@@ -196,7 +204,7 @@ def open_folder(folder: Path) -> list[SafetensorsFile]:
     extra = [path.name for path in present if path.name not in shards]
     if extra:
         raise ValueError(f"{folder} has {', '.join(extra)}, which {index.name} does not name: move it away")
-    files = [open_safetensors(folder / shard) for shard in shards]
+    files = [open_safetensors(folder / shard, kinds) for shard in shards]
     found = {(tensor.name, file.path.name) for file in files for tensor in file.tensors}
     wrong = sorted(found.symmetric_difference(where.items()))
     if wrong:

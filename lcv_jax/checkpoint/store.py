@@ -12,6 +12,7 @@ Writing it is conversion's business: see published.py and streaming.py.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from lcv_jax.checkpoint.adapter_formats import advice
 from lcv_jax.checkpoint.checksums import DamagedError
 from lcv_jax.checkpoint.safetensors_files import open_safetensors
 from lcv_jax.config import DiTConfig, SchedulerConfig
+from lcv_jax.models.quantize import is_quantized_kernel, scale_path
 from lcv_jax.own_files import file_sha256
 from lcv_jax.user_files import read_json, reading
 
@@ -186,7 +188,30 @@ def load_component(
     """
     cfg = load_config(folder, name)
     table = convert.NETWORKS[name].table(cfg)
-    return cfg, load_params(Path(folder), f"{name}/params", lambda shapes: table, dtype, sharding)
+    if is_quantized(folder, name):
+        table = [*table, *(_scales_of(leaf) for leaf in table if is_quantized_kernel(leaf.path))]
+    kept = {leaf.path for leaf in table if is_quantized_kernel(leaf.path) or leaf.path[-1] == "scale"}
+    cast = (lambda path: None if path in kept else dtype) if is_quantized(folder, name) else dtype
+    return cfg, load_params(Path(folder), f"{name}/params", lambda shapes: table, cast, sharding)
+
+
+def is_quantized(folder: str | Path, name: str = "dit") -> bool:
+    """Whether a network of a converted folder was quantized by the conversion."""
+    return "quantized" in read_provenance(folder)["components"].get(name, {})
+
+
+def check_unquantized(folder: str | Path, purpose: str) -> None:
+    """Raises ValueError for a quantized transformer, whose rounded weights do not serve this purpose."""
+    if is_quantized(folder):
+        raise ValueError(
+            f"{folder} was converted with --quantize: its rounded weights are for generation only; {purpose} needs a "
+            "conversion without --quantize"
+        )
+
+
+def _scales_of(leaf: names.Leaf) -> names.Leaf:
+    """Where the scales of a quantized kernel are; no published tensor has them."""
+    return dataclasses.replace(leaf, path=scale_path(leaf.path), turned=leaf.turned[-1:])
 
 
 def list_adapters(folder: str | Path) -> list[str]:

@@ -22,7 +22,8 @@ class Linear(nn.Module):
     """`x @ kernel + bias`, in `dtype` or else in the kernel's own dtype, plus low-rank adapters where there are any.
 
     A variable collection "adapters" holds, for any subset of the layers, `{"down": (in, n, R), "up": (n, R, out / n)}`:
-    n low-rank pairs, each of which adds to its own slice of the output (see models/lora.py).
+    n low-rank pairs, each of which adds to its own slice of the output (see models/lora.py). A quantized kernel has a
+    "scale" beside it (see models/quantize.py); it computes in the dtype of `x`.
     """
 
     features: int
@@ -34,9 +35,12 @@ class Linear(nn.Module):
     def __call__(self, x: Shaped[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         init = nn.initializers.xavier_uniform()
         kernel = gather_kernel(self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype))
-        dtype = self.dtype or kernel.dtype
+        scale = self.get_variable("params", "scale") if self.has_variable("params", "scale") else None
+        dtype = self.dtype or (kernel.dtype if scale is None else x.dtype)
         x, precision = x.astype(dtype), matmul_precision(dtype)
         y = jnp.matmul(x, kernel.astype(dtype), precision=precision)
+        if scale is not None:
+            y = (y * scale).astype(dtype)
         if self.has_variable("adapters", "down"):
             down: Array = self.get_variable("adapters", "down").astype(dtype)
             up: Array = self.get_variable("adapters", "up").astype(dtype)

@@ -63,6 +63,10 @@ def fold(params: Params, adapters: Active) -> Params:
         layer = _at(folded, path)
         if layer is None:
             raise ValueError(f"the adapter is for another model: there is no layer {'.'.join(path)} to add to")
+        if "scale" in layer:
+            raise ValueError(
+                "adapters cannot be folded into quantized weights: fold before quantizing, or add them as it runs"
+            )
         depth, width = layer["kernel"].shape[0], layer["kernel"].shape[1:]
         got = pair["down"].shape[1], pair["up"].shape[1] * pair["up"].shape[3]
         if (pair["down"].shape[0], *got) != (depth, *width):

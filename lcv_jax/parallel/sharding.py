@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from lcv_jax.array_types import Array, Float, PyTree
+from lcv_jax.array_types import Array, Float, PyTree, Shaped
 from lcv_jax.parallel.mesh import AXES, batch_axes
 
 
@@ -201,7 +201,7 @@ def over_samples(function: Callable[..., Array], *arrays: Array | None) -> Array
 
 
 @jax.custom_vjp
-def gather_kernel(kernel: Float[Array, "in out"]) -> Float[Array, "in out"]:
+def gather_kernel(kernel: Shaped[Array, "in out"]) -> Shaped[Array, "in out"]:
     """One layer's kernel whole on every device, where it is used; its gradient goes back summed and in parts.
 
     Left to itself the partitioner multiplies parts of kernels, which takes the whole batch's activations on every

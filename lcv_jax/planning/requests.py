@@ -24,6 +24,7 @@ from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Co
 from lcv_jax.diffusion.step_cache import FIRST_STEPS, LAST_STEPS
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.flops import ForwardFlops, forward_flops
+from lcv_jax.models.quantize import quantize
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
@@ -47,6 +48,8 @@ class Networks:
     shift: Shift = SchedulerConfig().shift
     folded: tuple[str, ...] = ()
     """Adapters that the conversion folded in."""
+    quantized: bool = False
+    """Whether the conversion quantized the transformer."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,6 +68,7 @@ def networks_of(folder: Path) -> Networks:
         text_encoder=store.load_config(folder, "text_encoder"),
         shift=store.load_scheduler_config(folder).shift,
         folded=tuple(record["name"] for record in provenance["components"]["dit"]["folded"]),
+        quantized=store.is_quantized(folder),
     )
 
 
@@ -265,6 +269,7 @@ class RecordingPipeline(Pipeline):
         self.vae = WanVAE(self.networks.vae)
         self.text_encoder = UMT5Encoder(self.networks.text_encoder)
         self.shift = self.networks.shift
+        self.fold_adapters = self.fold_adapters and not self.networks.quantized
         self._params: dict[str, Params] = {}
         self._active = None
 
@@ -392,7 +397,8 @@ def parameter_shapes(networks: Networks, network: str, dtype: Any) -> Params:
     else:
         model, inputs = UMT5Encoder(networks.text_encoder), (jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), jnp.int32))
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), dict(params))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), dict(params))
+    return jax.eval_shape(quantize, shapes) if network == "dit" and networks.quantized else shapes
 
 
 def adapted_kernels(params: Params) -> Params:
@@ -412,9 +418,10 @@ def adapter_shapes(params: Params, rank: int) -> Params:
         for name, layer in layers.items():
             slices = {"qkv": 3, "kv_linear": 2}.get(name, 1)
             depth, width, out = layer["kernel"].shape
+            kind = params["x_embedder"]["proj"]["kernel"].dtype
             # `up` comes in float32 from scaling.
             tree.setdefault(module, {})[name] = {
-                "down": jax.ShapeDtypeStruct((depth, width, slices, rank), layer["kernel"].dtype),
+                "down": jax.ShapeDtypeStruct((depth, width, slices, rank), kind),
                 "up": jax.ShapeDtypeStruct((depth, slices, rank, out // slices), jnp.float32),
             }
     return {"blocks": tree}

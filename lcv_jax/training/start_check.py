@@ -18,11 +18,13 @@ def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
 
     Raises:
         OSError: there is no such suite. ImportError: what measures it is not installed.
-        ValueError: an adapter that is not there or does not fit, samples that the networks cannot make, a suite without
-            prompts, or a tokenizer and a text encoder that do not belong together.
+        ValueError: a quantized checkpoint, an adapter that is not there or does not fit, samples that the networks
+            cannot make, a suite without prompts, or a tokenizer and a text encoder that do not belong together.
     """
     if cfg.network == "vae":
         return
+    if not cfg.from_scratch:
+        store.check_unquantized(cfg.checkpoint, "training")
     adapter = cfg.adapter
     named = [adapter.start, adapter.teacher] if adapter else []
     for name in [*named, *(name for name, _ in cfg.fold)]:
