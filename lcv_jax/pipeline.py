@@ -34,6 +34,7 @@ from lcv_jax.models.dit import LongCatVideo, sparse_order
 from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
 from lcv_jax.sampling.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
@@ -356,10 +357,12 @@ class Pipeline:
         check_stream(chosen)
         if sparse:
             window.check_blocks(self._frame_blocks())
-        warnings.warn(
-            "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long stream",
-            stacklevel=2,
-        )
+        if not self._is_causal(chosen):
+            warnings.warn(
+                "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long "
+                "stream; docs/streaming.md tells how to train it",
+                stacklevel=2,
+            )
         model, schedule = self._model(sparse), jnp.asarray(chosen.schedule(self.shift), jnp.float32)
         shape = (1, window.chunk, *self.latent_shape(1, height, width)[1:])
         key = jax.random.key(chosen.first_seed)
@@ -555,6 +558,15 @@ class Pipeline:
         adapters = [[store.adapter_identity(self.folder, name), weight] for name, weight in options.adapters]
         found = store.content_identity(self.folder)
         return {**{f"checkpoint.{name}": content for name, content in found.items()}, "adapters": adapters}
+
+    def _is_causal(self, options: SamplingOptions) -> bool:
+        """Whether the weights, or an adapter that is asked for, were trained on causal chunks."""
+        asked = {None, *(Path(name).name for name, _ in options.adapters)}
+        for record in self.provenance.get("training", ()):
+            adapter = (record["config"].get("adapter") or {}).get("name")
+            if record["config"]["objective"]["kind"] == CausalFlowMatching.__name__ and adapter in asked:
+                return True
+        return False
 
     def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""

@@ -42,7 +42,7 @@ def config(name):
 
 
 def test_every_stage_has_a_config():
-    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "grpo", "published"}
+    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "grpo", "causal", "published"}
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -2,6 +2,10 @@
 
 Condition frames (report section 3.2): their tokens come first, attend to themselves only and get nothing from the
 caption, so their keys and values are the same at every sampling step and can be given as a cache.
+
+Causal training (objectives/causal.py): the condition is a clean copy of the noisy frames, and both are chunks. A chunk
+attends to itself and to the clean chunks before it, in one call of attention per chunk and copy: no pair of tokens
+that is masked is computed.
 """
 
 import math
@@ -35,6 +39,8 @@ class AttentionPlan:
     implementation: str = flax.struct.field(pytree_node=False, default="auto")
     present_M: Bool[Array, " M"] | None = None
     """Which tokens, cached ones included, are there to be attended to; None is all."""
+    chunk: int | None = flax.struct.field(pytree_node=False, default=None)
+    """Tokens of a chunk: the condition is a clean copy of the noisy tokens, and attention is causal over chunks."""
 
     def attend(self, q: Array, k: Array, v: Array) -> Array:
         """Attention of one shape, dense or sparse; dense while tokens are absent, whose blocks have no scores."""
@@ -53,6 +59,19 @@ class AttentionPlan:
             cdf_threshold=self.sparse.cdf_threshold,
             implementation=self.implementation,
         )
+
+    def attend_causally(self, q_BSNK: Array, k_BSNK: Array, v_BSNK: Array) -> Array:
+        """Attention of a clean copy and, behind it, a noisy copy of the same tokens."""
+        assert self.chunk is not None
+        half = q_BSNK.shape[1] // 2
+        clean, noisy = [], []
+        for start in range(0, half, self.chunk):
+            end = min(start + self.chunk, half)
+            own = slice(half + start, half + end)
+            clean.append(self.attend(q_BSNK[:, start:end], k_BSNK[:, :end], v_BSNK[:, :end]))
+            k, v = (jnp.concatenate([x[:, :start], x[:, own]], axis=1) for x in (k_BSNK, v_BSNK))
+            noisy.append(self.attend(q_BSNK[:, own], k, v))
+        return jnp.concatenate(clean + noisy, axis=1)
 
 
 class SelfAttention(nn.Module):
@@ -81,7 +100,9 @@ class SelfAttention(nn.Module):
             v = jnp.concatenate([jnp.tile(cache["v"], (repeats, 1, 1, 1)).astype(v.dtype), v], axis=1)
         k = rotate(k, plan.rope)
         q = rotate(q, (plan.rope[0][-S:], plan.rope[1][-S:]))
-        if c := plan.num_condition:
+        if plan.chunk is not None:
+            out = plan.attend_causally(q, k, v)
+        elif c := plan.num_condition:
             condition = plan.attend(q[:, :c], k[:, :c], v[:, :c])
             out = jnp.concatenate([condition, plan.attend(q[:, c:], k, v)], axis=1) if c < S else condition
         else:

@@ -280,6 +280,7 @@ class LongCatVideo(nn.Module):
         num_cond_latents: int = 0,
         cache: Cache | None = None,
         cached_frames: CachedFrames | None = None,
+        chunk: int | None = None,
     ) -> Float[Array, "B T H W C"]:
         """Velocity of every latent frame, float32.
 
@@ -291,13 +292,21 @@ class LongCatVideo(nn.Module):
             cache: of `encode_condition`; then `latents_BTHWC` holds the noisy frames only and num_cond_latents stays 0.
                 A batch of one serves all prompts.
             cached_frames: positions of the cache's frames; None: they are 0, 1, ... and all there.
+            chunk: for causal training: the condition frames are a clean copy of the noisy ones, and attention is
+                causal over chunks of so many latent frames, as in sampling/streaming.py.
 
         Raises:
-            ValueError: latents off the patch or block grid; both a cache and condition frames.
+            ValueError: latents off the patch or block grid; both a cache and condition frames; with `chunk` copies of
+                different lengths, or block-sparse attention.
         """
         if cache is not None and num_cond_latents:
             raise ValueError(
                 f"with a cache the latents hold no condition frames, got num_cond_latents={num_cond_latents}"
+            )
+        if chunk is not None and 2 * num_cond_latents != latents_BTHWC.shape[1]:
+            raise ValueError(
+                f"causal training wants a clean and a noisy copy of the same frames, got {latents_BTHWC.shape[1]} "
+                f"frames with {num_cond_latents} clean ones"
             )
         text_mask_BL = text_mask_BL.astype(bool)
         text_BLD = self.y_embedder(text_BLD)
@@ -308,7 +317,7 @@ class LongCatVideo(nn.Module):
             t_BTE=self.t_embedder(timesteps_BT),
             text_BLD=text_BLD,
             text_mask_BL=None if self.cfg.text_tokens_zero_pad else text_mask_BL,
-            **self._geometry(grid, num_cond_latents, cache, cached_frames),
+            **self._geometry(grid, num_cond_latents, cache, cached_frames, chunk),
         )
         x_BSD = given.order.apply(self.x_embedder(latents_BTHWC))
         x_BSD, _ = self.blocks(x_BSD, cache, given)
@@ -351,7 +360,12 @@ class LongCatVideo(nn.Module):
         return T, H // h, W // w
 
     def _geometry(
-        self, grid: Shape3D, num_cond_latents: int, cache: Cache | None, cached_frames: CachedFrames | None = None
+        self,
+        grid: Shape3D,
+        num_cond_latents: int,
+        cache: Cache | None,
+        cached_frames: CachedFrames | None = None,
+        chunk: int | None = None,
     ) -> dict[str, Any]:
         """The tokens' order and the attention plan of a call."""
         T, H, W = grid
@@ -359,6 +373,8 @@ class LongCatVideo(nn.Module):
         whole = (num_cached + T, H, W)
         # Images are attended to densely, as published.
         sparse = self.cfg.bsa_params if self.cfg.enable_bsa and whole[0] > 1 else None
+        if sparse and chunk is not None:
+            raise ValueError("causal training has dense attention only: leave sparse out")
         order = sparse_order(sparse, grid, num_cond_latents, num_cached) if sparse else plain_order(grid)
         # Frames are the outermost level of any order, so the order of the whole ends in the order of this call's
         # tokens.
@@ -370,6 +386,8 @@ class LongCatVideo(nn.Module):
             if cached_frames.present_T is not None:
                 present_T = jnp.concatenate([cached_frames.present_T, jnp.ones(T, bool)])
                 present_M = whole_order.apply(jnp.repeat(present_T, H * W), axis=0)
+        if chunk is not None:
+            positions_T = jnp.tile(jnp.arange(num_cond_latents), 2)
         table = rope_table(whole, self.cfg.head_dim, positions_T)
         cos_SH, sin_SH = (whole_order.apply(part, axis=0) for part in table)
         plan = AttentionPlan(
@@ -379,6 +397,7 @@ class LongCatVideo(nn.Module):
             implementation=self.implementation,
             context=self.context,
             present_M=present_M,
+            chunk=None if chunk is None else chunk * H * W,
         )
         return {"order": order, "plan": plan}
 

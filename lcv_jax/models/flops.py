@@ -98,6 +98,16 @@ def forward_flops(
     )
 
 
+def causal_flops(cfg: DiTConfig, *, grid: tuple[int, int, int], chunk: int, text_tokens: int) -> ForwardFlops:
+    """One pass of causal training over a clean and a noisy copy of a clip, in chunks of latent frames."""
+    frames, per_frame = grid[0], grid[1] * grid[2]
+    both = forward_flops(cfg, grid=(2 * frames, *grid[1:]), num_condition=frames, text_tokens=text_tokens)
+    ends = [min(start + chunk, frames) for start in range(0, frames, chunk)]
+    # Both copies of a chunk see the clean frames before it, and one copy of itself.
+    pairs = sum(2 * (end - start) * end for start, end in zip([0, *ends], ends, strict=False)) * per_frame**2
+    return dataclasses.replace(both, attention=4.0 * cfg.depth * pairs * cfg.hidden_size)
+
+
 def counted_flops(jaxpr: Any) -> float:
     """Of all matrix products and convolutions of a jaxpr, loops times their lengths; of branches the largest.
 

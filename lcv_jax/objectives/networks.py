@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray, Shaped
 
-Velocity = Callable[[Array, Array, Array, Array, int], Array]
-"""(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data."""
+Velocity = Callable[..., Array]
+"""(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data.
+`chunk` may follow, see models/dit.py."""
 
 Batch = Mapping[str, Array]
 """latents_BTHWC, text_BLD, text_mask_BL, and what else the objective names."""

@@ -28,6 +28,7 @@ from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
@@ -37,7 +38,9 @@ from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
 from lcv_jax.training.rollout_config import RolloutConfig
 
-Objective = FlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
+Objective = (
+    FlowMatching | CausalFlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
+)
 
 CHANGEABLE = (
     "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "evaluation", "remat", "data.workers",
@@ -229,6 +232,15 @@ class TrainConfig:
             raise ValueError("GRPO wants a rollout, and prompts as data; other objectives want neither")
         if grpo and self.adapter is None:
             raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
+        if isinstance(self.objective, CausalFlowMatching):
+            assert isinstance(self.data, DataConfig)
+            if self.sparse is not None:
+                raise ValueError("causal training has dense attention only: leave sparse out")
+            wrong = [name for name in ("i2v", "vc", "refine") if getattr(self.data.tasks, name)]
+            if wrong:
+                raise ValueError(
+                    f"causal training has no condition frames: set data.tasks.{wrong[0]} to 0, and t2v and t2i only"
+                )
         if "average" in self.objective.needs and self.optimizer.ema_decay is None:
             raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
         if self.evaluation.every is not None:

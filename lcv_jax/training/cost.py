@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from lcv_jax.data.batches import BatchKind
-from lcv_jax.models.flops import counted_flops, forward_flops
+from lcv_jax.models.flops import causal_flops, counted_flops, forward_flops
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.grpo import GRPO
@@ -32,9 +33,12 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     B, T, H, W, _ = batch["x_BTHWC" if isinstance(learner.objective, GRPO) else "latents_BTHWC"].shape
     cfg = learner.model.cfg
     grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]
-    forward = forward_flops(
-        cfg, grid=grid, num_condition=kind.num_cond_latents, text_tokens=batch["text_BLD"].shape[1]
-    ).total
+    text_tokens = batch["text_BLD"].shape[1]
+    if isinstance(learner.objective, CausalFlowMatching):
+        forward = causal_flops(cfg, grid=grid, chunk=learner.objective.chunk, text_tokens=text_tokens).total
+    else:
+        num_condition = kind.num_cond_latents
+        forward = forward_flops(cfg, grid=grid, num_condition=num_condition, text_tokens=text_tokens).total
     passes = (2 if learner.adapted else 3) + _further_passes(learner.objective)
     if isinstance(learner.objective, GRPO) and learner.objective.guidance_scale > 1:
         passes *= 2

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -21,14 +22,17 @@ from jax.flatten_util import ravel_pytree
 from lcv_jax import export, train
 from lcv_jax.checkpoint import store
 from lcv_jax.command_line import parse_arguments
-from lcv_jax.data.config import DataConfig
+from lcv_jax.config import BlockSparseConfig
+from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.data.identity import read_rows
 from lcv_jax.models.lora import combine
 from lcv_jax.objectives.autoencoder import Autoencoder
+from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.sampling.streaming import StreamWindow
 from lcv_jax.training import networks
 from lcv_jax.training.config import (
     AdapterConfig,
@@ -222,6 +226,33 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(config, lines
     with pytest.raises(FloatingPointError, match=r"not finite at step \d+: loss nan.*2 in a row.*max-skipped"):
         train.train(cfg)
     assert any(line["not_finite"] for line in lines_of(cfg.run))
+
+
+def test_a_causal_run_streams_without_the_warning(config):
+    """An adapter of causal training: with it a stream is what was trained, without it the warning stays."""
+    cfg = config(
+        objective=CausalFlowMatching(chunk=1),
+        adapter=AdapterConfig(name="causal_lora", rank=4, alpha=2.0),
+        data=dataclasses.replace(config().data, tasks=TaskShares(t2v=1.0)),
+        devices=ONE,
+        steps=2,
+    )
+    train.train(cfg)
+    pipeline = load_pipeline(cfg.run / "weights")
+    size = {"height": 32, "width": 32, "num_steps": 2, "max_sequence_length": 16}
+    size["window"] = StreamWindow(chunk=1, sink=1, ring=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream = pipeline.stream("clip", adapters=(("causal_lora", 1.0),), **size)
+    assert next(stream).shape == (32, 32, 3)
+    with pytest.warns(UserWarning, match="not trained on causal chunks"):
+        pipeline.stream("clip", **size)
+    for wrong, message in (
+        ({"data": config().data}, "no condition frames: set data.tasks.i2v to 0"),
+        ({"sparse": BlockSparseConfig(sparsity=0.5)}, "dense attention only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(cfg, **wrong)
 
 
 def test_adapters_train_export_and_teach(config, tmp_path):
