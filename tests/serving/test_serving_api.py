@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcv_jax.client import Client, ServerError
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.pipeline import load_pipeline
@@ -172,6 +173,34 @@ def test_the_sdk(server):
             with pytest.raises(openai.BadRequestError, match="nearest is 32 x 48"):
                 client.videos.create(prompt="a cat", size="50x32")
             assert [model.id for model in client.models.list()] == ["longcat-video"]
+
+
+def test_our_client(server, tmp_path):
+    client, seen = Client(server.address), []
+    (tmp_path / "cat.png").write_bytes(picture())
+    video = client.make(
+        tmp_path / "cat.mp4", prompt="it waves", image=tmp_path / "cat.png", on_change=seen.append, seed=3
+    )
+    assert (video["status"], video["task"]) == ("completed", "image-to-video")
+    assert len(read_video(tmp_path / "cat.mp4")[0]) == 5
+    assert {one["status"] for one in seen} >= {"in_progress", "completed"}
+    assert [one["step"] for one in seen if one["step"]][-1] == 2
+
+    def stop(video):
+        if video["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.make(tmp_path / "no.mp4", prompt="a cat", num_inference_steps=100, num_frames=21, on_change=stop)
+    (cancelled, *_) = client.list()
+    assert cancelled["error"]["code"] == "cancelled"
+    assert not (tmp_path / "no.mp4").exists()
+    client.delete(cancelled["id"])
+    with pytest.raises(ServerError, match="not found"):
+        client.retrieve(cancelled["id"])
+    with pytest.raises(ServerError, match="did you mean 'seed'") as refused:
+        client.create(prompt="a cat", sed=1)
+    assert (refused.value.status, refused.value.param) == (400, "sed")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
