@@ -1,4 +1,4 @@
-# `make demo` sets up and generates, `make train` trains, `make finetune` trains an adapter on a few clips,
+# `make demo` sets up and generates, `make serve` serves the small model, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
 # `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
@@ -12,7 +12,7 @@ PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo train finetune align test test-slow test-newest test-compile lint docs clean
+.PHONY: demo serve train finetune align test test-slow test-newest test-compile lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+serve: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/serve.sh
 
 train: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/train.sh

@@ -1,12 +1,14 @@
 """The Videos API of a server in a process of its own: tasks, jobs, content, the real SDK, curl, events."""
 
 import base64
+import importlib.util
 import io
 import json
 import shutil
 import subprocess
 import urllib.request
 import warnings
+from pathlib import Path
 
 import av
 import numpy as np
@@ -17,7 +19,11 @@ from lcv_jax.client import Client, ServerError
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.serving.limits import Limits
+from lcv_jax.serving.openapi import document
 from tests.serving.served_model import ServedModel, picture
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +228,13 @@ def test_what_the_server_says_of_itself(server):
     _, models = server.ask("/v1/models")
     assert models["data"][0]["sizes"][0] == "48x32"
     assert models["data"][0]["device"]["num_devices"] >= 1
+
+
+def test_the_page_about_serving_has_all_fields():
+    spec = importlib.util.spec_from_file_location("docs_serving", ROOT / "docs" / "serving.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    text = page.PAGE.read_text()
+    assert page.filled(text) == text, "run: python docs/serving.py"
+    paths = document(Limits())["paths"].keys() - {"/v1/videos"}
+    assert [path for path in paths if path.replace("{id}", "ID").replace("{name}", "NAME") not in text] == []
