@@ -16,6 +16,7 @@ from lcv_jax.toy.films import Arguments, make_films
 
 Row = dict[str, str | int | float]
 STAGES = {
+    "duplicates": "benchmarks.curation_duplicates:duplicates",
     "segment": "benchmarks.curation_shots:segment",
     "crop": "benchmarks.curation_shots:crop",
     "defects": "benchmarks.curation_measures:defects",

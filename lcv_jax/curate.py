@@ -42,7 +42,7 @@ class Run:
     """A folder of videos, or a list of them (.jsonl, .csv, .parquet with the columns path and id)."""
     library: LibraryFolder
     """The folder of results; created if it is not there."""
-    stages: tuple[str, ...] = ("probe", "duplicates")
+    stages: tuple[str, ...] = ("probe", "fingerprint", "duplicates")
     """Which stages to run, in the order of `curate stages`, after those that they need and that never ran."""
     retry: bool = False
     """Try rows again that are quarantined."""

@@ -84,6 +84,7 @@ class Library:
         }
         if self._current.get(stage.name) != described:
             self._current[stage.name] = described
+            self._current = _in_order(self._current)
             write_json(self.folder / "current.json", self._current)
         self._parts(stage.name).recover()
 
@@ -309,6 +310,21 @@ class Results:
     def close(self) -> None:
         """Writes what is not in a part yet."""
         self._parts.close()
+
+
+def _in_order(current: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Stages as they are, but each after those whose columns it reads: a new version may read what came later."""
+    ordered: dict[str, dict[str, Any]] = {}
+
+    def add(name: str) -> None:
+        for other, each in current.items():
+            if other != name and other not in ordered and set(each["writes"]) & set(current[name]["reads"]):
+                add(other)
+        ordered.setdefault(name, current[name])
+
+    for name in current:
+        add(name)
+    return ordered
 
 
 def _state(kind: str) -> str:

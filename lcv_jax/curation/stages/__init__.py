@@ -8,7 +8,7 @@ from typing import Any
 from lcv_jax.curation.stage import GroupStage, Stage
 
 ORDER = (
-    *("probe", "duplicates", "segment", "clips"),
+    *("probe", "fingerprint", "duplicates", "segment", "clips"),
     *("measures", "text", "staying_text", "logo", "aesthetic"),
     *("captions", "attributes", "augmentation", "embedding", "distribution"),
 )

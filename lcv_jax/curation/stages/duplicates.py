@@ -1,44 +1,59 @@
-"""Sources that are copies of another by their source id (report, section 2.1.1). Equal files are one source already.
+"""Sources that repeat another: by their source id (report, section 2.1.1), or by their pictures, as a whole or in part.
 
-Of several files with the same id, such as downloads in different sizes, the one with the most pixels is kept.
+Equal files are one source already. Of copies, such as downloads in different sizes, the one with the most pixels is
+kept; a source that is cut out of a longer one is dropped for that.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+
+from lcv_jax.bounds import Bounds, check_fields
+from lcv_jax.curation.duplicates import find_originals
 from lcv_jax.curation.stage import GroupStage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """None."""
+    """What counts as a copy."""
+
+    least_share: Annotated[float, Bounds(above=0.5, most=1)] = 0.6
+    """Of a source's frames, compared by perceptual hashes, that another must have too."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def find_duplicates(columns: Mapping[str, Sequence[Any]], settings: Settings) -> dict[str, list[Any]]:
-    """For every source, the better one of the same id; None: it is the only one or the best."""
-    names = ("source", "source_id", "source_height", "source_width", "source_frames", "bytes")
-    best: dict[str, tuple[Any, ...]] = {}
-    found = list(zip(*(columns[name] for name in names), strict=True))
-    for source, identity, height, width, frames, size in found:
-        if identity is not None:
-            rank = (height * width, frames, size, source)
-            best[identity] = max(best.get(identity, rank), rank)
-    kept = {identity: rank[-1] for identity, rank in best.items()}
-    originals = [kept.get(identity, source) for source, identity, *_ in found]
+    """For every source the one that is kept in its place, and why; None: it is kept."""
+    names = ("source_height", "source_width", "source_frames", "bytes")
+    sizes = zip(*(columns[name] for name in names), columns["source"], strict=True)
+    ranks = [(height * width, frames, size, source) for height, width, frames, size, source in sizes]
+    films = [np.frombuffer(each, "<u8") for each in columns["fingerprint"]]
+    found = find_originals(films, columns["source_id"], ranks, settings.least_share)
     return {
-        "duplicate_of": [
-            None if original == source else original for original, (source, *_) in zip(originals, found, strict=True)
-        ]
+        "duplicate_of": [each and columns["source"][each.film] for each in found],
+        "duplicate_kind": [each and each.kind for each in found],
+        "duplicate_share": [each and each.share for each in found],
     }
 
 
 STAGE = GroupStage(
     name="duplicates",
-    version=1,
+    version=2,
     run=find_duplicates,
     settings=Settings(),
     of="source",
-    reads={"source_id": str, "source_height": int, "source_width": int, "source_frames": int, "bytes": int},
-    writes={"duplicate_of": str},
+    reads={
+        "source": str,
+        "source_id": str,
+        "source_height": int,
+        "source_width": int,
+        "source_frames": int,
+        "bytes": int,
+        "fingerprint": bytes,
+    },
+    writes={"duplicate_of": str, "duplicate_kind": str, "duplicate_share": float},
 )
