@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from lcv_jax.checkpoint import store
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.training import networks
+from lcv_jax.training.base import network_of, open_base, start_of
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.folder import CONFIG, Checkpoints
 from lcv_jax.training.weights import WhichWeights, kept_weights, save_weights
@@ -67,10 +67,11 @@ def export(chosen: Export) -> None:
     with jax.set_mesh(mesh), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
         if checkpoints.latest is None:
             raise ValueError(f"{cfg.run} has no checkpoint yet")
-        start = networks.Start(cfg, networks.learner_of(cfg, store.load_config(cfg.checkpoint, "dit"), mesh))
+        learner = networks.learner_of(cfg, network_of(cfg, open_base(cfg, mesh)), mesh)
+        start = start_of(cfg, learner)
         state, _ = checkpoints.resume(start.shapes())
         which = chosen.weights or kept_weights(cfg)[0]
-        save_weights(cfg, chosen.dest, state, start.frozen(), which=which, dtype=chosen.dtype)
+        save_weights(cfg, learner, chosen.dest, state, start.frozen(), which=which, dtype=chosen.dtype)
     print(f"wrote {chosen.dest}: {which} weights of step {int(state.step)} of {cfg.steps}")
 
 

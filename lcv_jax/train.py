@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import tyro
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from lcv_jax.command_line import handling, mistakes_in_one_line, parse_arguments
 from lcv_jax.config import PublishedConfig
@@ -34,8 +35,9 @@ from lcv_jax.gpus.speeds import peak_flops
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
 from lcv_jax.parallel.mesh import make_mesh
-from lcv_jax.pipeline import Pipeline, load_pipeline
+from lcv_jax.pipeline import Pipeline
 from lcv_jax.training import networks
+from lcv_jax.training.base import Base, network_of, open_base, start_of
 from lcv_jax.training.config import AdapterConfig, TrainConfig
 from lcv_jax.training.console import note
 from lcv_jax.training.cost import tokens_and_flops
@@ -151,21 +153,20 @@ def train(cfg: TrainConfig) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     mesh = make_mesh(devices.data, devices.fsdp, devices.seq)
-    pipeline = load_pipeline(
-        cfg.checkpoint,
-        mesh=mesh,
-        context=devices.attention(),
-        keep_text_encoder="device" if cfg.rollout is None else "host",  # a rollout encodes its captions at once
-    )
-    check_start(cfg, pipeline)
-    network = pipeline.vae.cfg if cfg.network == "vae" else pipeline.dit_config
-    learner = networks.learner_of(with_warmup(cfg), network, mesh)
+    base = open_base(cfg, mesh)
+    check_start(cfg, base)
+    learner = networks.learner_of(with_warmup(cfg), network_of(cfg, base), mesh)
     with locked(cfg.run), jax.set_mesh(mesh), _asked_to_stop() as stop:
         check_config(cfg)
-        start = networks.Start(cfg, learner)
-        inputs = Inputs(cfg, mesh, pipeline) if cfg.rollout is None else Rollouts(cfg, mesh, pipeline, learner)
+        start = start_of(cfg, learner)
+        inputs = (
+            Rollouts(cfg, mesh, base, learner)
+            if isinstance(base, Pipeline) and cfg.rollout
+            else Inputs(cfg, mesh, base)
+        )
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
-            check_sizes(cfg, pipeline, [size for _, size in inputs.kinds])
+            if isinstance(base, Pipeline):
+                check_sizes(cfg, base, [size for _, size in inputs.kinds])
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
@@ -178,10 +179,18 @@ def train(cfg: TrainConfig) -> None:
                 state, place = checkpoints.resume(start.shapes(), move_damaged=True)
                 inputs.set_state(place)
             begin(cfg, rows)
-            state = _steps(cfg, learner, state, frozen, inputs, pipeline, checkpoints, stop)
+            state = _steps(cfg, learner, state, frozen, inputs, base, checkpoints, stop)
             checkpoints.wait()
             if int(state.step) >= cfg.steps:
                 _finish(cfg, learner, state, frozen, inputs)
+
+
+def open_inputs(cfg: TrainConfig, mesh: Mesh, base: Base, learner: Learner) -> Inputs | Rollouts:
+    """Where batches come from: data, or the policy itself."""
+    if cfg.rollout is None:
+        return Inputs(cfg, mesh, base)
+    assert isinstance(base, Pipeline)
+    return Rollouts(cfg, mesh, base, learner)
 
 
 def _summary(cfg: TrainConfig, learner: Learner, start: networks.Start, latest: int | None) -> str:
@@ -233,7 +242,7 @@ def _steps(
     state: TrainState,
     frozen: Frozen,
     inputs: Inputs | Rollouts,
-    pipeline: Pipeline,
+    base: Base,
     checkpoints: Checkpoints,
     stop: Stop,
 ) -> TrainState:
@@ -244,7 +253,7 @@ def _steps(
     metrics = Metrics(cfg.run, cfg.logging, first_step=first, last_step=cfg.steps, peak_flops=_peak_flops(learner))
     in_flight: list[tuple[int, Measured]] = []
     due = stopping = False
-    with metrics, _profiler(cfg) as profile, _observing(cfg, learner, frozen, pipeline, metrics) as observe:
+    with metrics, _profiler(cfg) as profile, _observing(cfg, learner, frozen, base, metrics) as observe:
         for step in range(first + 1, cfg.steps + 1):
             profile(step)
             asked = time.perf_counter()
@@ -279,16 +288,17 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _observing(
-    cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics
-) -> Iterator[Observer]:
-    with contextlib.closing(Observer(cfg, learner, frozen, pipeline, metrics)) as observer:
+def _observing(cfg: TrainConfig, learner: Learner, frozen: Frozen, base: Base, metrics: Metrics) -> Iterator[Observer]:
+    with contextlib.closing(Observer(cfg, learner, frozen, base, metrics)) as observer:
         yield observer
 
 
 def _kind_of(kind: BatchKind, batch: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
     """A batch's kind in words, and the shapes that a step is compiled for."""
     shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+    if "ids_BL" in batch:
+        videos, tokens = batch["ids_BL"].shape[1:]
+        return f"{kind.task} ({'2 videos' if videos == 2 else 'a video'} of {tokens} tokens)", shapes
     sizes = next((array.shape[1:4] for name, array in sorted(batch.items()) if array.ndim == 5), ())
     given = f", {kind.num_cond_latents} condition latents" if kind.num_cond_latents else ""
     return f"{kind.task} ({'x'.join(map(str, sizes))} latents{given})", shapes
@@ -354,7 +364,7 @@ def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Froze
         for folder in folders.values():  # of the run before it was given more steps
             shutil.rmtree(folder, ignore_errors=True)
     for which in reversed(kept):  # RUN/weights, which says that the run is done, comes last
-        save_weights(cfg, folders[which], state, frozen, which=which, configs=configs[which])
+        save_weights(cfg, learner, folders[which], state, frozen, which=which, configs=configs[which])
     for name, reason in inputs.quarantined.items():
         print(f"warning: {name} was left out: {reason}", file=sys.stderr)
     others = "".join(f"; {which} weights in {folders[which]}" for which in kept[1:])

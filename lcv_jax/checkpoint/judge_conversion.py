@@ -10,7 +10,7 @@ would lose most of what was added.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +152,20 @@ def load_judge_params(
     cfg: JudgeConfig,
     dtype: Any = None,
     sharding: jax.sharding.Sharding | store.ShardingRule | None = None,
+    keep: Callable[[tuple[str, ...]], bool] = lambda path: True,
 ) -> Params:
-    """A converted judge's parameters on devices; arguments are those of `store.load_component`.
+    """A converted judge's parameters on devices.
 
     HPSv3's head is loaded in float32 whatever the dtype.
+
+    Args:
+        folder, cfg: of `load_judge_config`.
+        dtype, sharding: as in `store.load_component`.
+        keep: which parameters are read, by their paths.
     """
     table = judge_table(cfg)
 
     def dtype_of(path: tuple[str, ...]) -> Any:
         return np.float32 if _is_float32_head(cfg.kind, path) else dtype
 
-    return store.load_params(Path(folder), f"{COMPONENT}/params", lambda shapes: table, dtype_of, sharding)
+    return store.load_params(Path(folder), f"{COMPONENT}/params", lambda shapes: table, dtype_of, sharding, keep)

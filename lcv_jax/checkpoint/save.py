@@ -19,6 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lcv_jax.array_types import Params
 from lcv_jax.checkpoint import convert, names, store, streaming
 from lcv_jax.checkpoint.checksums import CHECKSUMS
+from lcv_jax.checkpoint.judge_conversion import COMPONENT, load_judge_config
+from lcv_jax.checkpoint.judge_names import judge_table
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.config import PublishedConfig
 from lcv_jax.user_files import read_json
@@ -66,16 +68,16 @@ def save_trained(
     with workspace(dest, sum(promise.num_bytes for tree in promises.values() for promise in tree.values())) as work:
         _link(base, work, {*networks, *(f"adapters/{name}" for name in adapters), store.PROVENANCE, CHECKSUMS})
         for name, params in networks.items():
-            cfg = configs.get(name) or store.load_config(base, name)
-            _check(name, params, convert.NETWORKS[name].table(cfg))
+            cfg = configs.get(name)
+            _check(name, params, _table(base, name, cfg))
             (work / name).mkdir()
             content = _write(work / name / "params", params, promises["network", name])
-            if name in configs:
+            if cfg is not None:
                 published = read_json(base / name / "config.json")
                 (work / name / "config.json").write_text(json.dumps({**published, **cfg.to_json()}, indent=2) + "\n")
             else:
                 shutil.copyfile(base / name / "config.json", work / name / "config.json")
-            components[name] = _record(promises["network", name], content)
+            components[name] = {**_kept(components, name), **_record(promises["network", name], content)}
         if "dit" in networks:
             before = provenance["components"].get("dit", {}).get("folded", [])
             components["dit"]["folded"] = [*before, *({"name": name} for name in folded)]
@@ -111,7 +113,18 @@ def _promises(tree: Params, dtype: Any) -> dict[tuple[str, ...], streaming.Promi
 
 
 def _stacked(path: tuple[str, ...]) -> bool:
-    return path[0] == "blocks" or path[:2] == ("encoder", "block")
+    return any(part in ("blocks", "layers") for part in path[:-1]) or path[:2] == ("encoder", "block")
+
+
+def _table(base: Path, name: str, cfg: PublishedConfig | None) -> names.Table:
+    if name == COMPONENT:
+        return judge_table(load_judge_config(base))
+    return convert.NETWORKS[name].table(cfg or store.load_config(base, name))
+
+
+def _kept(components: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the record of a judge keeps of the one before."""
+    return {"kind": components[name]["kind"]} if name == COMPONENT else {}
 
 
 def _write(folder: Path, tree: Params, promises: Mapping[tuple[str, ...], streaming.Promise]) -> str:

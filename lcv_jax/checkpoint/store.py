@@ -311,6 +311,7 @@ def load_params(
     table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], names.Table],
     dtype: Any | Callable[[tuple[str, ...]], Any],
     sharding: jax.sharding.Sharding | ShardingRule | None,
+    keep: Callable[[tuple[str, ...]], bool] = lambda path: True,
 ) -> Params:
     """Loads a checkpoint, a part of a converted folder, onto devices if it fits the table for its shapes.
 
@@ -320,6 +321,7 @@ def load_params(
         table_of: the table, from the shapes at the paths.
         dtype: what to cast to, or a function of the path that gives it; None keeps what is stored.
         sharding: as in `load_component`.
+        keep: which arrays are read, by their paths.
 
     Raises:
         ValueError: it does not fit, or is damaged.
@@ -335,6 +337,7 @@ def load_params(
     shapes = {path: array.shape for path, array in arrays.items()}
     wanted = {"/".join(leaf.path): leaf.shape for leaf in table_of(shapes)}
     convert.check_names(str(checkpoint), wanted, {"/".join(path): shape for path, shape in shapes.items()})
+    arrays = {path: array for path, array in arrays.items() if keep(path)}
     params: Params = {}
     try:
         for path, array in reading.read_onto_devices(arrays, dtype, _rule(sharding)):

@@ -25,6 +25,7 @@ from lcv_jax.data.held_out import Chosen, clip_of, held_out_clips
 from lcv_jax.data.identity import Row, file_rows, without_stat
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.plans import Choice, Plans
+from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
 
 MakeRows = Callable[[Mapping[str, Row]], Sequence[Row]]
@@ -36,7 +37,7 @@ class BatchKind:
     """What a compiled training step depends on, besides shapes."""
 
     task: str
-    """ "t2i", "t2v", "i2v", "vc", "refine" or "autoencoder"."""
+    """ "t2i", "t2v", "i2v", "vc", "refine", "autoencoder", "pairs", "ratings" or "grpo"."""
     num_cond_latents: int
     """Latent frames at the front that are given."""
 
@@ -67,10 +68,10 @@ class Batches:
 
     def __init__(
         self,
-        cfg: DataConfig,
+        cfg: DataConfig | PreferencesConfig,
         plans: Plans,
         source: Source,
-        sizes: Sequence[Size],
+        sizes: Sequence[Any],
         *,
         data_hash: str,
         rows: MakeRows,

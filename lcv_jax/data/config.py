@@ -116,6 +116,11 @@ class DataConfig:
             raise ValueError(f"the mode {self.mode!r} needs sizes (frames height width) or resolutions")
         bucket_groups(self.sizes, self.resolutions, self.num_frames, self.granularity)
 
+    def for_validation(self, path: Path | None) -> "DataConfig":
+        """The held-out clips, or those of another place; each once and with its caption."""
+        data = dataclasses.replace(self, weight_column=None, caption_dropout=0.0)
+        return data if path is None else dataclasses.replace(data, path=path, held_out=0.0)
+
 
 def bucket_groups(
     sizes: tuple[Size, ...], resolutions: tuple[str, ...], num_frames: tuple[int, ...], granularity: int

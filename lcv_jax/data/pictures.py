@@ -25,6 +25,8 @@ _FIRST_IS_THE_PICTURE = frozenset({"MPO", "PSD", "ICO", "ICNS", "CUR"})
 _SHORTEST_DELAY, _USUAL_DELAY = 10, 100
 """Milliseconds: browsers show a frame with a delay of at most the first for the second."""
 _SRGB_GAMMA = 1 / 2.2
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5
+"""The EXIF tag, and the first of its values that exchange rows and columns."""
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -43,6 +45,18 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         if getattr(file, "n_frames", 1) > 1 and file.format not in _FIRST_IS_THE_PICTURE:
             raise ValueError(f"{path}: has {file.n_frames} pages, not one; save the page to use as its own file")
         return _to_rgb(path, file)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image file as it is meant to be seen, from its header.
+
+    Raises:
+        OSError: there is no such file, or it is no image.
+    """
+    with _opened(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+    return (width, height) if turned else (height, width)
 
 
 def is_picture_file(path: str | Path) -> bool:

@@ -23,9 +23,9 @@ from jax.ad_checkpoint import checkpoint_name
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.kernels.block_order import Shape3D, TokenOrder, block_order, plain_order
-from lcv_jax.kernels.implementations import RESIDUALS
 from lcv_jax.models.attention import AttentionPlan, CrossAttention, LayerCache, SelfAttention
 from lcv_jax.models.layers import LayerNorm, Linear, layer_norm
+from lcv_jax.models.remat import BLOCK_INPUT, rematerialised
 from lcv_jax.models.rope import rope_table
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.sharding import constrain_tokens
@@ -43,10 +43,6 @@ class CachedFrames:
     """Of the first frame after the cache."""
     present_T: Bool[Array, " T"] | None
     """Frames that may be attended to; None is all. With absent frames attention is dense."""
-
-
-BLOCK_INPUT = "block input"
-"""Name of the tokens that a block starts from, for `jax.checkpoint_policies`."""
 
 
 @flax.struct.dataclass
@@ -218,20 +214,6 @@ class FinalLayer(nn.Module):
         return linear(modulate(x_BSD, shift_BTD, scale_BTD, order))
 
 
-REMAT: dict[str, Any] = {
-    "full": None,
-    "attention": jax.checkpoint_policies.save_only_these_names(RESIDUALS),
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[BLOCK_INPUT, RESIDUALS],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-    "none": None,
-}
-"""What is kept for the backward pass besides the input of each block ("offload": the host's memory keeps that too)."""
-
-
 class LongCatVideo(nn.Module):
     """The transformer: noisy latents, timesteps and a caption's embedding to a velocity.
 
@@ -241,8 +223,8 @@ class LongCatVideo(nn.Module):
         param_dtype: of the parameters that `init` makes.
         implementation: of attention, see kernels/attention.py.
         context: how attention is split over the devices of a mesh, where `jax.set_mesh` set one.
-        remat: what a backward pass computes again, one of `REMAT`: all of each block; all but self-attention, the
-            costliest; the same, with what is kept in the host's memory; or nothing.
+        remat: what a backward pass computes again, see models/remat.py: all of each block; all but self-attention,
+            the costliest; the same, with what is kept in the host's memory; or nothing.
     """
 
     cfg: DiTConfig
@@ -259,11 +241,8 @@ class LongCatVideo(nn.Module):
         self.y_embedder = CaptionEmbedder(self.cfg, **types)
         # Scanned, so that compile time does not grow with depth; recomputed in the backward pass, so that memory does
         # not.
-        if self.remat not in REMAT:
-            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat!r}")
-        keep = REMAT[self.remat]
         self.blocks = nn.scan(
-            Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=keep),
+            rematerialised(Block, self.remat),
             variable_axes={"params": 0, "adapters": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

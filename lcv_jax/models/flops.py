@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from lcv_jax.config import BlockSparseConfig, DiTConfig
+from lcv_jax.models.judges import JudgeConfig
 
 LOOPS = {"scan": "jaxpr", "while": "body_jaxpr"}
 
@@ -106,6 +107,29 @@ def causal_flops(cfg: DiTConfig, *, grid: tuple[int, int, int], chunk: int, text
     # Both copies of a chunk see the clean frames before it, and one copy of itself.
     pairs = sum(2 * (end - start) * end for start, end in zip([0, *ends], ends, strict=False)) * per_frame**2
     return dataclasses.replace(both, attention=4.0 * cfg.depth * pairs * cfg.hidden_size)
+
+
+def judge_flops(cfg: JudgeConfig, *, pictures: int, patches: int, begun: int, ends: int = 0, end: int = 0) -> float:
+    """Of a judge's forward pass over one picture or video under its captions; the head is left out.
+
+    Args:
+        cfg: the judge's.
+        pictures: temporal patches.
+        patches: of each picture.
+        begun: tokens up to where captions differ, those of the pictures included.
+        ends: captions.
+        end: tokens of each that are its own.
+    """
+    vision, text = cfg.network.vision_config, cfg.network
+    W, D, F = vision.embed_dim, text.hidden_size, text.intermediate_size
+    S = pictures * patches
+    tower = vision.depth * (S * (4 + 2 * vision.mlp_ratio) * W * W + 2 * S * patches * W)
+    tower += S * vision.patch_features * W + S // 4 * (4 * W) * (4 * W + D)
+    shared = text.num_key_value_heads * text.head_dim
+    per_token = 2 * D * D + 2 * D * shared + 3 * D * F
+    seen = begun * begun / 2 + ends * (end * begun + end * end / 2)
+    layers = text.num_hidden_layers * ((begun + ends * end) * per_token + 2 * seen * D)
+    return float(2 * (tower + layers))
 
 
 def counted_flops(jaxpr: Any) -> float:

@@ -29,6 +29,8 @@ REWARD_TOKENS: Mapping[str, tuple[str, ...]] = {
 """The tokens that each kind of judge reads its numbers at, in the order in which they get their ids."""
 DIMENSIONS = ("VQ", "MQ", "TA")
 """VideoReward's numbers."""
+PREFERENCE = "preference"
+"""What people compared HPSv3's pictures by."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,11 @@ class JudgeConfig:
         """What the numbers of a score are."""
         return DIMENSIONS if self.kind == VIDEOREWARD else ("mu", "log_sigma")[: self.head_widths[-1]]
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What people's labels are about: the first outputs, in order."""
+        return DIMENSIONS if self.kind == VIDEOREWARD else (PREFERENCE,)
+
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "JudgeConfig":
         fields = dict(stored)
@@ -93,6 +100,7 @@ class JudgeNetwork(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
     exact_frequencies: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         cfg = self.cfg
@@ -103,6 +111,7 @@ class JudgeNetwork(nn.Module):
             self.param_dtype,
             self.implementation,
             self.exact_frequencies,
+            self.remat,
         )
         nn.share_scope(self, self.qwen2_vl)
         if cfg.kind == HPSV3:

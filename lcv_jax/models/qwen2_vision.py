@@ -11,12 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
 from lcv_jax.config import Qwen2VisionConfig
 from lcv_jax.kernels.attention import attention
 from lcv_jax.models.layers import LayerNorm, Linear
 from lcv_jax.models.qwen2_rope import Rotation, patch_rotation, rotate
+from lcv_jax.models.remat import BLOCK_INPUT, rematerialised
 from lcv_jax.parallel.sharding import constrain_samples, over_samples
 
 MERGED = 4
@@ -75,6 +77,7 @@ class Block(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(LayerNorm, self.param_dtype)
         attend = Attention(self.cfg, implementation=self.implementation, name="attn", **types)
+        x_BSD = checkpoint_name(x_BSD, BLOCK_INPUT)
         x_BSD = x_BSD + attend(norm(name="norm1")(x_BSD), rotation, mask_BS)
         x_BSD = x_BSD + MLP(self.cfg, name="mlp", **types)(norm(name="norm2")(x_BSD))
         return constrain_samples(x_BSD), None
@@ -117,6 +120,7 @@ class VisionTower(nn.Module):
         param_dtype: of the parameters that `init` makes.
         implementation: of attention, see kernels/attention.py.
         exact_frequencies: see models/qwen2_rope.py.
+        remat: see models/remat.py.
     """
 
     cfg: Qwen2VisionConfig
@@ -124,6 +128,7 @@ class VisionTower(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
     exact_frequencies: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -142,7 +147,7 @@ class VisionTower(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         rotation = patch_rotation(cells_BS2, self.cfg.head_dim, exact=self.exact_frequencies)
         blocks = nn.scan(
-            Block,
+            rematerialised(Block, self.remat),
             variable_axes={"params": 0, "adapters": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),

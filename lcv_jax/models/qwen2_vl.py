@@ -14,6 +14,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
 from lcv_jax.config import Qwen2VLConfig
@@ -21,6 +22,7 @@ from lcv_jax.kernels.attention import attention
 from lcv_jax.models.layers import Embedding, Linear, RMSNorm
 from lcv_jax.models.qwen2_rope import Rotation, rotate, text_rotation
 from lcv_jax.models.qwen2_vision import VisionTower
+from lcv_jax.models.remat import BLOCK_INPUT, rematerialised
 from lcv_jax.parallel.sharding import constrain_samples, over_samples
 
 
@@ -157,6 +159,7 @@ class Layer(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(RMSNorm, self.cfg.rms_norm_eps, self.param_dtype)
         attend = Attention(self.cfg, implementation=self.implementation, name="self_attn", **types)
+        x_BLD = checkpoint_name(x_BLD, BLOCK_INPUT)
         x_BLD = x_BLD + attend(norm(name="input_layernorm")(x_BLD), rotation, others)
         x_BLD = x_BLD + MLP(self.cfg, name="mlp", **types)(norm(name="post_attention_layernorm")(x_BLD))
         return constrain_samples(x_BLD), None
@@ -170,6 +173,7 @@ class TextModel(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -191,7 +195,7 @@ class TextModel(nn.Module):
         seen_BLD = jnp.take_along_axis(visual_BVD, jnp.maximum(visual_BL, 0)[..., None], axis=1)
         x_BLD = constrain_samples(jnp.where(visual_BL[..., None] >= 0, seen_BLD.astype(x_BLD.dtype), x_BLD))
         layers = nn.scan(
-            Layer,
+            rematerialised(Layer, self.remat),
             variable_axes={"params": 0, "adapters": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
@@ -211,6 +215,7 @@ class Qwen2VL(nn.Module):
         param_dtype: of the parameters that `init` makes.
         implementation: of attention, see kernels/attention.py.
         exact_frequencies: see models/qwen2_rope.py.
+        remat: what a backward pass computes again, see models/remat.py.
     """
 
     cfg: Qwen2VLConfig
@@ -219,10 +224,11 @@ class Qwen2VL(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
     exact_frequencies: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        types["implementation"] = self.implementation
+        types |= {"implementation": self.implementation, "remat": self.remat}
         self.visual = VisionTower(self.cfg.vision_config, exact_frequencies=self.exact_frequencies, **types)
         self.model = TextModel(self.cfg, self.num_embeddings, **types)
 

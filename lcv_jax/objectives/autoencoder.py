@@ -53,7 +53,7 @@ class Autoencoder:
         return Losses(
             loss=pixels + self.difference_weight * differences + self.kl_weight * kl,
             error_B=error_B,
-            t_B=jnp.zeros_like(error_B),
+            t_B=None,
             metrics={"pixels": pixels, "differences": differences, "kl": kl, "psnr": psnr},
         )
 

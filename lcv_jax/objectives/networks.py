@@ -54,10 +54,12 @@ class Losses(NamedTuple):
     loss: Float[Array, ""]
     error_B: Float[Array, " B"]
     """Mean squared error of each sample, unweighted."""
-    t_B: Float[Array, " B"]
-    """The network's time of each sample, in [0, 1]."""
+    t_B: Float[Array, " B"] | None
+    """The network's time of each sample, in [0, 1]; None: it knows no times."""
     metrics: dict[str, Array] = {}
     """Further scalars to show."""
+    samples: dict[str, Array] = {}
+    """Arrays over the batch that validation summarises over all of its batches."""
 
 
 class Objective(Protocol):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.parallel.sharding import batch_sharding
@@ -31,6 +32,7 @@ def compile_rollout(cfg: TrainConfig, batch: BatchShape, known: Networks, machin
         jax.errors.JaxRuntimeError: the compiler refuses it.
     """
     assert cfg.rollout is not None
+    assert isinstance(cfg.data, PromptsConfig)
     assert machine.mesh is not None
     learner = networks.learner_of(cfg, known.dit, machine.mesh)
     start = networks.Start(cfg, learner)
@@ -67,6 +69,7 @@ def _sampling(
     assert cfg.rollout is not None
     assert machine.mesh is not None
     assert isinstance(cfg.objective, GRPO)
+    assert isinstance(cfg.data, PromptsConfig)
     asked, mesh, network = cfg.rollout, machine.mesh, known.dit
     P, L, D = asked.prompts_at_once, cfg.data.max_sequence_length, network.caption_channels
     split, whole = batch_sharding(mesh, P), NamedSharding(mesh, PartitionSpec())

@@ -17,6 +17,7 @@ from lcv_jax.config import DiTConfig, VAEConfig
 from lcv_jax.data.batches import BatchKind, possible_choices
 from lcv_jax.data.config import DataConfig, Size, as_text, bucket_groups
 from lcv_jax.data.encoded import INDEX, EncodedFolder
+from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.grpo import GRPO
@@ -83,12 +84,14 @@ def sizes_of(cfg: DataConfig) -> list[Size]:
     return [size for group in groups for size in group]
 
 
-def batch_shapes(cfg: DataConfig | PromptsConfig) -> list[BatchShape]:
+def batch_shapes(cfg: DataConfig | PromptsConfig | PreferencesConfig) -> list[BatchShape]:
     """Every kind of batch that the config's tasks give; of GRPO there is one.
 
     Raises:
-        ValueError: a task has a share, and no bucket serves it.
+        ValueError: a task has a share, and no bucket serves it; or the config trains a judge.
     """
+    if isinstance(cfg, PreferencesConfig):
+        raise ValueError("the training of a judge cannot be planned; `lcv plan` plans that of the transformer")
     if isinstance(cfg, PromptsConfig):
         return [BatchShape(kind=KIND, size=max(cfg.all_sizes(), key=math.prod), share=1.0)]
     sizes = sizes_of(cfg)
@@ -239,6 +242,7 @@ def _arrays(
     if isinstance(network, VAEConfig):
         return {"video_BTHWC": shape((B, T, H, W, 3), jnp.uint8)}
     latents = shape((B, *latent_shape(batch.size, network, known)), jnp.float32)
+    assert not isinstance(cfg.data, PreferencesConfig)
     length, width = cfg.data.max_sequence_length, network.caption_channels
     states, numbers = ["latents_BTHWC"], list[str]()
     if isinstance(cfg.objective, GRPO):
@@ -267,7 +271,7 @@ def step_flops(cfg: TrainConfig, learner: Learner, arrays: dict[str, Any], kind:
     """Operations of a step, by formula: those that it cannot do without, and with those that remat computes again."""
     _, model_flops = tokens_and_flops(learner, arrays, kind)
     network = learner.model.cfg
-    if isinstance(network, VAEConfig) or cfg.remat == "none":
+    if not isinstance(network, DiTConfig) or cfg.remat == "none":
         return model_flops, model_flops
     B, T, H, W, _ = arrays["x_BTHWC" if isinstance(cfg.objective, GRPO) else "latents_BTHWC"].shape
     grid = T, H // network.patch_size[1], W // network.patch_size[2]

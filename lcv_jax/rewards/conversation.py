@@ -47,6 +47,11 @@ class Conversation:
         self._shared = self._common(min(len(self.prompt(probe).ids) for probe in PROBES), PROBES)
 
     @property
+    def reward_ids(self) -> tuple[int, ...]:
+        """The ids of the reward tokens, in the order of `JudgeConfig.reward_tokens`."""
+        return tuple(self._special[token] for token in self.cfg.reward_tokens)
+
+    @property
     def visual_token(self) -> int:
         """The id at the places of visual tokens."""
         network = self.cfg.network

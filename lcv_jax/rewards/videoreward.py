@@ -66,6 +66,10 @@ def video_grid(shape: tuple[int, ...], video_fps: float, cfg: Views) -> tuple[in
 
 def video_patches(video_THWC: UInt8[np.ndarray, "T H W 3"], video_fps: float, cfg: Views) -> UInt8[np.ndarray, "t S C"]:
     """The patches of the frames that are taken."""
-    _, rows, columns = video_grid(video_THWC.shape, video_fps, cfg)
-    taken = video_THWC[chosen_frames(len(video_THWC), video_fps, cfg.fps, cfg.num_frames)]
-    return patches(np.stack([resize_like_torchvision(frame, rows * PATCH, columns * PATCH) for frame in taken]))
+    return frame_patches(video_THWC[chosen_frames(len(video_THWC), video_fps, cfg.fps, cfg.num_frames)], cfg)
+
+
+def frame_patches(frames_THWC: UInt8[np.ndarray, "T H W 3"], cfg: Views) -> UInt8[np.ndarray, "t S C"]:
+    """The patches of frames that were taken already."""
+    height, width = fitting_size(frames_THWC.shape[1], frames_THWC.shape[2], cfg.min_pixels, cfg.max_pixels)
+    return patches(np.stack([resize_like_torchvision(frame, height, width) for frame in frames_THWC]))

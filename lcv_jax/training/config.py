@@ -26,6 +26,7 @@ from lcv_jax.bounds import (
 )
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import DataConfig
+from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.causal import CausalFlowMatching
@@ -33,13 +34,22 @@ from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.grpo import GRPO
+from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.objectives.refinement import Refinement
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
 from lcv_jax.training.rollout_config import RolloutConfig
 
 Objective = (
-    FlowMatching | CausalFlowMatching | CFGDistillation | ConsistencyDistillation | Refinement | Autoencoder | GRPO
+    FlowMatching
+    | CausalFlowMatching
+    | CFGDistillation
+    | ConsistencyDistillation
+    | Refinement
+    | Autoencoder
+    | GRPO
+    | PairPreference
+    | RatingRegression
 )
 
 CHANGEABLE = (
@@ -88,7 +98,11 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """A low-rank adapter to train instead of all parameters, on every linear of the blocks as published."""
+    """A low-rank adapter to train instead of all parameters, on every linear of the blocks as published.
+
+    Of a judge it adapts the text model; the vision tower, the head and the reward tokens are trained in full, and it is
+    folded in when exported.
+    """
 
     name: str
     """What it is called when exported, such as cfg_step_lora."""
@@ -186,8 +200,8 @@ class TrainConfig:
     """Converted folder, or the weights/ of an earlier run, with the networks to start from."""
     objective: Objective
     """What is minimised."""
-    data: DataConfig | PromptsConfig
-    """What is trained on: clips, or of GRPO captions."""
+    data: DataConfig | PromptsConfig | PreferencesConfig
+    """What is trained on: clips, of GRPO captions, of judges pairs or ratings."""
     steps: Count
     """Optimiser steps of the whole run."""
     batch_size: Annotated[int, Bounds(least=1, most=2**20)]
@@ -227,6 +241,10 @@ class TrainConfig:
             raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
         if self.from_scratch and self.adapter:
             raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
+        if (self.network == "judge") != isinstance(self.data, PreferencesConfig):
+            raise ValueError("pairs and ratings train judges, and judges nothing else: data and objective must agree")
+        if self.network == "judge":
+            self._check_judge()
         grpo = isinstance(self.objective, GRPO)
         if grpo != (self.rollout is not None) or grpo != isinstance(self.data, PromptsConfig):
             raise ValueError("GRPO wants a rollout, and prompts as data; other objectives want neither")
@@ -253,13 +271,25 @@ class TrainConfig:
         if self.validation.every is not None:
             if grpo:
                 raise ValueError("GRPO has no validation loss: leave validation.every out, and watch the samples")
-            assert isinstance(self.data, DataConfig)
+            assert not isinstance(self.data, PromptsConfig)
             if self.validation.path is None and not self.data.held_out:
-                raise ValueError("validation needs clips: set data.held_out (a share, such as 0.1) or validation.path")
+                raise ValueError("validation needs data: set data.held_out (a share, such as 0.1) or validation.path")
+
+    def _check_judge(self) -> None:
+        if self.sparse or self.fold or self.from_scratch:
+            raise ValueError("a judge takes no sparse attention and no fold, and starts from the weights of checkpoint")
+        if self.adapter and (self.adapter.start or self.adapter.teacher):
+            raise ValueError("an adapter of a judge starts fresh: leave adapter.start and adapter.teacher out")
+        if self.samples.every is not None or self.evaluation.every is not None:
+            raise ValueError("a judge makes no videos: leave samples.every and evaluation.every out, use validation")
+        if self.devices.seq > 1:
+            raise ValueError(f"a judge's tokens are not split: devices.seq must be 1, got {self.devices.seq}")
 
     @property
-    def network(self) -> Literal["dit", "vae"]:
+    def network(self) -> Literal["dit", "vae", "judge"]:
         """Which network is trained."""
+        if isinstance(self.objective, PairPreference | RatingRegression):
+            return "judge"
         return "vae" if isinstance(self.objective, Autoencoder) else "dit"
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Batches as the step takes them: this process's rows put on the mesh, encoded where the data are not yet."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,10 +15,15 @@ from lcv_jax.data import batches
 from lcv_jax.data.batches import Batch, BatchKind
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.identity import Row
+from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.denoise import encode_frames, encode_text
+from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.judge_inputs import open_preferences
+from lcv_jax.training.judges import JudgeBase
 from lcv_jax.training.state import Frozen, TrainState
 
 NEGATIVE = "negative_text_1LD", "negative_mask_1L"
@@ -34,10 +40,22 @@ def check_batch_size(cfg: TrainConfig, mesh: Mesh) -> None:
         )
 
 
+def _opener(cfg: TrainConfig, base: Base) -> Callable[..., batches.Batches]:
+    """What opens the data."""
+    if isinstance(cfg.data, PreferencesConfig):
+        assert isinstance(base, JudgeBase)
+        assert isinstance(cfg.objective, PairPreference | RatingRegression)
+        return functools.partial(open_preferences, cfg.data, base, cfg.objective.task)
+    assert isinstance(cfg.data, DataConfig)
+    if cfg.data.tokenizer is not None:
+        store.tokenizer_folder(cfg.data.tokenizer)  # verifies it
+    return functools.partial(batches.open_batches, cfg.data)
+
+
 class Inputs:
     """The data of a run, ready for the step."""
 
-    def __init__(self, cfg: TrainConfig, mesh: Mesh, pipeline: Pipeline, *, held_out: bool = False):
+    def __init__(self, cfg: TrainConfig, mesh: Mesh, base: Base, *, held_out: bool = False):
         """Opens the data.
 
         Args:
@@ -46,22 +64,22 @@ class Inputs:
         Raises:
             ValueError: data that cannot be read, or a batch that does not divide over the devices.
         """
-        assert isinstance(cfg.data, DataConfig)
         check_batch_size(cfg, mesh)
         self._mesh, self._sharding = mesh, batch_sharding(mesh, cfg.batch_size)
         self._whole = NamedSharding(mesh, PartitionSpec())
-        if cfg.data.tokenizer is not None:
-            store.tokenizer_folder(cfg.data.tokenizer)  # verifies it
         first, rows = self._own_rows(cfg.batch_size)
-        self._iterator = batches.open_batches(
-            cfg.data,
+        self._iterator = _opener(cfg, base)(
             batch_size=cfg.batch_size,
             seed=cfg.seed,
             process_index=first // rows,
             process_count=cfg.batch_size // rows,
             held_out=held_out,
         )
-        self._size, self._pipeline = cfg.batch_size, pipeline
+        self._size, self._base = cfg.batch_size, base
+        self.dimensions: tuple[str, ...] = ()
+        if isinstance(cfg.data, PreferencesConfig):
+            assert isinstance(base, JudgeBase)
+            self.dimensions = base.cfg.dimensions
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}
 
     at_rest = True
@@ -73,7 +91,7 @@ class Inputs:
         """A kind, and its arrays over all devices; they do not depend on what was learnt so far."""
         batch: Batch = next(self._iterator)
         arrays = {name: self._place(array) for name, array in batch.arrays.items()}
-        if batch.kind.task != "autoencoder" and "latents_BTHWC" not in arrays:
+        if "ids_mask_BL" in arrays:  # of clips that are not encoded
             arrays = self._encode(arrays)
         return batch.kind, {**arrays, **self._constants}
 
@@ -120,6 +138,11 @@ class Inputs:
             ids_1L, mask_1L = (jnp.asarray(found[name]) for name in ("negative_ids_1L", "negative_ids_mask_1L"))
             found = dict(zip(NEGATIVE, (self._encode_text(ids_1L, mask_1L), mask_1L.astype(bool)), strict=True))
         return {name: jax.device_put(np.asarray(found[name]), self._whole) for name in NEGATIVE}
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        assert isinstance(self._base, Pipeline)
+        return self._base
 
     def _encode(self, arrays: dict[str, Array]) -> dict[str, Array]:
         pipeline = self._pipeline

@@ -17,6 +17,7 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.parallel.sharding import full_sharding, loading_rule, shardings
 from lcv_jax.training import state as states
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.judges import JudgeBase, JudgeModel
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner
 
@@ -24,10 +25,12 @@ WHOLE_CLIP = 1000
 """Latent frames at a time of an autoencoder in training: its clips are short, and loops have to be walked back."""
 
 
-def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig, mesh: Mesh) -> Learner:
+def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | JudgeBase, mesh: Mesh) -> Learner:
     """What a step is compiled for."""
-    model: LongCatVideo | WanVAE
-    if isinstance(network, VAEConfig):
+    model: LongCatVideo | WanVAE | JudgeModel
+    if isinstance(network, JudgeBase):
+        model = network.model(cfg)
+    elif isinstance(network, VAEConfig):
         model = WanVAE(network, chunk=WHOLE_CLIP, dtype=jnp.dtype(cfg.dtype))
     else:
         if cfg.sparse is not None:
@@ -44,8 +47,9 @@ def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig, mesh: Mesh) -> 
     )
 
 
-def initialise(model: LongCatVideo | WanVAE, key: Array) -> Params:
+def initialise(model: LongCatVideo | WanVAE | JudgeModel, key: Array) -> Params:
     """Random float32 weights. A transformer begins with blocks that change nothing (Peebles and Xie, 2023)."""
+    assert not isinstance(model, JudgeModel), "a judge is never started from scratch"
     init: Any = model.init
     if isinstance(model, WanVAE):
         side = model.cfg.spatial_factor
@@ -98,7 +102,7 @@ class Start:
         if adapter is None and not teaches:
             return Frozen()
         network = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, cfg.dtype), self._network_shapes())
-        params = _placed(network, shardings(network, mesh, self.learner.rules, "params"))
+        params = placed(network, shardings(network, mesh, self.learner.rules, "params"))
         if adapter is None:
             return Frozen(params=params)
         whole = NamedSharding(mesh, PartitionSpec())
@@ -106,7 +110,7 @@ class Start:
         if teaches and (adapter.teacher or adapter.start):  # a teacher's adapter of the same rank
             pairs = self._trained_shapes()
             combined = jax.eval_shape(lambda pairs: combine([(states.with_scale(pairs, 1.0), 1.0)]), pairs)
-            combined = _placed(combined, jax.tree.map(lambda _: whole, combined))
+            combined = placed(combined, jax.tree.map(lambda _: whole, combined))
         return Frozen(
             params=params, adapters=combined, alpha_scale=jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
         )
@@ -119,7 +123,7 @@ class Start:
     def shapes(self) -> TrainState:
         """The train state's shapes, with their places: what a checkpoint is restored to."""
         made = jax.eval_shape(functools.partial(states.begin, self.cfg), self._trained_shapes())
-        return _placed(made, shardings(made, self.learner.mesh, self.learner.rules))
+        return placed(made, shardings(made, self.learner.mesh, self.learner.rules))
 
     def places(self) -> TrainState:
         """Where the state lies."""
@@ -170,5 +174,6 @@ class Start:
         return jax.device_put(value, NamedSharding(self.learner.mesh, PartitionSpec()))
 
 
-def _placed(shapes: Any, places: Any) -> Any:
+def placed(shapes: Any, places: Any) -> Any:
+    """Shapes with where they lie."""
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 from lcv_jax.array_types import Params
+from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
+from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.evaluation import Evaluation
 from lcv_jax.training.metrics import Metrics
@@ -24,7 +26,7 @@ from lcv_jax.training.weights import choose, kept_weights
 class Observer:
     """Looks at a state before the first step, and whenever the config says so; this is no part of a step's time."""
 
-    def __init__(self, cfg: TrainConfig, learner: Learner, frozen: Frozen, pipeline: Pipeline, metrics: Metrics):
+    def __init__(self, cfg: TrainConfig, learner: Learner, frozen: Frozen, base: Base, metrics: Metrics):
         """Opens the held-out clips and the judges, and encodes the prompts of samples and of the suite.
 
         Raises:
@@ -32,11 +34,14 @@ class Observer:
                 be reached.
         """
         self._cfg, self._learner, self._frozen, self._metrics = cfg, learner, frozen, metrics
-        self._validation = Validation(cfg, learner, learner.mesh, pipeline) if cfg.validation.every else None
-        samples = cfg.samples.every and cfg.network == "dit"
-        length = cfg.data.max_sequence_length
-        self._sampler = Sampler(cfg.samples, pipeline, length, cfg.samples.prompts) if samples else None
-        self._evaluation = Evaluation(cfg, pipeline) if cfg.evaluation.every else None
+        self._validation = Validation(cfg, learner, learner.mesh, base) if cfg.validation.every else None
+        self._sampler: Sampler | None = None
+        self._evaluation: Evaluation | None = None
+        if isinstance(base, Pipeline) and not isinstance(cfg.data, PreferencesConfig):
+            if cfg.samples.every and cfg.network == "dit":
+                self._sampler = Sampler(cfg.samples, base, cfg.data.max_sequence_length, cfg.samples.prompts)
+            if cfg.evaluation.every:
+                self._evaluation = Evaluation(cfg, base)
         self._reference: np.ndarray | None = None
 
     def __call__(self, step: int, state: TrainState, batch: dict[str, Any]) -> None:
@@ -54,8 +59,7 @@ class Observer:
         with self._metrics.paused():
             if validates:
                 assert self._validation is not None
-                loss = self._validation.loss(state, params, self._frozen)
-                self._metrics.add_values({"validation_loss": loss}, step)
+                self._metrics.add_values(self._validation.measure(state, params, self._frozen), step)
             if shows:
                 self._show(step, params, batch)
             if evaluates:

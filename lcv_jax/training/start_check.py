@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 
 from lcv_jax.checkpoint import store
-from lcv_jax.data.config import Size, as_text
+from lcv_jax.data.config import DataConfig, Size, as_text
+from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.models.dit import sparse_order
+from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
+from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.evaluation import chosen_items
+from lcv_jax.training.judge_inputs import chosen_dimensions
+from lcv_jax.training.judges import JudgeBase
 
 
-def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
+def check_start(cfg: TrainConfig, base: Base) -> None:
     """Checks a config against the checkpoint that it starts from.
 
     Raises:
@@ -21,8 +26,16 @@ def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
         ValueError: a quantized checkpoint, an adapter that is not there or does not fit, samples that the networks
             cannot make, a suite without prompts, or a tokenizer and a text encoder that do not belong together.
     """
-    if cfg.network == "vae":
+    if isinstance(base, JudgeBase):
+        assert isinstance(cfg.data, PreferencesConfig)
+        assert isinstance(cfg.objective, PairPreference | RatingRegression)
+        cfg.objective.check(base.cfg.outputs, chosen_dimensions(cfg.data, base.cfg))
         return
+    if cfg.network != "vae":
+        _check_transformer(cfg, base)
+
+
+def _check_transformer(cfg: TrainConfig, pipeline: Pipeline) -> None:
     if not cfg.from_scratch:
         store.check_unquantized(cfg.checkpoint, "training")
     adapter = cfg.adapter
@@ -38,7 +51,7 @@ def check_start(cfg: TrainConfig, pipeline: Pipeline) -> None:
         _check_samples(cfg, pipeline, [item.prompt for item in chosen_items(cfg.evaluation)])
     if isinstance(data, PromptsConfig):
         pipeline.tokenizer.tokenize([data.negative_prompt], data.max_sequence_length)
-    elif data.mode == "clips":
+    elif isinstance(data, DataConfig) and data.mode == "clips":
         _ = pipeline.tokenizer
         factor = pipeline.vae.cfg.temporal_factor
         if data.temporal_factor != factor:
@@ -53,6 +66,7 @@ def _check_samples(cfg: TrainConfig, pipeline: Pipeline, prompts: Sequence[str])
         check_sizes(cfg, pipeline, [(samples.num_frames, *samples.size)])
     except ValueError as error:
         raise ValueError(f"samples: {error}") from None
+    assert not isinstance(cfg.data, PreferencesConfig)
     pipeline.tokenizer.tokenize(prompts, cfg.data.max_sequence_length)
 
 

@@ -8,6 +8,7 @@
 Frozen weights stand beside it, as they are in no checkpoint of a run: `Frozen`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -119,23 +120,35 @@ def places(state: Any, mesh: Mesh, rules: Rules) -> Any:
     return shardings(state, mesh, rules)
 
 
-def new_adapter(cfg: AdapterConfig, params: Params, key: Array) -> Params:
+def new_adapter(
+    cfg: AdapterConfig,
+    params: Params,
+    key: Array,
+    *,
+    stack: Sequence[str] = ("blocks",),
+    modules: Sequence[str] = ("attn", "cross_attn", "ffn"),
+) -> Params:
     """A fresh adapter for every linear of the blocks: `down` random, `up` zero, so that it adds nothing yet.
 
     Args:
-        params: the transformer's, or their shapes.
+        params: the network's, or their shapes.
+        stack: where its blocks are.
+        modules: whose linears are adapted.
     """
     stacked = {"qkv": 3, "kv_linear": 2}
     adapter: Params = {}
-    for module in ("attn", "cross_attn", "ffn"):
-        for name, layer in sorted(params["blocks"][module].items()):
+    blocks, pairs_of = params, adapter
+    for part in stack:
+        blocks, pairs_of = blocks[part], pairs_of.setdefault(part, {})
+    for module in modules:
+        for name, layer in sorted(blocks[module].items()):
             if "kernel" not in layer:
                 continue
             depth, rows, columns = layer["kernel"].shape
             pairs = stacked.get(name, 1)
             key, drawn = jax.random.split(key)
             bound = rows**-0.5  # Kaiming's, as the published adapters begin
-            adapter.setdefault("blocks", {}).setdefault(module, {})[name] = {
+            pairs_of.setdefault(module, {})[name] = {
                 "down": jax.random.uniform(drawn, (depth, rows, pairs, cfg.rank), jnp.float32, -bound, bound),
                 "up": jnp.zeros((depth, pairs, cfg.rank, columns // pairs), jnp.float32),
             }

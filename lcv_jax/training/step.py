@@ -15,20 +15,22 @@ from lcv_jax.data.batches import BatchKind
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.networks import AutoencoderNetworks, Losses, Networks, Velocity
+from lcv_jax.objectives.preferences import JudgeNetworks
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import Rules, shardings
 from lcv_jax.training.config import OptimizerConfig
+from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.state import Frozen, TrainState, ema_weight, learning_rate, optimizer, variables_of
 
 Measured = dict[str, Array]
-"""Of a step: loss, grad_norm, finite, learning_rate, error_B and t_B a sample, and the objective's own metrics."""
+"""Of a step: loss, grad_norm, finite, learning_rate, error_B and perhaps t_B a sample, and the objective's metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """What a step is compiled for: a static argument."""
 
-    model: LongCatVideo | WanVAE
+    model: LongCatVideo | WanVAE | JudgeModel
     objective: Any
     """Of lcv_jax/objectives."""
     optimizer: OptimizerConfig
@@ -50,11 +52,14 @@ class Learner:
         given = {"num_cond_latents": kind.num_cond_latents}
         if isinstance(self.model, WanVAE):
             apply: Any = self.model.apply
-            networks = AutoencoderNetworks(
+            halves = AutoencoderNetworks(
                 encode=functools.partial(apply, {"params": params}, method="encode"),
                 decode=functools.partial(apply, {"params": params}, method="decode_unclipped"),
             )
-            return self.objective(networks, batch, key, **given)
+            return self.objective(halves, batch, key, **given)
+        if isinstance(self.model, JudgeModel):
+            scores = functools.partial(self.model.scores, self.model.variables(params, frozen))
+            return self.objective(JudgeNetworks(scores=scores), batch, key, **given)
         teacher = average = None
         if "teacher" in self.objective.needs:
             teacher = self._velocity({"params": frozen.params, **_if_any("adapters", frozen.adapters)})
@@ -65,6 +70,7 @@ class Learner:
         return self.objective(Networks(student=student, teacher=teacher, average=average), batch, key, **given)
 
     def _velocity(self, variables: Params) -> Velocity:
+        assert isinstance(self.model, LongCatVideo)
         apply: Any = self.model.apply
         return functools.partial(apply, variables)
 
@@ -140,7 +146,9 @@ def _gradients(
         grads, losses = jax.lax.scan(add, nothing, (own, jax.random.split(key, parts)))
         grads = jax.tree.map(lambda grad: grad / parts, grads)
     measured = {name: jnp.mean(value) for name, value in losses.metrics.items()}
-    measured |= {"loss": jnp.mean(losses.loss), "error_B": losses.error_B.reshape(-1), "t_B": losses.t_B.reshape(-1)}
+    measured |= {"loss": jnp.mean(losses.loss), "error_B": losses.error_B.reshape(-1)}
+    if losses.t_B is not None:
+        measured["t_B"] = losses.t_B.reshape(-1)
     return grads, measured
 
 

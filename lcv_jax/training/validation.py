@@ -1,4 +1,4 @@
-"""The loss on clips that are held out: the same batches, noise and times each time."""
+"""The loss on data that are held out: the same batches, noise and times each time."""
 
 import dataclasses
 import functools
@@ -12,7 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 from lcv_jax.array_types import Array, Params
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.data.config import DataConfig
-from lcv_jax.pipeline import Pipeline
+from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.state import Frozen, TrainState
@@ -22,38 +23,31 @@ from lcv_jax.training.step import IN_ORDER, Learner
 class Validation:
     """Reads the held-out clips anew each time, from the first batch on."""
 
-    def __init__(self, cfg: TrainConfig, learner: Learner, mesh: Mesh, pipeline: Pipeline):
+    def __init__(self, cfg: TrainConfig, learner: Learner, mesh: Mesh, base: Base):
         """Opens the data.
 
         Raises:
             ValueError: there are no such clips, or they do not suit the run.
         """
-        assert isinstance(cfg.data, DataConfig)
+        assert isinstance(cfg.data, DataConfig | PreferencesConfig)
         own = cfg.validation.path is not None
-        data = dataclasses.replace(
-            cfg.data,
-            path=cfg.validation.path or cfg.data.path,
-            held_out=0.0 if own else cfg.data.held_out,
-            weight_column=None,
-            caption_dropout=0.0,
-        )
         # Without a gradient there are no parts to add up: a part of the batch at a time.
         size = cfg.batch_size // cfg.optimizer.accumulation
         alike = dataclasses.replace(
             cfg,
-            data=data,
+            data=cfg.data.for_validation(cfg.validation.path),
             batch_size=size,
             optimizer=dataclasses.replace(cfg.optimizer, accumulation=1),
             validation=dataclasses.replace(cfg.validation, every=None),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few clips, which repeat in a batch, are as it should be here
-            self._inputs = Inputs(alike, mesh, pipeline, held_out=not own)
+            self._inputs = Inputs(alike, mesh, base, held_out=not own)
         self._start = self._inputs.get_state()
         self._learner, self._batches, self._key = learner, cfg.validation.batches, jax.random.key(cfg.seed)
 
-    def loss(self, state: TrainState, params: Params, frozen: Frozen) -> float:
-        """The mean over all batches.
+    def measure(self, state: TrainState, params: Params, frozen: Frozen) -> dict[str, float]:
+        """The mean loss over all batches, and what the objective has to say of all their samples together.
 
         Args:
             state: gives what the objective compares with.
@@ -61,12 +55,20 @@ class Validation:
             frozen: those that are not trained.
         """
         self._inputs.set_state(self._start)
-        losses = []
+        losses, samples = [], []
         for number in range(self._batches):
             kind, batch = self._inputs.next()
             key = jax.random.fold_in(self._key, number)
-            losses.append(_loss(self._learner, params, state.ema, frozen, batch, key, kind))
-        return float(np.mean(jax.device_get(losses)))
+            loss, found = _loss(self._learner, params, state.ema, frozen, batch, key, kind)
+            losses.append(loss)
+            samples.append(found)
+        losses, samples = jax.device_get((losses, samples))
+        measured = {"validation_loss": float(np.mean(losses))}
+        if samples[0]:
+            together = {name: np.concatenate([one[name] for one in samples]) for name in samples[0]}
+            found = self._learner.objective.summary(together, self._inputs.dimensions)
+            measured |= {f"validation/{name}": value for name, value in found.items()}
+        return measured
 
     def close(self) -> None:
         """Stops reading."""
@@ -76,6 +78,6 @@ class Validation:
 @functools.partial(jax.jit, static_argnames=("learner", "kind"), compiler_options=IN_ORDER)
 def _loss(
     learner: Learner, params: Params, ema: Any, frozen: Frozen, batch: dict[str, Array], key: Array, kind: BatchKind
-) -> Array:
-    loss = learner.loss(params, ema, frozen, batch, key, kind).loss
-    return jax.lax.with_sharding_constraint(loss.mean(), PartitionSpec())
+) -> tuple[Array, dict[str, Array]]:
+    losses = learner.loss(params, ema, frozen, batch, key, kind)
+    return jax.lax.with_sharding_constraint((losses.loss.mean(), losses.samples), PartitionSpec())

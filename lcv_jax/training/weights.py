@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Params
+from lcv_jax.checkpoint.judge_conversion import COMPONENT
 from lcv_jax.checkpoint.save import save_trained
 from lcv_jax.config import PublishedConfig, VAEConfig
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.state import Frozen, TrainState, with_scale
+from lcv_jax.training.step import Learner
 
 WhichWeights = Literal["ema", "raw"]
 
@@ -39,6 +42,7 @@ def choose(state: TrainState, which: WhichWeights) -> Params:
 
 def save_weights(
     cfg: TrainConfig,
+    learner: Learner,
     dest: Path,
     state: TrainState,
     frozen: Frozen,
@@ -50,6 +54,7 @@ def save_weights(
     """Writes trained weights, with everything else of the checkpoint that training started from.
 
     Args:
+        cfg, learner: of the run.
         dest: the folder; must not exist.
         which: of the two sets; stored in the folder's provenance.
         dtype: of what was trained; None: float32, as it was trained.
@@ -58,7 +63,9 @@ def save_weights(
     trained = choose(state, which)
     networks: dict[str, Params] = {}
     adapters: dict[str, Params] = {}
-    if cfg.adapter is None:
+    if isinstance(learner.model, JudgeModel):
+        networks[COMPONENT] = learner.model.exported(trained, frozen)
+    elif cfg.adapter is None:
         networks[cfg.network] = trained
     else:
         adapters[cfg.adapter.name] = with_scale(trained, frozen.alpha_scale)

@@ -8,10 +8,10 @@ import pytest
 
 from lcv_jax.data.patches import normalise
 from lcv_jax.models.qwen2_rope import grid_positions
-from lcv_jax.rewards import hpsv3, videoreward
-from lcv_jax.rewards.conversation import Prompt
+from lcv_jax.rewards import videoreward
 from lcv_jax.rewards.judge import load_judge
-from lcv_jax.rewards.judge_batches import Row, bucket, make_row, pack, shape_of
+from lcv_jax.rewards.judge_batches import bucket, make_row, pack, shape_of
+from tests.rewards.published import image_loads, row_of, video_loads
 
 IMAGE_TOLERANCE, VIDEO_TOLERANCE, TOWER_TOLERANCE = 1e-4, 1e-3, 1e-5
 
@@ -20,32 +20,25 @@ def relative(got, want):
     return np.abs(got - want).max() / np.abs(want).max()
 
 
-def published_rows(judge, io, loads, grids, shared=500):
+def published_rows(judge, io, loads, grids):
     """Rows of the token ids that the published processors gave."""
     rows = []
     for number, (load, grid) in enumerate(zip(loads, grids, strict=True)):
         ids = io["out.input_ids"][number][io["out.attention_mask"][number] > 0]
-        start = len(judge.conversation.opening) + int(np.prod(grid)) // 4
-        assert tuple(ids[: len(judge.conversation.opening)]) == judge.conversation.opening
-        assert (ids[len(judge.conversation.opening) : start] == judge.conversation.visual_token).all()
-        places = np.atleast_1d(io["out.reward_token_index"][number]) - start
-        prompt = Prompt(ids=tuple(map(int, ids[start:][: places.max() + 1])), rewards=tuple(map(int, places)))
-        rows.append(Row(load=load, grid=grid, begun=prompt.ids[:shared], prompts=(prompt,), results=((number,),)))
+        places = io["out.reward_token_index"][number]
+        rows.append(row_of(judge.conversation, ids, load, grid, places, results=((number,),)))
     return rows
 
 
 def published_images(judge, io):
-    images = [io[f"in.image_{number}"] for number in range(3)]
-    loads = [lambda image=image: hpsv3.picture_patches(image, judge.cfg) for image in images]
-    return published_rows(judge, io, loads, [tuple(map(int, grid)) for grid in io["out.image_grid_thw"]])
+    return published_rows(judge, io, image_loads(io, judge.cfg), [tuple(map(int, g)) for g in io["out.image_grid_thw"]])
 
 
 def published_videos(judge, config, io):
     videos = [(io[f"in.video_{number}"], fps) for number, fps in enumerate(config["fps"])]
-    loads = [lambda video=video, fps=fps: videoreward.video_patches(video, fps, judge.cfg) for video, fps in videos]
     grids = [videoreward.video_grid(video.shape, fps, judge.cfg) for video, fps in videos]
     assert grids == [tuple(grid) for grid in io["out.video_grid_thw"].tolist()]
-    return published_rows(judge, io, loads, grids)
+    return published_rows(judge, io, video_loads(io, config, judge.cfg), grids)
 
 
 @pytest.mark.parametrize("exact", [True, False])

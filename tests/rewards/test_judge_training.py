@@ -1,0 +1,279 @@
+"""Runs that train judges: from manifests to folders that load_judge reads, resumed, on several devices, and refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lcv_jax import export, train
+from lcv_jax.checkpoint import convert, store
+from lcv_jax.checkpoint.judge_conversion import load_judge_params
+from lcv_jax.checkpoint.new_judge import write_judge
+from lcv_jax.data.media_writer import VideoWriter, write_image
+from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.objectives.flow_matching import FlowMatching
+from lcv_jax.objectives.preferences import PairPreference, RatingRegression
+from lcv_jax.rewards.judge import load_judge
+from lcv_jax.training.config import (
+    AdapterConfig,
+    CheckpointsConfig,
+    DevicesConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    SamplesConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+ROOM = 2 * 28 * 28
+
+
+@pytest.fixture(autouse=True)
+def few_devices(monkeypatch):
+    """Runs use as many CPU devices as their config says."""
+    make_mesh = train.make_mesh
+    monkeypatch.setattr(
+        train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[: abs(data) * fsdp * seq])
+    )
+
+
+@pytest.fixture(scope="module")
+def small_judge(judge, converted_judge, tmp_path_factory):
+    """small_judge(kind): the golden judge, of two visual tokens a picture."""
+
+    def make(kind):
+        folder = tmp_path_factory.getbasetemp() / f"small_{kind}"
+        if not folder.exists():
+            cfg = dataclasses.replace(judge(kind).cfg, min_pixels=ROOM // 2, max_pixels=ROOM, num_frames=2)
+            tokenizer = (store.tokenizer_folder(converted_judge(kind)) / "tokenizer.json").read_text()
+            write_judge(folder, cfg, tokenizer, judge(kind).params, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Eight videos and their manifests: brighter ones are better."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(8):
+        frames = np.full((4, 28, 56, 3), 30 * number, np.uint8)
+        with VideoWriter(folder / f"{number}.mp4", fps=4, height=28, width=56, crf=4) as writer:
+            writer.write(frames)
+        write_image(folder / f"{number}.png", frames[0])
+    pairs, pictures, ratings = [], [], []
+    for number in range(12):
+        a, b = number % 8, (3 * number + 1) % 8
+        label = "same" if abs(a - b) == 1 else "a" if a > b else "b"
+        labels = {"MQ": label, "VQ": None, "TA": "a"} if number % 2 else {"MQ": label}
+        pairs.append({"prompt": f"clip {number % 6}", "a": f"{a}.mp4", "b": f"{b}.mp4", "labels": labels})
+        decided = "a" if a > b else "b"
+        pictures.append({"prompt": "a clip", "a": f"{a}.png", "b": f"{b}.png", "labels": {"preference": decided}})
+        ratings.append({"prompt": f"clip {number % 6}", "path": f"{a}.mp4", "ratings": {"TA": a / 2 + 1, "VQ": 3}})
+    for name, lines in (("pairs", pairs), ("pictures", pictures), ("ratings", ratings)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def config(small_judge, videos, tmp_path):
+    def make(**fields):
+        cfg = TrainConfig(
+            run=tmp_path / "run",
+            checkpoint=small_judge("videoreward"),
+            objective=PairPreference(),
+            data=PreferencesConfig(path=videos / "pairs.jsonl", dimensions=("MQ",), held_out=0.3, prefetch=1),
+            steps=4,
+            batch_size=4,
+            dtype="float32",
+            remat="none",
+            adapter=AdapterConfig(name="judge", rank=2, alpha=4.0),
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=None, weight_decay=0.5),
+            checkpoints=CheckpointsConfig(every=2),
+            logging=LoggingConfig(every=1),
+            validation=ValidationConfig(every=2, batches=1),
+            devices=DevicesConfig(data=1),
+        )
+        return dataclasses.replace(cfg, **fields)
+
+    return make
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder):
+    judge = load_judge(folder)
+    return dict(convert.flatten(load_judge_params(folder, judge.cfg)))
+
+
+def test_a_run_resumes_to_the_bit_and_its_folder_is_a_judge(config, small_judge, tmp_path):
+    """Trained: the text model by an adapter, the tower, the head, and the rows of the reward tokens alone."""
+    cfg = config()
+    train.train(cfg)
+    lines = lines_of(cfg.run)
+    steps = [line for line in lines if "grad_norm" in line]
+    assert [line["learning_rate"] for line in steps] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+    assert "loss/pairs" in steps[0]
+    assert "accuracy" in steps[0]
+    assert not any(name.startswith("error/t_") for name in steps[0])
+    validated = [line for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in validated] == [0, 2, 4]
+    assert "validation/MQ_accuracy" in validated[0]
+
+    stopped = dataclasses.replace(cfg, run=tmp_path / "stopped", steps=2)
+    train.train(stopped)
+    train.train(dataclasses.replace(stopped, steps=4))
+    before, whole = weights_of(cfg.checkpoint), weights_of(cfg.run / "weights")
+    again = weights_of(stopped.run / "weights")
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(leaf, again[path])
+    moved = {path for path in whole if not np.array_equal(before[path], whole[path])}
+    assert {path[0] for path in whole} == {path[0] for path in moved}
+    assert ("model", "norm", "weight") not in moved
+    assert all(path[-1] == "kernel" for path in moved if path[:2] == ("model", "layers"))
+    table = "model", "embed_tokens", "weight"
+    rows = np.flatnonzero(np.any(before[table] != whole[table], axis=1))
+    assert set(rows) <= set(load_judge(cfg.checkpoint).conversation.reward_ids)
+    assert len(rows) >= 2  # TA's token comes after those of MQ and sees nothing of its loss
+    video = np.zeros((4, 28, 56, 3), np.uint8)
+    assert np.isfinite(load_judge(cfg.run / "weights").score_videos([video], [4.0], ["a clip"])).all()
+
+    export.main([str(cfg.run), str(tmp_path / "exported")])
+    for path, leaf in weights_of(tmp_path / "exported").items():
+        np.testing.assert_array_equal(leaf, whole[path])
+    assert store.read_provenance(cfg.run / "weights")["components"]["judge"]["kind"] == "videoreward"
+
+
+def test_the_state_has_no_moments_of_frozen_parameters(config):
+    from lcv_jax.parallel.mesh import make_mesh
+    from lcv_jax.training import networks
+    from lcv_jax.training.base import network_of, open_base, start_of
+
+    cfg = config()
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    base = open_base(cfg, mesh)
+    with jax.set_mesh(mesh):
+        start = start_of(cfg, networks.learner_of(cfg, network_of(cfg, base), mesh))
+        shapes = start.shapes()
+    assert jax.tree.structure(shapes.params) == jax.tree.structure(start.state().params)
+    assert shapes.params["token_rows"]["weight"].shape == (3, 64)
+    table = base.cfg.num_embeddings, base.cfg.network.hidden_size
+    assert table not in {leaf.shape for leaf in jax.tree.leaves((shapes.params, shapes.opt_state))}
+    frozen = start.frozen()
+    held = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), start.frozen_shapes())
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), frozen) == held
+
+
+@pytest.mark.slow
+def test_devices_and_parts_of_a_batch_change_nothing_but_rounding(config, tmp_path):
+    """One device, and two with a batch in two parts and parameters in parts."""
+    losses = []
+    for name, parts, devices in (
+        ("one", 1, DevicesConfig(data=1)),
+        ("two", 2, DevicesConfig(data=1, fsdp=2, sharding="full")),
+    ):
+        cfg = config(
+            run=tmp_path / name,
+            devices=devices,
+            steps=2,
+            optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=None, accumulation=parts),
+        )
+        train.train(cfg)
+        losses.append([(line["loss"], line["grad_norm"]) for line in lines_of(cfg.run) if "grad_norm" in line])
+    np.testing.assert_allclose(*losses, rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_pictures_train_a_mean_and_a_standard_deviation(config, small_judge, videos):
+    """All of HPSv3 but its table, on grey pictures; the loss falls on what it is trained on."""
+    cfg = config(
+        checkpoint=small_judge("hpsv3"),
+        objective=PairPreference(model="uncertainty", num_draws=50),
+        data=PreferencesConfig(path=videos / "pictures.jsonl", grayscale=True, prefetch=1),
+        adapter=None,
+        steps=8,
+        batch_size=12,
+        validation=ValidationConfig(),
+        optimizer=OptimizerConfig(learning_rate=2e-3, ema_decay=None),
+    )
+    train.train(cfg)
+    lines = lines_of(cfg.run)
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["accuracy"] > 0.75
+    before, after = weights_of(cfg.checkpoint), weights_of(cfg.run / "weights")
+    assert all(not np.array_equal(before[path], after[path]) for path in after if path[-1] == "kernel")
+
+
+def test_ratings_of_several_dimensions(config, videos):
+    cfg = config(
+        objective=RatingRegression(),
+        data=PreferencesConfig(path=videos / "ratings.jsonl", held_out=0.3, prefetch=1),
+        steps=2,
+    )
+    train.train(cfg)
+    validated = [line for line in lines_of(cfg.run) if "validation_loss" in line][-1]
+    assert {"validation/TA_correlation", "validation/TA_rmse", "validation/VQ_rmse"} <= set(validated)
+    assert "validation/MQ_rmse" not in validated
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"MQ": "better"}}, "label of MQ must be one of a, b, same or null, got 'better'"),
+        ({"labels": {"speed": "a"}}, "labels of speed: the judge has VQ, MQ, TA"),
+        ({"labels": {"MQ": None}}, "labels are all missing"),
+        ({"labels": "a"}, "labels must be an object of dimensions"),
+        ({"b": "0.mp4"}, "a and b are the same video, 0.mp4"),
+        ({"b": "none.mp4"}, "no such file"),
+        ({"prompt": " "}, "prompt must be a text"),
+        ({"ratings": {"MQ": 3}}, "rating in a manifest of pairs"),
+        ({"weight": 1}, "unknown fields weight"),
+        ({"b": "pairs.jsonl"}, "pairs.jsonl"),
+    ],
+)
+def test_a_wrong_line_is_named_before_anything_is_loaded(config, videos, tmp_path, change, message, capsys):
+    line = {"prompt": "a clip", "a": "0.mp4", "b": "1.mp4", "labels": {"MQ": "a"}}
+    manifest = videos / f"wrong_{tmp_path.name}.jsonl"
+    manifest.write_text(json.dumps(line) + "\n" + json.dumps(line | change) + "\n")
+    with pytest.raises(ValueError, match="line 2: ") as error:
+        train.train(config(data=PreferencesConfig(path=manifest), validation=ValidationConfig()))
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_configs_that_make_no_sense_are_refused(config, small_judge, videos):
+    pairs = PreferencesConfig(path=videos / "pairs.jsonl", dimensions=("speed",))
+    with pytest.raises(ValueError, match=r"data.dimensions has speed: this judge is videoreward, of VQ, MQ, TA"):
+        train.train(config(data=pairs, validation=ValidationConfig()))
+    with pytest.raises(ValueError, match="uncertainty needs a judge with"):
+        train.train(config(objective=PairPreference(model="uncertainty")))
+    with pytest.raises(ValueError, match="data and objective must agree"):
+        config(objective=FlowMatching())
+    with pytest.raises(ValueError, match="makes no videos"):
+        config(samples=SamplesConfig(every=1, prompts=("a",)))
+    with pytest.raises(ValueError, match="devices.seq must be 1"):
+        config(devices=DevicesConfig(seq=2))
+    with pytest.raises(ValueError, match="starts from the weights of checkpoint"):
+        config(adapter=None, from_scratch=True)
+    with pytest.raises(ValueError, match="validation needs data"):
+        config(data=PreferencesConfig(path=videos / "pairs.jsonl"))
+
+
+def test_a_config_is_read_back_as_it_was_written(config):
+    for cfg in (config(), config(objective=RatingRegression(centre=2.0))):
+        assert TrainConfig.from_json(json.loads(json.dumps(cfg.to_json()))) == cfg
+
+
+def test_a_run_notices_other_data(config, videos, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(videos, folder)
+    cfg = config(data=PreferencesConfig(path=folder / "pairs.jsonl", dimensions=("MQ",)), validation=ValidationConfig())
+    train.train(dataclasses.replace(cfg, steps=2))
+    shutil.copyfile(folder / "5.mp4", folder / "4.mp4")
+    with pytest.raises(ValueError, match=r"begun with other data: the file of video 4.mp4 has other content"):
+        train.train(cfg)
