@@ -21,15 +21,9 @@ from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.serving.limits import Limits
 from lcv_jax.serving.openapi import document
-from tests.serving.served_model import ServedModel, picture
+from tests.serving.served_model import picture
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_checkpoint, tmp_path_factory):
-    with ServedModel(tiny_checkpoint, tmp_path_factory.mktemp("served") / "videos") as served:
-        yield served
 
 
 def frames_of(server, video, tmp_path):
@@ -79,6 +73,7 @@ def test_an_image_by_form_and_by_data_url_give_the_same(server, tmp_path):
     assert np.abs(clips[0][0].astype(int) - shown).mean() < np.abs(clips[0][0].astype(int) - shown[::-1]).mean()
 
 
+@pytest.mark.slow
 def test_a_clip_is_continued_and_refined_and_remixed(server, tmp_path):
     first = server.wait(server.create(prompt="a cat", seed=1))
     further = server.create(prompt="it dives", video={"id": first["id"]}, num_cond_frames=5, num_frames=9, seed=2)

@@ -115,6 +115,7 @@ def press(card, label):
     next(one for one in card.find_elements(By.TAG_NAME, "button") if one.text.startswith(label)).click()
 
 
+@pytest.mark.slow
 def test_an_image_a_clip_and_several_prompts(page, server, tmp_path):
     count = len(server.ask("/v1/videos?limit=100")[1]["data"])
     (tmp_path / "cat.png").write_bytes(picture())
@@ -180,6 +181,7 @@ def test_text_stands_out_and_nothing_is_cut_off(page, scheme, width):
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_a_page_of_a_server_with_keys_asks_for_one(tiny_checkpoint, tmp_path, browser):
     (tmp_path / "keys").write_text("ann ann-ann-ann-ann-ann\n")
     with ServedModel(tiny_checkpoint, tmp_path / "videos", "--keys", str(tmp_path / "keys")) as server:

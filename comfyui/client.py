@@ -1,0 +1,1 @@
+../lcv_jax/client.py
