@@ -60,6 +60,10 @@ class Server:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def memory(self) -> float:
         """Megabytes of the server and its children."""

@@ -229,7 +229,7 @@ class Handlers:
         ready = sum(worker.ready for worker in self.scheduler.workers)
         state = "unable" if self.scheduler.unable else "ok" if ready else "loading"
         told = {
-            "status": state, "workers": len(self.scheduler.workers), "ready": ready,
+            "status": state, "reason": self.scheduler.unable, "workers": len(self.scheduler.workers), "ready": ready,
             "queued": self.store.count("queued"), "running": self.store.count("in_progress"),
         }  # fmt: skip
         return JSONResponse(told, status_code=503 if self.scheduler.unable else 200)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -168,6 +169,7 @@ class Scheduler:
             worker.ready, worker.facts, self.unable = True, content[0], None
         elif kind == "unable":
             self.unable = content[0]
+            print(f"error: no worker: {self.unable}", file=sys.stderr, flush=True)
         elif kind == "ended":
             self._on_end(worker)
         elif worker.live and worker.live.job.id == content[0]:

@@ -172,7 +172,10 @@ class Submissions:
     ) -> Job:
         told = await run_in_threadpool(self._check, make_task(entry, self.store.place(job_id)))
         self.check_room(owner)
-        return self.store.add(job_id, owner, fields, entry, warnings=told, remixed_from=remixed_from, request_key=key)
+        job = self.store.add(job_id, owner, fields, entry, warnings=told, remixed_from=remixed_from, request_key=key)
+        if job.id != job_id:  # the same request came twice at once
+            self.store.remove_files(job_id)
+        return job
 
     def _plan(self, fields: Mapping[str, Any], kind: MediaKind | None) -> dict[str, Any]:
         return plan_task(fields, kind, self.defaults, self.limits)

@@ -7,6 +7,7 @@ end ("done", id, video), ("stopped", id) or ("failed", id, code, message).
 
 import dataclasses
 import datetime
+import json
 import os
 import queue
 import signal
@@ -28,6 +29,7 @@ from lcv_jax.command_line import mistake
 from lcv_jax.data.frames import contact_sheet, evenly, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.generate import SHEET_FRAMES, Devices, Files, Weights, load, write_result
+from lcv_jax.generation.long_video import Segments
 from lcv_jax.generation.results import Listeners, Result
 from lcv_jax.generation.tasks import Task, inputs_of, is_segmented, result_names
 from lcv_jax.own_files import DiskFullError, write_json
@@ -36,6 +38,11 @@ from lcv_jax.serving.jobs import SIDECAR
 from lcv_jax.serving.planning import make_task, portable
 
 THUMBNAIL, SPRITESHEET, VIDEO = "thumbnail.webp", "spritesheet.jpg", "video.mp4"
+
+
+MOST_SHAPES = 32
+"""Requests of so many shapes keep their compiled programs; clients may ask for any number of them."""
+_NO_SHAPE = {"prompt", "negative_prompt", "seed", "guidance_scale", "fps", "num_segments"}
 
 
 class StoppedError(Exception):
@@ -96,10 +103,20 @@ def work(connection: Connection, weights: Weights, devices: Devices) -> None:
     except Exception as error:
         send("unable", mistake(error) or _internal(error))
         return
+    shapes: set[str] = set()
     while True:
         job_id, folder, entry = jobs.get()
-        send(*_end_of(job_id, lambda: _make(job_id, folder, entry, pipeline, send, stopping)))  # noqa: B023
+        send(*_end_of(job_id, lambda: _Making(job_id, folder, entry, send, stopping).run(pipeline)))  # noqa: B023
         stopping.discard(job_id)
+        shapes.add(_shape_of(entry))
+        if len(shapes) > MOST_SHAPES:
+            jax.clear_caches()
+            shapes.clear()
+
+
+def _shape_of(entry: dict[str, Any]) -> str:
+    """What programs are compiled anew for."""
+    return json.dumps({name: value for name, value in entry.items() if name not in _NO_SHAPE}, sort_keys=True)
 
 
 def _end_of(job_id: str, make: Callable[[], dict[str, Any]]) -> tuple[Any, ...]:
@@ -124,58 +141,70 @@ def _internal(error: Exception) -> str:
     return f"internal error ({type(error).__name__}); the server's log says more"
 
 
-def _make(
-    job_id: str,
-    folder: Path,
-    entry: dict[str, Any],
-    pipeline: Pipeline,
-    send: Callable[..., None],
-    stopping: set[str],
-) -> dict[str, Any]:
-    """Makes the files of a job, the sidecar last."""
-    started, task = time.monotonic(), make_task(entry, folder)
-    names = result_names(task)
-    place = {"stage": "draft" if "draft" in names else "video", "number": 0, "count": 1}
+class _Making:
+    """One job on its way: what its listeners tell, and the files that it leaves."""
 
-    def check() -> None:
-        if job_id in stopping:
+    def __init__(self, job_id: str, folder: Path, entry: dict[str, Any], send: Callable[..., None], stopping: set[str]):
+        self.job_id, self.folder, self._send, self._stopping = job_id, folder, send, stopping
+        self.task = make_task(entry, folder)
+        self._names = result_names(self.task)
+        self._stage, self._segment, self._segments = ("draft" if "draft" in self._names else "video"), 0, 1
+
+    def run(self, pipeline: Pipeline) -> dict[str, Any]:
+        """Makes the files, the sidecar last."""
+        started, working, video = time.monotonic(), self.folder / "segments", dict[str, Any]()
+        listeners = Listeners(on_step=self._on_step, on_segment=self._on_segment)
+        try:
+            for result in self.task.run(pipeline, working, listeners):
+                video = self._write(result)
+        finally:
+            if is_segmented(self.task):
+                Segments(folder=working).remove()  # and its lock, where the job has not ended well
+        write_json(self.folder / SIDECAR, _sidecar(self.task, pipeline, video, time.monotonic() - started))
+        return video
+
+    def _write(self, result: Result) -> dict[str, Any]:
+        files, shown = Files(output=self.folder / VIDEO), list[np.ndarray]()
+        pieces = _with_pictures(result, shown)
+        if is_segmented(self.task):
+            pieces = self._with_segments(pieces, result)
+        facts = write_result(dataclasses.replace(result, pieces=pieces), files)
+        result.finish()
+        self._check()
+        if result.name == "":
+            write_image(self.folder / THUMBNAIL, shown[len(shown) // 2])
+            write_image(self.folder / SPRITESHEET, contact_sheet(np.stack(shown), len(shown)))
+        return {**facts, "fps": float(result.fps), "file": files.named(result.name).name}
+
+    def _with_segments(self, pieces: Iterator[Frames], result: Result) -> Iterator[Frames]:
+        """The pieces, each written as a video of its own on the way, to be watched before the whole is there."""
+        stage = result.name or "refined" if len(self._names) > 1 else "segment"
+        for number, piece in enumerate(pieces):
+            name = f"{stage}_{number:04}.mp4"
+            height, width = piece.shape[1:3]
+            with VideoWriter(self.folder / name, fps=result.fps, height=height, width=width) as file:
+                file.write(piece)
+            self._check()
+            self._send("segment", self.job_id, name)
+            yield piece
+
+    def _check(self) -> None:
+        if self.job_id in self._stopping:
             raise StoppedError
 
-    def on_segment(stage: str, number: int, count: int) -> None:
-        check()
-        place.update(stage=stage if len(names) > 1 else "video", number=number, count=count)
+    def _on_segment(self, stage: str, number: int, count: int) -> None:
+        self._check()
+        self._stage = stage if len(self._names) > 1 else "video"
+        self._segment, self._segments = number, count
 
-    def on_step(done: int, total: int) -> None:
-        check()
-        stage = names.index("") if place["stage"] in ("refined", "video") else 0
+    def _on_step(self, done: int, total: int) -> None:
+        self._check()
+        place = self._names.index("") if self._stage in ("refined", "video") else 0
         progress = Progress(
-            stage=str(place["stage"]), step=done, steps=total, segment=int(place["number"]),
-            segments=int(place["count"]), stage_number=stage, stages=len(names),
+            stage=self._stage, step=done, steps=total, segment=self._segment, segments=self._segments,
+            stage_number=place, stages=len(self._names),
         )  # fmt: skip
-        send("step", job_id, progress)
-
-    listeners, files = Listeners(on_step=on_step, on_segment=on_segment), Files(output=folder / VIDEO)
-    video: dict[str, Any] = {}
-    for result in task.run(pipeline, folder / "segments", listeners):
-        shown: list[np.ndarray] = []
-        stage = result.name or "refined" if len(names) > 1 else "segment"
-
-        def tell(name: str) -> None:
-            check()
-            send("segment", job_id, name)
-
-        pieces = _with_pictures(result, shown)
-        if is_segmented(task):
-            pieces = _with_segments(pieces, result, folder, stage, tell)
-        facts = write_result(dataclasses.replace(result, pieces=pieces), files)
-        video = {**facts, "fps": float(result.fps), "file": files.named(result.name).name}
-        result.finish()
-        check()
-        if result.name == "":
-            write_image(folder / THUMBNAIL, shown[len(shown) // 2])
-            write_image(folder / SPRITESHEET, contact_sheet(np.stack(shown), len(shown)))
-    write_json(folder / SIDECAR, _sidecar(task, pipeline, video, time.monotonic() - started, folder))
-    return video
+        self._send("step", self.job_id, progress)
 
 
 def _with_pictures(result: Result, shown: list[np.ndarray]) -> Iterator[Frames]:
@@ -188,20 +217,7 @@ def _with_pictures(result: Result, shown: list[np.ndarray]) -> Iterator[Frames]:
         yield piece
 
 
-def _with_segments(
-    pieces: Iterator[Frames], result: Result, folder: Path, stage: str, tell: Callable[[str], None]
-) -> Iterator[Frames]:
-    """The pieces, each written as a video of its own on the way, to be watched before the whole is there."""
-    for number, piece in enumerate(pieces):
-        name = f"{stage}_{number:04}.mp4"
-        height, width = piece.shape[1:3]
-        with VideoWriter(folder / name, fps=result.fps, height=height, width=width) as file:
-            file.write(piece)
-        tell(name)
-        yield piece
-
-
-def _sidecar(task: Task, pipeline: Pipeline, video: dict[str, Any], seconds: float, folder: Path) -> dict[str, Any]:
+def _sidecar(task: Task, pipeline: Pipeline, video: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Everything that is needed to repeat a video; no path of this machine."""
     return {
         "video": {**video, "fps": str(Fraction(video["fps"]).limit_denominator(100_000))},

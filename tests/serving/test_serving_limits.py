@@ -24,6 +24,7 @@ def server(tiny_checkpoint, tmp_path_factory):
     flags = ["--keys", folder / "keys", "--max-pixels", "4096", "--max-frames", "101", "--max-jobs-per-key", "4"]
     flags += ["--max-body-megabytes", "4", "--max-upload-seconds", "2", "--max-input-pixels", "200000"]
     flags += ["--max-decode-seconds", "8", "--max-prompt-characters", "100", "--max-segments", "4"]
+    flags += ["--max-event-streams", "2"]
     with ServedModel(tiny_checkpoint, folder / "videos", *map(str, flags), file_kilobytes=2000) as served:
         served.key, served.folder = ANN, folder / "videos"
         yield served
@@ -189,6 +190,33 @@ def test_pages_of_other_sites_are_refused(server):
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers
+
+
+def test_event_streams_that_are_left_open(server):
+    video = server.create(prompt="a cat", num_inference_steps=100, num_frames=101)
+    start = f"GET /v1/videos/{video['id']}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ANN}\r\n\r\n"
+    host, port = server.address.removeprefix("http://").split(":")
+    streams = [socket.create_connection((host, int(port)), timeout=10) for _ in range(2)]
+    for stream in streams:
+        stream.sendall(start.encode())
+        assert b" 200 " in stream.recv(4096)
+    status, reply = server.ask(f"/v1/videos/{video['id']}/events")
+    assert (status, reply["error"]["code"]) == (429, "rate_limit_exceeded")
+    streams[0].close()
+    server.wait_until(lambda: b" 200 " in first_bytes(host, port, start))
+    server.ask(f"/v1/videos/{video['id']}", method="DELETE")
+    streams[1].settimeout(10)
+    received = b""
+    while b"event: deleted" not in received and (part := streams[1].recv(65536)):
+        received += part
+    assert b"event: deleted" in received
+    streams[1].close()
+
+
+def first_bytes(host, port, text):
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(text.encode())
+        return connection.recv(4096)
 
 
 def test_a_full_queue_and_a_full_disk_leave_nothing_behind(server):
