@@ -32,7 +32,7 @@ from lcv_jax.own_files import write_json
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.planning import requests, rollouts, tables, training, training_tables
+from lcv_jax.planning import judges, requests, rollouts, tables, training, training_tables
 from lcv_jax.planning.compiling import Machine, Stage, compile_stage
 from lcv_jax.planning.report import Plan, Setup
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
@@ -301,6 +301,11 @@ def make_training_plan(
     if cfg.rollout and (not only or "rollout" in only):
         with _compiling("rollout", devices.gpu, progress):
             stages += rollouts.compile_rollout(cfg, batches[0], known, machine)
+        with _compiling("scoring", devices.gpu, progress):
+            stages += judges.compile_judgings(cfg, batches[0].size, machine, stages[-1])
+    stages = judges.with_weights(stages, cfg, batches[0].size)
+    facts = devices.facts()
+    rewards = judges.costs(cfg, batches[0].size, facts["gpu"], devices.num_gpus)
     split = cfg.devices
     described_setup = TrainingSetup(
         config=name,
@@ -317,7 +322,8 @@ def make_training_plan(
         adapted=cfg.adapter is not None,
         averaged=cfg.optimizer.ema_decay is not None,
     )
-    return TrainingPlan(**devices.facts(), setup=Setup(dtype=cfg.dtype), training=described_setup, stages=stages)
+    setup = Setup(dtype=cfg.dtype)
+    return TrainingPlan(**facts, setup=setup, training=described_setup, stages=stages, rewards=rewards)
 
 
 @contextlib.contextmanager

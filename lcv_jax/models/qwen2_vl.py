@@ -30,8 +30,8 @@ from lcv_jax.parallel.sharding import constrain_samples, over_samples
 class Branches:
     """How a sequence of tokens is a beginning and several ends of equal length that follow it."""
 
-    begun_BP: Bool[Array, "B P"]
-    """Which tokens of the beginning are no padding; padding is at its end."""
+    begun_BP: Any
+    """An array, or its shape: which tokens of the beginning are no padding; padding is at its end."""
     num_ends: int = flax.struct.field(pytree_node=False)
 
     def attend(self, q_BLNK: Array, k_BLNK: Array, v_BLNK: Array, implementation: str) -> Array:

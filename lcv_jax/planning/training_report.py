@@ -51,6 +51,8 @@ class TrainingPlan(Plan):
     """The whole answer: a step of every kind of batch."""
 
     training: TrainingSetup
+    rewards: Sequence[str] = ()
+    """What its reward models cost, a sentence each."""
     stages: Sequence[TrainingStage]  # type: ignore[assignment]
 
     @property
@@ -87,6 +89,11 @@ class TrainingPlan(Plan):
             f"it. The usual time is that of {USUAL_UTILISATION:.0%} of the peak by model TFLOP (the report has 33 to "
             "38 %). Samples, checkpoints, and networks that encode data while training are not counted."
         )
+        if self.rewards:
+            lines += [
+                *self.rewards,
+                "Prompts of reward models are counted in characters unless their folders are there.",
+            ]
         if any(stage.host_bytes for stage in self.stages):
             most = max(stage.host_bytes for stage in self.stages) * min(self.num_gpus, self.per_host or self.num_gpus)
             lines.append(
@@ -101,7 +108,7 @@ class TrainingPlan(Plan):
             return []
         peak, setup = self.peak, self.training
         assert isinstance(peak, TrainingStage)
-        state = sum(size for name, size in peak.resident_bytes.items() if name not in ("frozen", "encoders"))
+        state = sum(size for name, size in peak.resident_bytes.items() if name not in ("frozen", "encoders", "judges"))
         activations = peak.temporary_bytes - peak.gradient_bytes
         found: list[tuple[int, str]] = []
         if setup.dtype == "float32":
@@ -144,7 +151,7 @@ class TrainingPlan(Plan):
     def to_json(self) -> dict[str, Any]:
         """Everything, in bytes, seconds and operations."""
         setup = {**dataclasses.asdict(self.training), "samples": self.training.samples}
-        return {**super().to_json(), "setup": setup, "usual_seconds": self.usual_seconds}
+        return {**super().to_json(), "setup": setup, "usual_seconds": self.usual_seconds, "rewards": [*self.rewards]}
 
     def _stage_json(self, stage: Stage) -> dict[str, Any]:
         assert isinstance(stage, TrainingStage)

@@ -10,7 +10,7 @@ from lcv_jax.planning.tables import duration, markdown_table, new_table, show_de
 from lcv_jax.planning.training import TrainingStage
 from lcv_jax.planning.training_report import USUAL_UTILISATION, TrainingPlan
 
-COMPONENTS = ("parameters", "moments", "average", "frozen", "encoders")
+COMPONENTS = ("parameters", "moments", "average", "frozen", "encoders", "judges")
 
 
 def show(plan: TrainingPlan, console: Console) -> None:
@@ -96,7 +96,7 @@ def markdown(plans: Sequence[TrainingPlan]) -> str:
 
 def _row(plan: TrainingPlan, stage: TrainingStage, *, hosts: bool) -> list[str]:
     setup = plan.training
-    state = sum(size for name, size in stage.resident_bytes.items() if name not in ("frozen", "encoders"))
+    state = sum(size for name, size in stage.resident_bytes.items() if name not in ("frozen", "encoders", "judges"))
     frozen = stage.resident_bytes.get("frozen", 0)
     _, gradients, activations, together = _rest(stage)
     at_a_time = f"{setup.samples}" + (f", {setup.accumulation} times" if setup.accumulation > 1 else "")

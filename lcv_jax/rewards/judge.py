@@ -226,7 +226,7 @@ class Judge:
         """Scores B Q outputs of a packed batch."""
         arguments: dict[str, Any] = dict(packed)
         arguments["branches"] = Branches(begun_BP=arguments.pop("begun_BP"), num_ends=shape.ends)
-        return _score(self.network, self.params, self._placed(arguments))
+        return score_packed(self.network, self.params, self._placed(arguments))
 
     def _rows(self, count: int) -> int:
         devices = 1 if self.mesh is None else self.mesh.size
@@ -247,7 +247,8 @@ class Judge:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(network: JudgeNetwork, params: Params, arguments: dict[str, Any]) -> Array:
+def score_packed(network: JudgeNetwork, params: Params, arguments: dict[str, Any]) -> Array:
+    """Scores B Q outputs of a packed batch: the program that a shape compiles."""
     scores: Any = network.apply({"params": params}, **arguments)
     return scores
 
