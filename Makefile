@@ -64,7 +64,7 @@ test-newest: .venv-newest/installed
 test-compile: .venv-gpu-compile/installed
 	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --check docs/kernels.md
 	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py tests/parallel/test_overlap.py
-	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest -m skipif tests/test_plan.py tests/test_plan_training.py # those without it: make test
+	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest -m skipif tests/test_plan.py tests/test_plan_training.py tests/models/test_streamed.py # those without it: make test
 
 lint: .venv/installed
 	$(BIN)/ruff check .

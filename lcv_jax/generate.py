@@ -72,6 +72,9 @@ class Weights:
     """What the networks compute in; "stored" is what the checkpoint was converted to."""
     fold_adapters: bool = True
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
+    weights: Literal["resident", "stream"] = "resident"
+    """stream: keep the layers of the transformer and the text encoder in host memory, and copy each to the GPU as it
+    runs, with the next one under way. The GPU then needs memory for two layers."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
@@ -249,6 +252,7 @@ def load(weights: Weights, devices: Devices) -> Pipeline:
         dtype=dtype,
         fold_adapters=weights.fold_adapters,
         vae_tiles=weights.vae_tiles,
+        weights=weights.weights,
         keep_text_encoder=weights.keep_text_encoder,
         **devices.settings(),
     )

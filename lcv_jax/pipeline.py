@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.streamed import STACKS, check_host_memory, load_streamed, onto_device
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
@@ -32,12 +33,22 @@ from lcv_jax.data.frames import resize_and_crop, to_uint8
 from lcv_jax.diffusion.flow import mix
 from lcv_jax.models.dit import LongCatVideo, sparse_order
 from lcv_jax.models.lora import combine, fold
+from lcv_jax.models.streamed import resting_place
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
-from lcv_jax.sampling.denoise import decode_latents, denoise, encode_frames, encode_text, reporting, upsample_clip
+from lcv_jax.sampling.denoise import (
+    decode_latents,
+    denoise,
+    denoise_streamed,
+    encode_frames,
+    encode_text,
+    encode_text_streamed,
+    reporting,
+    upsample_clip,
+)
 from lcv_jax.sampling.options import (
     DISTILLED_ADAPTER,
     REFINEMENT_ADAPTER,
@@ -51,7 +62,14 @@ from lcv_jax.sampling.options import (
     whole_frames,
 )
 from lcv_jax.sampling.stream import Stream
-from lcv_jax.sampling.streaming import StreamState, StreamWindow, decode_chunk, next_latents, start_stream
+from lcv_jax.sampling.streaming import (
+    StreamState,
+    StreamWindow,
+    decode_chunk,
+    next_latents,
+    next_latents_streamed,
+    start_stream,
+)
 
 Frames = np.ndarray
 """A clip, T H W 3: uint8, or float in [0, 1]."""
@@ -94,6 +112,9 @@ class Pipeline:
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
     """Where the text encoder's parameters stay between encodings: on the devices; in host memory, copied to the devices
     for an encoding and freed there after it; or nowhere but on disk, and read again."""
+    weights: Literal["resident", "stream"] = "resident"
+    """Where the layers of the transformer and the text encoder stay: on the device; or in pinned host memory, copied to
+    the device layer by layer as they run, with the next one under way. Adapters are then added as the model runs."""
     vae_tiles: bool = False
     """Encode and decode in overlapping tiles: less memory, nearly the same result."""
     mesh: Mesh | None = None
@@ -109,7 +130,9 @@ class Pipeline:
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
         self.shift = store.load_scheduler_config(self.folder).shift
-        self.fold_adapters = self.fold_adapters and not store.is_quantized(self.folder)
+        self._resting = self._resting_place()
+        streams = self.weights == "stream"
+        self.fold_adapters = self.fold_adapters and not streams and not store.is_quantized(self.folder)
         self._check_networks()
         check_choice("keep_text_encoder", self.keep_text_encoder, ("device", "host", "disk"))
         self._params: dict[str, Params] = {}
@@ -120,6 +143,30 @@ class Pipeline:
         self._active: tuple[tuple[tuple[str, float], ...], Params] | None = None
         self.skipped_steps: list[tuple[int, ...]] = []
         """Steps, from 0, that the step cache skipped: an entry for every sampling that used it."""
+
+    def _resting_place(self) -> Any:
+        """Where streamed layers rest.
+
+        Raises:
+            ValueError: too little host memory, or a mesh.
+        """
+        check_choice("weights", self.weights, ("resident", "stream"))
+        if self.weights == "resident":
+            return None
+        if self.mesh is not None:
+            raise ValueError("weights=stream is for one device: on several use --parameters split instead")
+        resting = resting_place()
+        if resting is None:
+            warnings.warn(
+                f"weights=stream: {jax.devices()[0].device_kind} has no pinned host memory; "
+                "the weights stay on the device",
+                stacklevel=4,
+            )
+            self.weights = "resident"
+            return None
+        names = ("dit",) if self.keep_text_encoder == "disk" else ("dit", "text_encoder")
+        check_host_memory(self.folder, self.dtype, names)
+        return resting
 
     def _check_networks(self) -> None:
         """Raises ValueError for networks that do not fit one another."""
@@ -372,7 +419,8 @@ class Pipeline:
             text, mask = self.encode_text(asked, chosen.max_sequence_length)
             own_key = jax.random.fold_in(key, state.num_frames)
             with self._on_mesh():
-                latents, cache = next_latents(
+                make = next_latents_streamed if self.weights == "stream" else next_latents
+                latents, cache = make(
                     model, self._variables(chosen, ()), state.cache, state.num_frames,
                     jax.random.normal(own_key, shape), text, mask, schedule, jnp.float32(chosen.scale),
                     jax.random.fold_in(own_key, 1), window=window, renoise=chosen.distilled,
@@ -399,6 +447,8 @@ class Pipeline:
 
     def params(self, network: str) -> Params:
         """The parameters of "dit", "vae" or "text_encoder" on the devices, loaded at the first call."""
+        if network not in self._params and self.weights == "stream" and network in STACKS:
+            self._params[network] = self._streamed_params(network)
         if network not in self._params:
             sharding = self._sharding(network)
             if network == "text_encoder" and self.keep_text_encoder == "host":
@@ -409,6 +459,16 @@ class Pipeline:
             else:
                 self._params[network] = store.load_component(self.folder, network, self.dtype, sharding)[1]
         return self._params[network]
+
+    def _streamed_params(self, network: str) -> Params:
+        """Parameters on the device, with layers that rest in the host's memory."""
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        if network != "text_encoder" or self.keep_text_encoder != "host":
+            return load_streamed(self.folder, network, self.dtype, self._resting, device)
+        if self._text_encoder_on_host is None:
+            resting = self._resting
+            self._text_encoder_on_host = load_streamed(self.folder, network, self.dtype, resting, resting)
+        return onto_device(self._text_encoder_on_host, device)
 
     def _release_text_encoder(self) -> None:
         """Frees its memory on the devices, unless that is where it stays."""
@@ -463,7 +523,8 @@ class Pipeline:
         """A prompt's embedding L D and where it has tokens, in host memory."""
         ids_BL, mask_BL = self.tokenizer.tokenize([prompt], max_sequence_length)
         with self._on_mesh():
-            text_BLD = encode_text(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL)
+            encode = encode_text_streamed if self.weights == "stream" else encode_text
+            text_BLD = encode(self.text_encoder, self.params("text_encoder"), ids_BL, mask_BL)
         return np.asarray(text_BLD[0]), np.asarray(mask_BL[0], bool)
 
     def _encode(self, frames_THWC: np.ndarray | Array, options: SamplingOptions) -> Array:
@@ -526,8 +587,9 @@ class Pipeline:
         if start is not None:
             noisy = mix(start, noisy, schedule[0])
         listener = None if on_step is None else lambda done: on_step(done, len(schedule))
+        run = denoise_streamed if self.weights == "stream" else denoise
         with reporting(listener), self._on_mesh():
-            latents, evaluated = denoise(
+            latents, evaluated = run(
                 model,
                 variables,
                 noisy[:, num_condition:],

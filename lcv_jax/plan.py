@@ -46,12 +46,14 @@ from lcv_jax.user_files import check_writable
 class Networks:
     """The networks and how they run."""
 
-    weights: Path | None = None
+    checkpoint: Path | None = None
     """Folder that convert_torch_weights.py wrote, of which the configs are read. None: the released 13.6B model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the networks are stored as and compute in."""
     fold_adapters: bool = True
     """Fold adapters into a copy of the weights. Without, they are added at every step: slower, but no copy."""
+    weights: Literal["resident", "stream"] = "resident"
+    """stream: the layers of the transformer and the text encoder stay in host memory, and each is copied as it runs."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
@@ -64,7 +66,7 @@ class Networks:
 
     def load(self) -> requests.Networks:
         """Their configs."""
-        read = requests.Networks() if self.weights is None else requests.networks_of(self.weights)
+        read = requests.Networks() if self.checkpoint is None else requests.networks_of(self.checkpoint)
         quantized = read.quantized or self.quantize == "int8"
         return dataclasses.replace(read, folded=(*read.folded, *self.fold), quantized=quantized)
 
@@ -234,11 +236,14 @@ def make_plan(
     devices.check()
     if isinstance(request, requests.Refine):
         check_refinement(options)
-    settings = {name: getattr(networks, name) for name in ("dtype", "fold_adapters", "vae_tiles", "keep_text_encoder")}
+    names = ("dtype", "fold_adapters", "vae_tiles", "keep_text_encoder", "weights")
+    settings = {name: getattr(networks, name) for name in names}
+    if networks.weights == "stream" and devices.num_gpus > 1:
+        raise ValueError("weights=stream is for one GPU: on several use --parameters split instead")
     programs = requests.programs_of(request, options, networks.load(), context=devices.attention(), **settings)
-    names = list(dict.fromkeys(program.name for program in programs))
-    if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"no stage {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, names))}")
+    stage_names = list(dict.fromkeys(program.name for program in programs))
+    if unknown := [name for name in only if name not in stage_names]:
+        raise ValueError(f"no stage {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, stage_names))}")
     machine = devices.machine()
     stages: list[Stage] = []
     for program in programs:

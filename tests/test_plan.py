@@ -536,7 +536,18 @@ def test_a_sweep_is_a_table_and_a_picture(tmp_path):
 
 # The command
 
-TINY = ["--weights", "WEIGHTS", "--height", "32", "--width", "48", "--num-frames", "5", "--max-sequence-length", "16"]
+TINY = [
+    "--checkpoint",
+    "WEIGHTS",
+    "--height",
+    "32",
+    "--width",
+    "48",
+    "--num-frames",
+    "5",
+    "--max-sequence-length",
+    "16",
+]
 
 
 def run(arguments, capsys):
@@ -604,7 +615,7 @@ def test_stages_can_be_chosen(tiny_checkpoint, capsys, compiled_for_here):
         (["text-to-video", "--only", "decoding"], "no stage 'decoding': there are 'encode text', 'denoise', 'decode'"),
         (["text-to-video", "--num-steps", "0"], "num_steps must lie in 1"),
         (["text-to-video", "--num-prompts", "0"], "num_prompts must lie in 1"),
-        (["text-to-video", "--weights", "nowhere"], "nowhere is no folder"),
+        (["text-to-video", "--checkpoint", "nowhere"], "nowhere is no folder"),
         (["continue-video", "--num-cond-frames", "12"], "num_cond_frames must be a multiple of 4 plus 1, got 12"),
         (["refine", "--distilled"], "refinement has a schedule and an adapter of its own"),
         (["refine", "--segment-frames", "0"], "segment_frames must lie in 1..65536, got 0"),
@@ -654,7 +665,7 @@ def test_flops_add_and_multiply():
 @needs_compiler
 @pytest.mark.parametrize("name", gpus.names())
 def test_a_tiny_plan_for_every_gpu(name, tiny_checkpoint):
-    networks = plan.Networks(weights=tiny_checkpoint)
+    networks = plan.Networks(checkpoint=tiny_checkpoint)
     request = TextToVideo(height=64, width=96, num_frames=9)
     made = plan.make_plan(request, SamplingOptions(num_steps=2), networks, plan.Devices(gpu=name), ["denoise"])
     (denoising,) = made.stages
@@ -667,7 +678,7 @@ def test_a_tiny_plan_for_every_gpu(name, tiny_checkpoint):
 
 @needs_compiler
 def test_a_tiny_plan_of_a_mesh(tiny_checkpoint):
-    networks = plan.Networks(weights=tiny_checkpoint)
+    networks = plan.Networks(checkpoint=tiny_checkpoint)
     request = TextToVideo(height=64, width=96, num_frames=9)
     devices = plan.Devices(num_gpus=4, seq=2, fsdp=2, parameters="split", context="ring")
     options = SamplingOptions(num_steps=2)
@@ -683,7 +694,7 @@ def test_a_tiny_plan_of_a_mesh(tiny_checkpoint):
 
 @needs_compiler
 def test_a_tiny_plan_of_two_hosts(tiny_checkpoint):
-    networks = plan.Networks(weights=tiny_checkpoint)
+    networks = plan.Networks(checkpoint=tiny_checkpoint)
     devices = plan.Devices(num_gpus=4, gpus_per_host=2, data=2, seq=2)
     made = plan.make_plan(
         TextToVideo(height=64, width=96, num_frames=9), SamplingOptions(num_steps=2), networks, devices, ["denoise"]

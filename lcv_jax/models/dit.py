@@ -10,6 +10,7 @@ themselves, and so `encode_condition` can compute their keys and values once for
 With block-sparse attention the tokens are put into block order once, here, and nothing below permutes.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -20,13 +21,15 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
-from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int
+from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, Params
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.kernels.block_order import Shape3D, TokenOrder, block_order, plain_order
+from lcv_jax.kernels.platform import target_platform
 from lcv_jax.models.attention import AttentionPlan, CrossAttention, LayerCache, SelfAttention
 from lcv_jax.models.layers import LayerNorm, Linear, layer_norm
 from lcv_jax.models.remat import BLOCK_INPUT, rematerialised
 from lcv_jax.models.rope import rope_table
+from lcv_jax.models.streamed import PackedLayers, at_layer, run_layers
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.sharding import constrain_tokens
 
@@ -57,6 +60,11 @@ class BlockInputs:
     order: TokenOrder = flax.struct.field(pytree_node=False)
     """Of the tokens of this call."""
     keep_cache: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @property
+    def batched(self) -> dict[str, Array | None]:
+        """Those with an entry for each sample."""
+        return {"t_BTE": self.t_BTE, "text_BLD": self.text_BLD, "text_mask_BL": self.text_mask_BL}
 
 
 def modulate(
@@ -299,7 +307,7 @@ class LongCatVideo(nn.Module):
             **self._geometry(grid, num_cond_latents, cache, cached_frames, chunk),
         )
         x_BSD = given.order.apply(self.x_embedder(latents_BTHWC))
-        x_BSD, _ = self.blocks(x_BSD, cache, given)
+        x_BSD, _ = self._run_blocks(x_BSD, cache, given)
         patches_BSC = given.order.undo(self.final_layer(x_BSD, given.t_BTE, given.order))
         _, h, w = self.cfg.patch_size
         T, H, W = grid
@@ -325,8 +333,44 @@ class LongCatVideo(nn.Module):
             **self._geometry(grid, grid[0] if cache is None else 0, cache, cached_frames),
         )
         own: Any
-        _, own = self.blocks(given.order.apply(self.x_embedder(condition_BTHWC)), cache, given)
+        _, own = self._run_blocks(given.order.apply(self.x_embedder(condition_BTHWC)), cache, given)
         return own
+
+    def _run_blocks(self, x_BSD: Array, cache: Cache | None, given: BlockInputs) -> tuple[Array, Any]:
+        """All blocks, whose parameters are here or rest in the host's memory."""
+        packed: Any = self.get_variable("params", "blocks")
+        if not isinstance(packed, PackedLayers):
+            return self.blocks(x_BSD, cache, given)
+        block: Any = Block(self.cfg, dtype=self.dtype, param_dtype=self.param_dtype, parent=None).apply
+        adapters: Params = self.get_variable("adapters", "blocks", {})
+
+        def samples(params: Params, x_BSD: Array, index: Array) -> tuple[Array, Any]:
+            """One layer, sample by sample: weights cross once for both halves of guidance, and only one computes."""
+            variables = {"params": params, "adapters": at_layer(adapters, index)}
+            own_cache = at_layer(cache, index)
+            if target_platform() != "gpu":  # one thing to the scheduler matters there alone; else to the same bits
+                return block(variables, x_BSD, own_cache, given)
+
+            def one(number: Array) -> tuple[Array, Any]:
+                def sample(x: Array) -> Array:
+                    return jax.lax.dynamic_slice_in_dim(x, number % x.shape[0], 1)
+
+                x_1SD, kept, inputs = jax.tree.map(sample, (x_BSD, own_cache, given.batched))
+                x_1SD, own = block(variables, x_1SD, kept, dataclasses.replace(given, **inputs))
+                return x_1SD[0], jax.tree.map(lambda part: part[0], own)
+
+            return jax.lax.map(one, jnp.arange(x_BSD.shape[0]))
+
+        depth, size = packed.rows_PN.shape
+        row = jax.ShapeDtypeStruct((size,), jnp.uint8)
+        _, own = jax.eval_shape(lambda row: samples(packed.layer(row), x_BSD, jnp.int32(0)), row)
+        owns = jax.tree.map(lambda part: jnp.zeros((depth, *part.shape), part.dtype), own)
+
+        def layer(params: Params, carry: tuple[Array, Any], index: Array) -> tuple[Array, Any]:
+            x_BSD, own = samples(params, carry[0], index)
+            return x_BSD, jax.tree.map(lambda all, one: all.at[index].set(one), carry[1], own)
+
+        return run_layers(packed, layer, (x_BSD, owns))
 
     def _token_grid(self, latents_BTHWC: Array) -> Shape3D:
         _, T, H, W, C = latents_BTHWC.shape

@@ -4,6 +4,8 @@ A T5 v1.1 encoder in which every layer has relative position biases of its own. 
 captions (data/captions.py), the caption projection (models/dit.py), a decoder. Names follow the published checkpoint.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, Shaped
 from lcv_jax.config import UMT5Config
 from lcv_jax.models.layers import Embedding, Linear, RMSNorm, matmul_precision
+from lcv_jax.models.streamed import PackedLayers, run_layers
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "L M"]:
@@ -152,6 +155,11 @@ class Encoder(nn.Module):
                 x_BLD.shape[1], cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
             )
         )
+        packed: Any = self.get_variable("params", "block")
+        if isinstance(packed, PackedLayers):
+            block: Any = Block(cfg, self.dtype, self.param_dtype, parent=None).apply
+            x_BLD = run_layers(packed, lambda params, x, _: block({"params": params}, x, mask_BL, bucket_LM)[0], x_BLD)
+            return RMSNorm(cfg.layer_norm_epsilon, self.param_dtype, name="final_layer_norm")(x_BLD)
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0},

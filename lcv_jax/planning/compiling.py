@@ -9,17 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lcv_jax.array_types import PyTree
 from lcv_jax.kernels.platform import compiling_for
 from lcv_jax.models.flops import counted_flops
+from lcv_jax.models.streamed import PINNED, PackedLayers
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import REPLICATED, Rules, loading_rule
 from lcv_jax.planning.buffers import Buffer, largest_buffers, read_assignment
 from lcv_jax.planning.hlo import Collective, collectives
 from lcv_jax.planning.requests import Program
+
+
+class InHostMemory(NamedSharding):
+    """Pinned host memory next to a described device.
+
+    Described devices list no memories, so that NamedSharding would drop `memory_kind`; this one keeps it.
+    """
+
+    @property
+    def memory_kind(self) -> str:
+        """Where the array lies."""
+        return PINNED
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InHostMemory) and (self.mesh, self.spec) == (other.mesh, other.spec)
+
+    def __hash__(self) -> int:
+        return hash((InHostMemory, self.mesh, self.spec))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +56,17 @@ class Machine:
     """Of the transformer's and the text encoder's parameters."""
 
     def place(self, tree: PyTree, component: str | None = None) -> PyTree:
-        """Shapes with the sharding that they have on the machine; without a component they lie whole everywhere."""
+        """Shapes with the sharding that they have on the machine; without a component they lie whole everywhere.
+
+        Streamed layers lie in the host's memory.
+        """
 
         def place(path: tuple[Any, ...], leaf: Any) -> Any:
             if not isinstance(leaf, jax.ShapeDtypeStruct):
                 return leaf
+            if path and isinstance(path[-1], jax.tree_util.GetAttrKey):
+                place = InHostMemory(Mesh(np.array(self.devices[:1]), ("x",)), PartitionSpec())
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding(component, path, leaf.shape))
 
         return jax.tree_util.tree_map_with_path(place, tree)
@@ -54,9 +80,13 @@ class Machine:
         return rule(tuple(str(key.key) for key in path), shape)
 
     def bytes_each(self, tree: PyTree, component: str | None = None) -> int:
-        """Of a tree of shapes, on one device."""
+        """Of a tree of shapes, on one device; what rests in the host's memory is not counted."""
         placed = jax.tree.leaves(self.place(tree, component))
-        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in placed if _is_shape(x))
+        return sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in placed
+            if _is_shape(x) and not isinstance(x.sharding, InHostMemory)
+        )
 
     def shares(self, program: Program) -> int:
         """Into how many parts a program's work is split."""
@@ -92,6 +122,10 @@ class Stage:
     flops_by_part: dict[str, float]
     shares: int
     """Into how many parts the work is split."""
+    host_bytes: int = 0
+    """Of parameters that rest in the host's memory while it runs."""
+    fetched_bytes: int = 0
+    """Copied from the host's memory in one run."""
     moved_bytes: int
     """Between a device and its memory in one run, at the least: parameters, caches, inputs, outputs."""
 
@@ -153,6 +187,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
     inputs = sum(machine.bytes_each(argument) for argument in program.arguments if not isinstance(argument, dict))
     resident = {name: machine.bytes_each(tree, name) for name, tree in program.resident.items()}
     whole = {name: _bytes(program.resident[name]) for name in program.own}
+    in_host = {name: _streamed_bytes(tree) for name, tree in program.resident.items()}
     known = program.sampling
     rounds = known.steps if known else 1
     cache_bytes = known.cache_bytes // _tokens_split(machine) if known else 0
@@ -170,6 +205,8 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         flops=known.flops.total if known else counted_flops(compiled.jaxpr),
         flops_by_part=dataclasses.asdict(known.flops) if known else {},
         shares=machine.shares(program),
+        host_bytes=sum(in_host.values()),
+        fetched_bytes=rounds * sum(in_host[name] for name in program.own),
         moved_bytes=rounds * (sum(whole.values()) + cache_bytes) + inputs + memory.output_size_in_bytes,
     )
 
@@ -205,6 +242,12 @@ def _tokens_split(machine: Machine) -> int:
 
 def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _streamed_bytes(tree: PyTree) -> int:
+    """Of layers that rest in the host's memory."""
+    found = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, PackedLayers))
+    return sum(_bytes(leaf) for leaf in found if isinstance(leaf, PackedLayers))
 
 
 def _is_shape(leaf: Any) -> bool:

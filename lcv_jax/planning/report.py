@@ -41,6 +41,7 @@ class Setup:
     fold_adapters: bool = True
     vae_tiles: bool = False
     keep_text_encoder: str = "device"
+    weights: str = "resident"
     use_cache: bool = True
     step_cache: float = 0.0
     guided: bool = False
@@ -75,6 +76,11 @@ class Plan:
         return max(self.stages, key=lambda stage: stage.peak_bytes)
 
     @property
+    def host_bytes(self) -> int:
+        """Host memory for layers that are streamed, once all are loaded."""
+        return max(stage.host_bytes for stage in self.stages)
+
+    @property
     def fits(self) -> bool:
         """Whether every stage does."""
         return self.peak.peak_bytes <= self.usable_bytes
@@ -92,6 +98,7 @@ class Plan:
             memory=stage.moved_bytes / self.gpu.memory_bandwidth,
             links=stage.sent_bytes / speed.link_bandwidth,
             network=stage.network_bytes / (self.network_bandwidth or speed.network.bandwidth),
+            host=stage.fetched_bytes / speed.host_bandwidth,
         )
 
     def parameters(self) -> dict[str, int]:
@@ -112,6 +119,11 @@ class Plan:
             + ", all at their peaks; the longest of them, the others hidden behind it. Of memory traffic only "
             "parameters, caches, inputs and outputs are counted. Real programs take longer.",
         ]
+        if self.setup.weights == "stream":
+            lines.append(
+                f"Streamed weights: {gigabytes(self.host_bytes)} of pinned host memory, up to twice that while they "
+                f"load; copies at {self.gpu.speed.host_bandwidth / 1e9:.0f} GB/s at best."
+            )
         if self.setup.step_cache:
             lines.append(
                 f"Step cache: how many steps it skips depends on the video, so the floor of 'denoise' counts only the "
@@ -188,6 +200,7 @@ class Plan:
             "fits": self.fits,
             "peak_bytes": self.peak.peak_bytes,
             "peak_stage": self.peak.name,
+            "host_bytes": self.host_bytes,
             "floor_seconds": self.seconds,
             "parameter_bytes": self.parameters(),
             "setup": dataclasses.asdict(self.setup),

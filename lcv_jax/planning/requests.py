@@ -20,11 +20,13 @@ from lcv_jax import pipeline as pipelines
 from lcv_jax.array_types import Array, Params
 from lcv_jax.bounds import Bounds, FrameCount, Pixels, Shift, check_fields
 from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.streamed import STACKS
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
 from lcv_jax.diffusion.step_cache import FIRST_STEPS, LAST_STEPS
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.flops import ForwardFlops, forward_flops
 from lcv_jax.models.quantize import quantize
+from lcv_jax.models.streamed import packed_shapes, replace_stack
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
@@ -269,7 +271,7 @@ class RecordingPipeline(Pipeline):
         self.vae = WanVAE(self.networks.vae)
         self.text_encoder = UMT5Encoder(self.networks.text_encoder)
         self.shift = self.networks.shift
-        self.fold_adapters = self.fold_adapters and not self.networks.quantized
+        self.fold_adapters = self.fold_adapters and not self.networks.quantized and self.weights == "resident"
         self._params: dict[str, Params] = {}
         self._active = None
 
@@ -278,6 +280,7 @@ class RecordingPipeline(Pipeline):
         """Within, what the pipeline calls are recorders."""
         recorders: dict[str, Callable] = {
             "denoise": self._denoise,
+            "denoise_streamed": self._denoise,
             "encode_frames": self._encode_frames,
             "upsample_clip": self._upsample_clip,
             "_as_float": lambda frames: jnp.zeros(frames.shape, jnp.float32),
@@ -295,14 +298,18 @@ class RecordingPipeline(Pipeline):
     def params(self, network: str) -> Params:
         """Shapes of the parameters of "dit", "vae" or "text_encoder"."""
         if network not in self._params:
-            self._params[network] = parameter_shapes(self.networks, network, jnp.dtype(self.dtype))
+            shapes = parameter_shapes(self.networks, network, jnp.dtype(self.dtype))
+            if self.weights == "stream" and network in STACKS:
+                shapes = replace_stack(shapes, STACKS[network], packed_shapes)
+            self._params[network] = shapes
         return self._params[network]
 
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
         """What the text encoder gives, of the shape that tokenizing gives."""
         tokens = jnp.zeros((1, max_sequence_length), jnp.int32)
         arguments = self.text_encoder, self.params("text_encoder"), tokens, tokens
-        self._record("encode text", programs.encode_text, arguments, "text_encoder", times=len(set(prompts)))
+        encode = programs.encode_text_streamed if self.weights == "stream" else programs.encode_text
+        self._record("encode text", encode, arguments, "text_encoder", times=len(set(prompts)))
         self._release_text_encoder()
         shape = len(prompts), max_sequence_length
         return jnp.zeros((*shape, self.text_encoder.cfg.d_model), self.dtype), jnp.zeros(shape, bool)
@@ -322,7 +329,8 @@ class RecordingPipeline(Pipeline):
         if self.fold_adapters:
             self._params[FOLDED] = adapted_kernels(params)
             return {"params": params}
-        self._params[ADAPTERS] = adapter_shapes(params, ADAPTER_RANK * len(wanted))
+        whole = parameter_shapes(self.networks, "dit", jnp.dtype(self.dtype))
+        self._params[ADAPTERS] = adapter_shapes(whole, ADAPTER_RANK * len(wanted))
         return {"params": params, "adapters": self._params[ADAPTERS]}
 
     def _denoise(
@@ -332,7 +340,8 @@ class RecordingPipeline(Pipeline):
         known = sampling(self.dit_config, model, variables, noise_BTHWC, *others, **options)
         arguments = (model, variables, noise_BTHWC, *others)
         own = ("dit", ADAPTERS) if "adapters" in variables else ("dit",)
-        self._record("denoise", programs.denoise, arguments, *own, options=options, sampling=known)
+        run = programs.denoise_streamed if self.weights == "stream" else programs.denoise
+        self._record("denoise", run, arguments, *own, options=options, sampling=known)
         frames = noise_BTHWC.shape[1] + (0 if condition is None else condition.shape[1])
         latents = jnp.zeros((noise_BTHWC.shape[0], frames, *noise_BTHWC.shape[2:]), jnp.float32)
         return latents, None
@@ -457,7 +466,7 @@ def sampling(
         flops += once * condition_bTHWC.shape[0]
     else:
         flops = forward(grid=(condition + T, rows, columns), num_condition=condition, text_tokens=L) * (G * steps)
-    width = jax.tree.leaves(variables["params"])[0].dtype.itemsize
+    width = variables["params"]["x_embedder"]["proj"]["kernel"].dtype.itemsize
     tokens = condition * rows * columns * (condition_bTHWC.shape[0] if cached else 0)
     cache_bytes = 2 * cfg.depth * tokens * cfg.hidden_size * width
     return Sampling(steps=steps, batch=G, flops=flops, cache_bytes=cache_bytes)

@@ -8,6 +8,7 @@ neighbours' rows. What they return is whole on every device, so that every host 
 """
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from lcv_jax.diffusion.guidance import cfg_zero
 from lcv_jax.diffusion.sampler import Velocity, sample
 from lcv_jax.diffusion.step_cache import WatchedVelocity, sample_with_step_cache
 from lcv_jax.models.dit import Cache, CachedFrames, LongCatVideo
+from lcv_jax.models.streamed import OVERLAP
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE, denormalise_latents, normalise_latents, sample_posterior
 
@@ -31,7 +33,10 @@ ROWS = (None, None, ("data", "fsdp", "seq"))
 """One video at a time, B T H W C: its rows over all devices."""
 
 
-@functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
+_jit_denoise = functools.partial(jax.jit, static_argnames=("model", "use_cache", "guide_condition", "report"))
+
+
+@_jit_denoise
 def denoise(
     model: LongCatVideo,
     variables: Params,
@@ -176,11 +181,19 @@ def reporting(listener: Listener | None) -> Iterator[None]:
             _listener = _stopped_by = None
 
 
-@functools.partial(jax.jit, static_argnames="encoder")
+_jit_encode_text = functools.partial(jax.jit, static_argnames="encoder")
+
+
+@_jit_encode_text
 def encode_text(encoder: UMT5Encoder, params: Params, ids_BL: Array, mask_BL: Array) -> Array:
     """Embeddings of token ids, G L D."""
     apply: Any = encoder.apply
     return _place(apply({"params": params}, ids_BL, mask_BL))
+
+
+denoise_streamed = _jit_denoise(inspect.unwrap(denoise), compiler_options=OVERLAP)
+"""`denoise` for a transformer whose layers rest in the host's memory (models/streamed.py)."""
+encode_text_streamed = _jit_encode_text(inspect.unwrap(encode_text), compiler_options=OVERLAP)
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "method"))

@@ -11,6 +11,7 @@ CausVid (arXiv 2412.07772) and Self Forcing (arXiv 2506.08009).
 
 import dataclasses
 import functools
+import inspect
 from typing import Annotated, Any
 
 import flax.struct
@@ -23,6 +24,7 @@ from lcv_jax.bounds import Bounds, Count, Whole, check_fields
 from lcv_jax.config import DiTConfig
 from lcv_jax.diffusion.sampler import sample, sample_renoising
 from lcv_jax.models.dit import Cache, CachedFrames, LongCatVideo
+from lcv_jax.models.streamed import OVERLAP
 from lcv_jax.models.vae import WanVAE, denormalise_latents
 from lcv_jax.sampling.denoise import guided_velocity
 
@@ -108,7 +110,10 @@ def start_stream(
     return StreamState(jnp.int32(0), cache, None)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "window", "renoise", "full"), donate_argnames="cache")
+_jit_next = functools.partial(jax.jit, static_argnames=("model", "window", "renoise", "full"), donate_argnames="cache")
+
+
+@_jit_next
 def next_latents(
     model: LongCatVideo,
     variables: Params,
@@ -157,6 +162,10 @@ def next_latents(
         return by_frame.at[:, :, slots].set(new).reshape(cached_PBMNK.shape)
 
     return x_BTHWC, jax.tree.map(put, cache, own)
+
+
+next_latents_streamed = _jit_next(inspect.unwrap(next_latents), compiler_options=OVERLAP)
+"""`next_latents` for a transformer whose layers rest in the host's memory (models/streamed.py)."""
 
 
 @functools.partial(jax.jit, static_argnames="vae", donate_argnames="cache")
