@@ -143,7 +143,7 @@ def make_workers(chosen: Command) -> Any:
     if devices.coordinator or devices.num_processes or devices.process_id is not None:
         raise ValueError("a worker is one process: leave out coordinator, num_processes and process_id")
     if replicas == 1:
-        return [Worker(0, chosen.weights, devices, None)]
+        return [Worker(chosen.weights, devices, None)]
     axes = (devices.data, devices.fsdp, devices.seq)
     if -1 in axes:
         raise ValueError("with replicas, data, fsdp and seq must be given: -1 takes all devices")
@@ -153,7 +153,7 @@ def make_workers(chosen: Command) -> Any:
     if len(visible) < each * replicas:
         raise ValueError(f"{replicas} replicas of {each} GPUs need {each * replicas}, CUDA_VISIBLE_DEVICES has {given}")
     parts = [",".join(visible[each * i : each * (i + 1)]) for i in range(replicas)]
-    return [Worker(number, chosen.weights, devices, part) for number, part in enumerate(parts)]
+    return [Worker(chosen.weights, devices, part) for part in parts]
 
 
 def facts_of(chosen: Command) -> dict[str, Any]:

@@ -302,9 +302,12 @@ def make_app(
             ApiError: refused, DiskFullError: refused, OSError: failed, HTTPException: http_error, Exception: bug,
         },
     )  # fmt: skip
-    if origins:
-        app = CORSMiddleware(
-            app, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-        )  # fmt: skip
-    return Guard(app, keys=keys, origins=origins, host=host, limits=handlers.limits, metrics=metrics)
+    app = Guard(app, keys=keys, origins=origins, host=host, limits=handlers.limits, metrics=metrics)
+    if not origins:
+        return app
+    # Outermost: browsers ask before they send a key, and want its headers on refusals too.
+    return CORSMiddleware(
+        app, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+        expose_headers=["X-Video-Id", "Retry-After"],
+    )  # fmt: skip

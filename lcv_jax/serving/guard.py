@@ -27,6 +27,7 @@ ANYONE = "anyone"
 """Whose jobs are those of a server without keys."""
 LEAST_KEY = 16
 MOST_HEADER_BYTES = 16 << 10
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _DRAINED = 4
 """Times the limit of a body that are read before it is refused: many clients look for an answer only after sending."""
 _OPEN = ("/", "/health", "/page/", "/openapi.json")
@@ -79,7 +80,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """The outermost ASGI application."""
+    """The ASGI application around the application."""
 
     def __init__(
         self,
@@ -122,7 +123,8 @@ class Guard:
                     raise
                 await error_response(error)(scope, receive, send_with_headers)
         finally:
-            self.metrics.requests.labels(scope["method"], str(status or 499)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.requests.labels(method, str(status or 499)).inc()
 
     def _owner(self, path: str, headers: Mapping[str, str]) -> str:
         """Whose request it is."""

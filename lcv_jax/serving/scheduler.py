@@ -51,8 +51,8 @@ class Live:
 class Worker:
     """A worker's process, and what it is at."""
 
-    def __init__(self, number: int, weights: Weights, devices: Devices, visible: str | None):
-        self.number, self._settings, self._visible = number, (weights, devices), visible
+    def __init__(self, weights: Weights, devices: Devices, visible: str | None):
+        self._settings, self._visible = (weights, devices), visible
         self.ready, self.facts = False, dict[str, Any]()
         self.live: Live | None = None
 
@@ -156,10 +156,6 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-
-    def is_healthy(self) -> bool:
-        """Whether jobs are being made, or will be when weights are loaded."""
-        return self.unable is None
 
     def _on_message(self, worker: Worker, message: tuple[Any, ...]) -> None:
         if self._closing:

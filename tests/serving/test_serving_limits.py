@@ -24,7 +24,7 @@ def server(tiny_checkpoint, tmp_path_factory):
     flags = ["--keys", folder / "keys", "--max-pixels", "4096", "--max-frames", "101", "--max-jobs-per-key", "4"]
     flags += ["--max-body-megabytes", "4", "--max-upload-seconds", "2", "--max-input-pixels", "200000"]
     flags += ["--max-decode-seconds", "8", "--max-prompt-characters", "100", "--max-segments", "4"]
-    flags += ["--max-event-streams", "2"]
+    flags += ["--max-event-streams", "2", "--cors-origins", "https://studio.example"]
     with ServedModel(tiny_checkpoint, folder / "videos", *map(str, flags), file_kilobytes=2000) as served:
         served.key, served.folder = ANN, folder / "videos"
         yield served
@@ -190,6 +190,28 @@ def test_pages_of_other_sites_are_refused(server):
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers
+
+
+def test_a_site_that_is_named_may_use_the_server_and_its_key(server):
+    host = server.address.removeprefix("http://")
+
+    def ask(method, origin, **headers):
+        connection = http.client.HTTPConnection(host, timeout=10)
+        connection.request(method, "/v1/videos", headers={"Origin": origin, **headers})
+        reply = connection.getresponse()
+        reply.read()
+        connection.close()
+        return reply.status, reply.getheader("access-control-allow-origin")
+
+    named, asked = "https://studio.example", {"Access-Control-Request-Method": "POST"}
+    assert ask("OPTIONS", named, **asked) == (200, named)
+    assert ask("OPTIONS", "https://other.example", **asked) == (400, None)
+    assert ask("GET", named) == (401, named)
+    key = {"Authorization": f"Bearer {ANN}"}
+    assert ask("GET", named, **key) == (200, named)
+    assert ask("GET", "https://other.example", **key) == (200, None)
+    assert ask("POST", named, **key, **{"Content-Type": "application/json"})[0] == 400  # it is read: no prompt
+    assert ask("POST", "https://other.example", **key) == (403, None)
 
 
 def test_event_streams_that_are_left_open(server):
