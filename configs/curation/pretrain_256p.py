@@ -1,6 +1,6 @@
 """Clips to pretrain on at 256p x 93 (report, table 3, stages 2 and 3): as many as possible, without what is broken.
 
-    python -m lcv_jax.curate run VIDEOS LIBRARY --stages measures text staying_text logo augmentation
+    python -m lcv_jax.curate run VIDEOS LIBRARY --stages duplicates measures text staying_text logo augmentation
     python -m lcv_jax.curate select configs/curation/pretrain_256p.py LIBRARY pretrain_256p.jsonl
 
 Every field is a flag: `--most-text 0.2`, or `--most-text None` where the stage text was not run. The report does not

@@ -1,6 +1,7 @@
-"""Clips for supervised fine-tuning at 480p and 720p x 93 (report, section 4.1 and table 4): few, good and balanced.
+r"""Clips for supervised fine-tuning at 480p and 720p x 93 (report, section 4.1 and table 4): few, good and balanced.
 
-    python -m lcv_jax.curate run VIDEOS LIBRARY --stages measures text staying_text logo augmentation distribution
+    python -m lcv_jax.curate run VIDEOS LIBRARY \
+        --stages duplicates measures text staying_text logo augmentation distribution
     python -m lcv_jax.curate select configs/curation/sft.py LIBRARY sft.jsonl
     python -m lcv_jax.encode sft.jsonl CHECKPOINT data/sft --images-from-clips 1 --resolutions 480p 720p
     python -m lcv_jax.train configs/longcat_13b/sft.py --data.path data/sft

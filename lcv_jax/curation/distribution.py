@@ -23,23 +23,29 @@ _MOST_NAMED = 200_000
 """Captions whose words are counted to name clusters."""
 _ROWS = 4096
 """Captions that are compared with the sample at once."""
-_SAME = 1e-4
-"""Squared distance that rounding leaves between equal captions."""
+_LEAST_SIMILARITY = 0.05
+"""Captions of a lower cosine are not alike, whatever clusters are like."""
+_ROUNDING = 1e-4
+"""Of the cosine of equal captions."""
 _WORD = r"[^\W\d_]{2,}"
 
 
-def word_vectors(captions: Sequence[str], seed: int) -> Float[np.ndarray, "N D"]:
-    """Unit vectors of captions by their words: TF-IDF, reduced by a truncated SVD. A caption without words is zero."""
+def word_vectors(captions: Sequence[str]) -> Any:
+    """Unit vectors of captions by their words (TF-IDF), a sparse matrix N V; one without words is zero."""
     text = import_extra("sklearn.feature_extraction.text", "curate", _PURPOSE)
     counter = text.TfidfVectorizer(
         sublinear_tf=True, stop_words="english", token_pattern=_WORD, max_features=_MOST_WORDS,
         min_df=1 if len(captions) < 1000 else 2, dtype=np.float32,
     )  # fmt: skip
-    matrix = counter.fit_transform(captions)
-    if matrix.shape[1] <= _DIMENSIONS:
-        return unit(matrix.toarray())
+    return counter.fit_transform(captions)
+
+
+def reduced(vectors: Any, seed: int) -> Float[np.ndarray, "N D"]:
+    """Vectors of words in few dimensions, for clusters: a truncated SVD, each of length 1."""
+    if vectors.shape[1] <= _DIMENSIONS:
+        return unit(vectors.toarray())
     decomposition = import_extra("sklearn.decomposition", "curate", _PURPOSE)
-    return unit(decomposition.TruncatedSVD(_DIMENSIONS, random_state=seed).fit_transform(matrix))
+    return unit(decomposition.TruncatedSVD(_DIMENSIONS, random_state=seed).fit_transform(vectors))
 
 
 def unit(vectors_ND: np.ndarray) -> Float[np.ndarray, "N D"]:
@@ -71,41 +77,42 @@ def find_clusters(
     return places_K[labels_N], means.cluster_centers_[order_K]
 
 
-def density(
-    vectors_ND: Float[np.ndarray, "N D"],
-    labels_N: Int[np.ndarray, " N"],
-    centres_KD: Float[np.ndarray, "K D"],
-    sample: int,
-    seed: int,
-) -> Float[np.ndarray, " N"]:
-    """The share of other captions within a radius of each.
-
-    The radius is the root mean square distance between two captions of one cluster, sqrt(2) times that of captions to
-    their clusters' centres: those within it are as alike as if they were of one cluster.
+def density(vectors: Any, labels_N: Int[np.ndarray, " N"], sample: int, seed: int) -> Float[np.ndarray, " N"]:
+    """The share of other captions that are like each: as similar as two captions of one cluster are on average.
 
     Args:
-        vectors_ND: of captions.
+        vectors: of captions, N D of length 1, dense or sparse. Not reduced ones: an SVD keeps what tells captions of
+            large clusters apart and drops it for small ones, which then look dense.
         labels_N: their clusters.
-        centres_KD: of the clusters.
         sample: captions that all are compared with; of a smaller library all.
         seed: of the sample.
     """
-    N = len(vectors_ND)
-    if N < 2:
-        return np.ones(N)
+    N = vectors.shape[0]
     chosen_M = np.sort(np.random.default_rng(seed).permutation(N)[:sample])
-    sample_MD = vectors_ND[chosen_M]
-    limit = 2 * np.square(sample_MD - centres_KD[labels_N[chosen_M]]).sum(1).mean() + _SAME
-    squares_M = np.square(sample_MD).sum(1)
+    some_MD, clusters_M = vectors[chosen_M], labels_N[chosen_M]
+    limit = max(_similarity_within(some_MD, clusters_M) - _ROUNDING, _LEAST_SIMILARITY)
     counts_N = np.empty(N)
     for start in range(0, N, _ROWS):
-        part_BD = vectors_ND[start : start + _ROWS]
-        distance_BM = np.square(part_BD).sum(1)[:, None] + squares_M - 2 * part_BD @ sample_MD.T
-        counts_N[start : start + _ROWS] = (distance_BM <= limit).sum(1)
+        similarity_BM = vectors[start : start + _ROWS] @ some_MD.T
+        counts_N[start : start + _ROWS] = np.asarray((similarity_BM >= limit).sum(1)).ravel()
     others_N = np.full(N, len(chosen_M))
     others_N[chosen_M] -= 1
     counts_N[chosen_M] -= 1  # a caption is like itself, which says nothing
-    return counts_N / others_N
+    return np.maximum(counts_N, 0) / np.maximum(others_N, 1)
+
+
+def _similarity_within(vectors_MD: Any, clusters_M: np.ndarray) -> float:
+    """The mean cosine between a caption and the others of its cluster; 1 where every cluster has a single one."""
+    sparse: Any = import_extra("scipy.sparse", "curate", _PURPOSE)
+    M, counts_K = len(clusters_M), np.bincount(clusters_M)
+    member_KM = sparse.csr_matrix((np.ones(M, np.float32), (clusters_M, np.arange(M))), (len(counts_K), M))
+    sums_KD, shared_M = member_KM @ vectors_MD, counts_K[clusters_M] > 1
+    totals_K = np.asarray(sums_KD.power(2).sum(1) if sparse.issparse(sums_KD) else np.square(sums_KD).sum(1)).ravel()
+    pairs_K = totals_K - counts_K  # of each cluster, the sum over ordered pairs of different captions
+    if not shared_M.any():
+        return 1.0
+    means_K = pairs_K / np.maximum(counts_K * (counts_K - 1), 1)
+    return float(means_K[clusters_M][shared_M].mean())
 
 
 def inverse_weights(density_N: Float[np.ndarray, " N"], most: float) -> Float[np.ndarray, " N"]:

@@ -9,7 +9,7 @@ import pytest
 from small_stages import CUT, MEASURE
 
 from lcv_jax import curate
-from lcv_jax.curation.distribution import density, find_clusters, inverse_weights, telling_words, word_vectors
+from lcv_jax.curation.distribution import density, find_clusters, inverse_weights, reduced, telling_words, word_vectors
 from lcv_jax.curation.distribution_map import place_captions, push_apart
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
@@ -34,12 +34,13 @@ def make_captions(count, shares, seed=0):
 @pytest.fixture(scope="module")
 def planted():
     captions, topics = make_captions(600, (0.8, 0.15, 0.05))
-    vectors = word_vectors(captions, 0)
-    return captions, topics, vectors, *find_clusters(vectors, 12, 0)
+    words = word_vectors(captions)
+    vectors = reduced(words, 0)
+    return captions, topics, words, vectors, *find_clusters(vectors, 12, 0)
 
 
 def test_clusters_hold_one_topic_and_are_named_by_its_words(planted):
-    captions, topics, _, labels, centres = planted
+    captions, topics, _, _, labels, centres = planted
     assert len(centres) == labels.max() + 1 == 12
     assert (np.diff(np.bincount(labels)) <= 0).all()
     names = telling_words(captions, labels, 3)
@@ -50,24 +51,38 @@ def test_clusters_hold_one_topic_and_are_named_by_its_words(planted):
         assert names[label][0] in words
 
 
-def test_density_counts_captions_within_the_radius(planted):
-    _, _, vectors, labels, centres = planted
-    distance = np.square(vectors[:, None].astype(float) - vectors).sum(-1)
-    limit = 2 * np.square(vectors - centres[labels]).sum(1).mean()
-    near = distance <= limit
-    np.fill_diagonal(near, False)
-    np.testing.assert_allclose(density(vectors, labels, centres, 10**6, 0), near.sum(1) / 599, atol=5e-3)
-    estimate = density(vectors, labels, centres, 200, 0)
-    np.testing.assert_allclose(estimate.mean(), near.sum(1).mean() / 599, rtol=0.1)
+@pytest.mark.parametrize("dense", [False, True])
+def test_density_counts_captions_that_are_as_similar_as_in_a_cluster(planted, dense):
+    _, _, words, _, labels, _ = planted
+    words = words.toarray() if dense else words
+    cosines = np.asarray((words @ words.T).toarray() if not dense else words @ words.T, float)
+    np.fill_diagonal(cosines, np.nan)
+    same = labels[:, None] == labels
+    limit = np.nanmean(np.nanmean(np.where(same, cosines, np.nan), 1))
+    exact = (cosines >= limit - 1e-4).sum(1) / 599
+    np.testing.assert_allclose(density(words, labels, 10**6, 0), exact)
+    np.testing.assert_allclose(density(words, labels, 200, 0).mean(), exact.mean(), rtol=0.25)
 
 
 def test_weights_bring_rare_topics_back(planted):
-    _, topics, vectors, labels, centres = planted
-    weights = inverse_weights(density(vectors, labels, centres, 10**6, 0), most=10.0)
+    _, topics, words, _, labels, _ = planted
+    weights = inverse_weights(density(words, labels, 10**6, 0), most=10.0)
     shares = [weights[topics == topic].sum() / weights.sum() for topic in TOPICS]
     assert weights.mean() == pytest.approx(1)
     assert max(shares) < 0.5
     assert min(shares) > 0.15
+
+
+def test_a_large_topic_is_dense_however_many_words_it_has():
+    """Of 20 topics of 30 words each one has half of the captions: an SVD spreads them farther than the others."""
+    generator = np.random.default_rng(0)
+    topics = np.where(generator.random(600) < 0.5, 0, generator.integers(1, 20, 600))
+    spelled = ["".join(chr(97 + int(digit)) for digit in f"{place:04}") for place in range(600)]
+    captions = [" ".join(spelled[30 * topic + word] for word in generator.integers(0, 30, 20)) for topic in topics]
+    words = word_vectors(captions)
+    labels, _ = find_clusters(reduced(words, 0), 20, 0)
+    found = density(words, labels, 10**6, 0)
+    assert found[topics == 0].mean() > 5 * found[topics != 0].mean()
 
 
 def test_weights_are_inverse_and_capped():
@@ -77,7 +92,7 @@ def test_weights_are_inverse_and_capped():
 
 
 def test_discs_do_not_overlap_and_captions_lie_in_their_own(planted):
-    _, _, vectors, labels, centres = planted
+    _, _, _, vectors, labels, centres = planted
     radii = np.random.default_rng(0).uniform(0.1, 0.6, 40)
     places = push_apart(np.random.default_rng(1).normal(0, 0.3, (40, 2)), radii)
     gaps = np.linalg.norm(places[:, None] - places, axis=-1) - (radii[:, None] + radii)

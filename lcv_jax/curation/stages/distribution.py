@@ -13,6 +13,7 @@ from lcv_jax.curation.distribution import (
     density,
     find_clusters,
     inverse_weights,
+    reduced,
     telling_words,
     unit,
     word_vectors,
@@ -56,11 +57,12 @@ def distribute(columns: dict[str, list[Any]], settings: Settings) -> Mapping[str
     """Where each clip's caption lies among all others."""
     captions = columns["caption_en"]
     if settings.vectors == "embedding":
-        vectors_ND = unit(np.stack([np.frombuffer(each, np.float16) for each in columns["embedding"]]))
+        vectors = vectors_ND = unit(np.stack([np.frombuffer(each, np.float16) for each in columns["embedding"]]))
     else:
-        vectors_ND = word_vectors(captions, settings.seed)
+        vectors = word_vectors(captions)
+        vectors_ND = reduced(vectors, settings.seed)
     labels_N, centres_KD = find_clusters(vectors_ND, settings.clusters, settings.seed)
-    density_N = density(vectors_ND, labels_N, centres_KD, settings.sample, settings.seed)
+    density_N = density(vectors, labels_N, settings.sample, settings.seed)
     names = _names(captions, vectors_ND, labels_N, centres_KD, settings)
     places_N2 = place_captions(vectors_ND, labels_N, centres_KD, settings.seed)
     return {
