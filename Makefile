@@ -1,5 +1,6 @@
 # `make demo` sets up and generates, `make serve` serves the small model, `make train` trains, `make finetune` trains an adapter on a few clips,
-# `make align` goes on with GRPO, `make test` runs the tests.
+# `make align` goes on with GRPO, `make curate` makes a training set of films (VIDEOS=FOLDER: of your own) and trains on it,
+# `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
 # `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
@@ -12,7 +13,7 @@ PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo serve train finetune align test test-slow test-newest test-compile lint docs clean
+.PHONY: demo serve train finetune align curate test test-slow test-newest test-compile lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +39,9 @@ finetune: .venv/installed
 
 align: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/align.sh
+
+curate: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/curate.sh $(VIDEOS)
 
 test: .venv/tests-installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
