@@ -22,6 +22,7 @@ from lcv_jax.curation.camera_training import train_camera
 from lcv_jax.curation.engines import Engine
 from lcv_jax.curation.library import Library
 from lcv_jax.curation.recipe import Recipe, read_recipe
+from lcv_jax.curation.report import write_report
 from lcv_jax.curation.runs import list_sources, run_stages
 from lcv_jax.curation.select import select
 from lcv_jax.curation.stages import ORDER, all_settings, stage_named, with_needed
@@ -126,6 +127,25 @@ class Select:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write a page about a library and what a recipe drops: `report [RECIPE.py] LIBRARY OUT.html`.
+
+    It shows the funnel, examples next to every threshold, histograms, the map of clusters and what is quarantined.
+    """
+
+    library: LibraryFolder
+    """The folder of results."""
+    out: Annotated[tyro.conf.Positional[Path], positional("OUT.html")]
+    """The page to write; it holds all its pictures."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Writes the page."""
+        write_report(_existing(self.library), self.recipe, self.out)
+        print(f"wrote {self.out}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Distribution:
     """Print the clusters of captions: how many clips each has, how dense it is, and which are too thin."""
 
@@ -187,6 +207,7 @@ COMMANDS: dict[str, type] = {
     "status": Status,
     "query": Query,
     "select": Select,
+    "report": Report,
     "distribution": Distribution,
     "stages": Stages,
     "train-camera": TrainCamera,
@@ -200,8 +221,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.cura
         arguments, commands = [*(sys.argv[1:] if arguments is None else arguments)], dict(COMMANDS)
         if arguments[:1] == ["run"]:
             commands["run"] = _with_settings()
-        if arguments[:1] == ["select"] and arguments[1:2] and arguments[1].endswith(".py"):
-            commands["select"] = _with_recipe(arguments.pop(1))
+        if arguments[:1] in (["select"], ["report"]) and arguments[1:2] and arguments[1].endswith(".py"):
+            commands[arguments[0]] = _with_recipe(commands[arguments[0]], arguments.pop(1))
         parse_command(commands, arguments, prog=prog, description=description, nested=True).run()
 
 
@@ -211,9 +232,9 @@ def _with_settings() -> type:
     return _with_fields(Run, fields)
 
 
-def _with_recipe(path: str) -> type:
-    """The command `select`, whose flags have a recipe's fields as defaults."""
-    return _with_fields(Select, {"recipe": (Annotated[Recipe, tyro.conf.arg(name="")], read_recipe(Path(path)))})
+def _with_recipe(command: type, path: str) -> type:
+    """A command whose flags have a recipe's fields as defaults."""
+    return _with_fields(command, {"recipe": (Annotated[Recipe, tyro.conf.arg(name="")], read_recipe(Path(path)))})
 
 
 def _with_fields(command: type, fields: Mapping[str, tuple[Any, Any]]) -> type:

@@ -54,9 +54,8 @@ def select(library: Library, recipe: Recipe, out: Path) -> list[Step]:
     if not count:
         raise ValueError(f"{library.folder}: holds no clips yet: run the stage that cuts them")
     steps, conditions, values = [Step("all clips", count, 0)], ["true"], []
-    for name, condition, value in [*_conditions(recipe), *_caption_rule(recipe, have), *_weight_rule(recipe, have)]:
-        _check_columns(name, condition, have)
-        conditions.append(f"coalesce({condition}, false)")
+    for name, condition, value in rules_of(recipe, have):
+        conditions.append(condition)
         values += value
         (kept,) = connection.execute(f"SELECT count(*) FROM clips WHERE {' AND '.join(conditions)}", values).fetchone()
         steps.append(Step(name, kept, steps[-1].kept - kept))
@@ -72,6 +71,22 @@ def select(library: Library, recipe: Recipe, out: Path) -> list[Step]:
         steps.append(Step(f"most_clips = {recipe.most_clips}", len(chosen), len(rows) - len(chosen)))
     write_text(out, "".join(f"{line}\n" for line in _lines(library, recipe, chosen, prompts=out.suffix == ".txt")))
     return steps
+
+
+def rules_of(recipe: Recipe, have: Mapping[str, str]) -> list[tuple[str, str, list[Any]]]:
+    """Name, SQL condition and its values of every rule of a recipe, in order.
+
+    Args:
+        recipe: its rules.
+        have: columns of the clips with their types.
+
+    Raises:
+        ValueError: a rule needs a column that is not there.
+    """
+    rules = [*_conditions(recipe), *_caption_rule(recipe, have), *_weight_rule(recipe, have)]
+    for name, condition, _ in rules:
+        _check_columns(name, condition, have)
+    return [(name, f"coalesce({condition}, false)", values) for name, condition, values in rules]
 
 
 def _conditions(recipe: Recipe) -> list[tuple[str, str, list[Any]]]:
