@@ -165,6 +165,7 @@ def facts_of(chosen: Command) -> dict[str, Any]:
         "limits": dataclasses.asdict(chosen.limits),
         "memory": {
             "dtype": weights.dtype,
+            "weights": weights.weights,
             "text_encoder": weights.keep_text_encoder,
             "vae_tiles": weights.vae_tiles,
             "fold_adapters": weights.fold_adapters,

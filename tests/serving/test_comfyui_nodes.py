@@ -161,6 +161,7 @@ def test_every_node_makes_its_video(comfy, server):
     assert tasks == ["interactive-video", "refine", "continue-video", "image-to-video", "text-to-video"]
 
 
+@pytest.mark.slow
 def test_an_interruption_cancels_the_job(comfy, server, monkeypatch):
     monkeypatch.setattr(comfy, "progress", [])
 
@@ -179,6 +180,7 @@ def test_an_interruption_cancels_the_job(comfy, server, monkeypatch):
     assert server.ask("/v1/videos?limit=1")[1]["data"][0]["error"]["code"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_mistake_is_the_server_s_message(comfy, server):
     with pytest.raises(Exception, match="nearest is 32 x 48"):
         execute(comfy, server, "TextToVideo", prompt="a cat", size="50x32")

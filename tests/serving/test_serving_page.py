@@ -140,6 +140,7 @@ def test_an_image_a_clip_and_several_prompts(page, server, tmp_path):
     wait(page, lambda _: len(server.ask("/v1/videos?limit=100")[1]["data"]) == count + 2)
 
 
+@pytest.mark.slow
 def test_a_running_video_shows_its_progress_and_is_cancelled(page):
     by_id(page, "prompt").send_keys("a very long cat")
     by_id(page, "more").find_element(By.TAG_NAME, "summary").click()

@@ -64,6 +64,7 @@ function describe(model) {
   const parts = [
     device ? `${device.num_devices} x ${device.device_kind ?? device.device}` : "the worker is loading its weights",
     `weights ${memory.dtype === "stored" ? "as stored" : `in ${memory.dtype}`}`,
+    memory.weights === "stream" ? "layers in host memory, two at a time on the device" : "all layers on the device",
     `text encoder ${where[memory.text_encoder]}`,
     `autoencoder ${memory.vae_tiles ? "in tiles (less memory, a little slower)" : "whole"}`,
     memory.fold_adapters ? "adapters folded into a copy of the weights" : "adapters added at each step (no copy, slower)",
