@@ -18,9 +18,10 @@ fi
 python -m lcv_jax.curate run "$videos" "$out/library" --stages duplicates segment clips measures --segment.shortest 1.2
 
 # 3. The clips within all thresholds, and a page to judge the thresholds by. Clips without captions share one here.
-rules=(--most-frozen 0.5 --most-flicker 2 --least-motion 1 --default-caption "the camera moves over a background")
-python -m lcv_jax.curate select "$out/library" "$out/selected.jsonl" "${rules[@]}"
-python -m lcv_jax.curate report "$out/library" "$out/page.html" "${rules[@]}"
+python -m lcv_jax.curate select "$out/library" "$out/selected.jsonl" --most-frozen 0.5 --most-flicker 2 --least-motion 1 \
+  --default-caption "the camera moves over a background"
+python -m lcv_jax.curate report "$out/library" "$out/page.html" --most-frozen 0.5 --most-flicker 2 --least-motion 1 \
+  --default-caption "the camera moves over a background"
 
 # 4. Encode them and train the small model of this repository on them for a few steps.
 python -m lcv_jax.convert examples/toy_checkpoint "$out/weights"
