@@ -24,7 +24,7 @@ _EXCERPT = 0.3
 
 
 def duplicates(films: Sequence[Path]) -> list[Row]:
-    """Every copy has to be dropped for a film of its family, and of each family one film has to be kept."""
+    """Of a copy and its original one has to be kept, whichever; a dropped film must be of the other's family."""
     kinds, families, hashes, sizes = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, film in enumerate(films):
@@ -38,19 +38,23 @@ def duplicates(films: Sequence[Path]) -> list[Row]:
                 hashes.append(np.frombuffer(fingerprint(path), np.uint64))
                 sizes.append((truth["height"] * truth["width"] if path == film else 0, len(hashes[-1])))
     found = find_originals(hashes, [None] * len(hashes), sizes, Settings().least_share)
-    right = [each is not None and families[each.film] == family for each, family in zip(found, families, strict=True)]
-    dropped = sum(each is not None for each in found)
-    planted = len(found) - len(set(families))
+    kept = [place if each is None else each.film for place, each in enumerate(found)]
+    originals = {family: kept[place] for place, family in enumerate(families) if kinds[place] == "original"}
     by_kind: dict[str, list[bool]] = collections.defaultdict(list)
-    for kind, is_right in zip(kinds, right, strict=True):
-        by_kind[kind].append(is_right)
-    rows: list[Row] = [{"copies": "all", "planted": planted, "recall": share(sum(right), planted)}]
-    rows += [
-        {"copies": kind, "planted": len(each), "recall": share(sum(each), len(each))}
+    for place, kind in enumerate(kinds):
+        if kind != "original":
+            by_kind[kind].append(kept[place] == originals[families[place]])
+    every = [is_found for each in by_kind.values() for is_found in each]
+    right = [families[kept[place]] == families[place] for place, each in enumerate(found) if each is not None]
+    rows: list[Row] = [
+        {"copies": kind, "planted": len(each), "recall": share(sum(each), len(each)), "precision": "-"}
         for kind, each in sorted(by_kind.items())
-        if kind != "original"
     ]
-    return [row | {"precision": share(sum(right), dropped) if row["copies"] == "all" else "-"} for row in rows]
+    precision = share(sum(right), len(right))
+    return [
+        {"copies": "all", "planted": len(every), "recall": share(sum(every), len(every)), "precision": precision},
+        *rows,
+    ]
 
 
 def _write_copy(film: Path, copy: Path, *, is_small: bool) -> None:

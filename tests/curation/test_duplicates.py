@@ -118,6 +118,13 @@ def test_many_copies_of_one_film_lead_to_one():
     assert [each and each.film for each in found] == [49] * 49 + [None]
 
 
+def test_the_better_copy_is_kept_although_it_is_shorter():
+    film = random_films(1, 62)[0]
+    films = [film, film[:60], film[5:30]]
+    found = find_originals(films, [None] * 3, [(1,), (2,), (3,)], 0.6)
+    assert [each and (each.film, each.kind) for each in found] == [(1, "copy"), None, (1, "part")]
+
+
 def test_ids_and_pictures_together():
     """A part of a film whose id another film has leads to the better one of the two."""
     film, other, blank = *random_films(2, 60), np.zeros(60, np.uint64)
