@@ -1,6 +1,7 @@
 """Simulated studies over two runs' scores: how often statistics find a difference that is there, or one that is not.
 
     python -m docs.evaluation outputs/evaluation/steps_16 outputs/evaluation/steps_4 outputs/evaluation/steps_4_again
+    python -m docs.evaluation --pairs outputs/evaluation/tuned outputs/evaluation/pretrained ...
 
 Raters follow the readers' alignment with noise: a rating is 1 + 4 x alignment + N(0, 0.8), rounded, from 1 to 5.
 Prompts are drawn with replacement. The second and the third run are of one model with different seeds: for a model
@@ -64,5 +65,28 @@ def main(better: str, worse: str, worse_again: str) -> None:
     path.write_text(filled(path.read_text(encoding="utf-8"), "studies", table(rows)), encoding="utf-8")
 
 
+def pairs(*folders: str) -> None:
+    """Fills the table of stages: pairs of runs, of which the first of each is the better one."""
+    rng, rows = (
+        np.random.default_rng(0),
+        [["better", "worse", "points of 5", "64 prompts, 3 raters", "256 prompts, 3 raters"]],
+    )
+    for better, worse in zip(folders[::2], folders[1::2], strict=True):
+        a, b = alignment(better), alignment(worse)
+        items = sorted(a.keys() & b.keys())
+        a_N, b_N = (np.array([one[item] for item in items]) for one in (a, b))
+        row = [Path(better).name, Path(worse).name, f"{4 * (a_N - b_N).mean():.2f}"]
+        for num_prompts in (64, 256):
+            drawn = [rng.integers(len(items), size=num_prompts) for _ in range(STUDIES)]
+            found = np.array([study(rng, a_N[one], b_N[one], 3)[0] for one in drawn])
+            row.append(f"{100 * (found > 0).mean():.1f} % (wrong order: {100 * (found < 0).mean():.1f} %)")
+        rows.append(row)
+    path = DOCS / "evaluation.md"
+    path.write_text(filled(path.read_text(encoding="utf-8"), "pairs", table(rows)), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    if sys.argv[1] == "--pairs":
+        pairs(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:4])
