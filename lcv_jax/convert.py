@@ -62,7 +62,7 @@ class Arguments:
     to_torch: bool = False
     """Write the published layout again from a converted folder, bit-equal in the stored dtype."""
     judge: Literal["hpsv3", "videoreward"] | None = None
-    """SOURCE is a released reward model of this kind."""
+    """SOURCE is a released reward model of this kind; or a converted Qwen2-VL, to train one with a new head."""
     templates: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --judge: its prompt templates, JSON or your copy of the published project's Python source."""
     base: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -159,7 +159,7 @@ def run(arguments: Arguments) -> None:
 
 def _convert_judge(arguments: Arguments) -> None:
     """Converts a reward model, or checks one."""
-    from lcv_jax.checkpoint import judge_conversion, judge_source
+    from lcv_jax.checkpoint import judge_conversion, judge_source, new_judge, qwen2_vl
 
     if arguments.to_torch or arguments.fold or arguments.components or arguments.quantize != "none":
         raise ValueError(
@@ -169,6 +169,11 @@ def _convert_judge(arguments: Arguments) -> None:
         raise ValueError("--judge needs --templates FILE, the reward model's prompt templates: see docs/judges.md")
     if (arguments.dest is None) != arguments.check:
         raise ValueError("give DEST, the folder to write, or --check to only read")
+    if arguments.dest is not None and qwen2_vl.is_converted(arguments.source):
+        dtype = None if arguments.dtype == "source" else np.dtype(arguments.dtype)
+        new_judge.begin_judge(arguments.source, arguments.dest, arguments.judge or "", arguments.templates, dtype=dtype)
+        print(f"wrote {arguments.dest}: a judge with a random head, to be trained")
+        return
     published = judge_source.open_judge(arguments.source, arguments.judge or "", arguments.templates, arguments.base)
     if arguments.dest is None:
         print(f"{arguments.source} is complete: every tensor has its place, nothing is missing")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,11 +13,16 @@ from lcv_jax import export, train
 from lcv_jax.checkpoint import convert, store
 from lcv_jax.checkpoint.judge_conversion import load_judge_params
 from lcv_jax.checkpoint.new_judge import write_judge
+from lcv_jax.convert import main as convert_main
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.rewards.judge import load_judge
+from lcv_jax.toy import judges as toy_judges
+from lcv_jax.toy.captions import caption
+from lcv_jax.toy.world import render, sample_scene
+from lcv_jax.train import read_config
 from lcv_jax.training.config import (
     AdapterConfig,
     CheckpointsConfig,
@@ -29,6 +35,7 @@ from lcv_jax.training.config import (
 )
 
 ROOM = 2 * 28 * 28
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +274,59 @@ def test_configs_that_make_no_sense_are_refused(config, small_judge, videos):
 def test_a_config_is_read_back_as_it_was_written(config):
     for cfg in (config(), config(objective=RatingRegression(centre=2.0))):
         assert TrainConfig.from_json(json.loads(json.dumps(cfg.to_json()))) == cfg
+
+
+@pytest.mark.parametrize("kind", ["videoreward", "hpsv3"])
+def test_a_judge_begins_from_a_converted_qwen2_vl(published_judges, templates, tmp_path, kind, capsys):
+    """Its towers and words are Qwen2-VL's, the head is new, and it scores."""
+    qwen, folder = tmp_path / "qwen", tmp_path / "judge"
+    convert_main([str(published_judges / "videoreward" / "Qwen2-VL-2B-Instruct"), str(qwen), "--dtype", "float32"])
+    convert_main([str(qwen), str(folder), "--judge", kind, "--templates", str(templates)])
+    assert "a judge with a random head, to be trained" in capsys.readouterr().out
+    made = load_judge(folder)
+    _, params = store.load_component(qwen, "qwen2_vl")
+    jax.tree.map(np.testing.assert_array_equal, made.params["visual"], params["visual"])
+    table, before = made.params["model"]["embed_tokens"]["weight"], params["model"]["embed_tokens"]["weight"]
+    np.testing.assert_array_equal(table, before[: len(table)])
+    assert len(table) == max(made.conversation.reward_ids) + 1 == made.cfg.num_embeddings
+    video = np.random.default_rng(0).integers(0, 256, (4, 28, 56, 3), np.uint8)
+    scores = made.score_videos([video], [4.0], ["a"]) if kind == "videoreward" else made.score_images(video, ["a"] * 4)
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
+def test_the_toy_judge_learns_from_simulated_raters(tmp_path, monkeypatch):
+    """A few captions by heart: the loss falls, and scores follow ratings."""
+    monkeypatch.chdir(tmp_path)
+    toy_judges.main(["outputs/judges/toy_data", "--num-captions", "8", "--num-held-out", "2"])
+    cfg = read_config(str(ROOT / "configs" / "judges" / "toy.py"))
+    cfg = dataclasses.replace(
+        cfg,
+        steps=40,
+        batch_size=16,
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=None),
+        validation=ValidationConfig(every=40, path=cfg.data.path, batches=1),
+        devices=DevicesConfig(data=1),
+    )
+    train.train(cfg)
+    losses = [line["loss"] for line in lines_of(cfg.run) if "grad_norm" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    validated = [line for line in lines_of(cfg.run) if "validation_loss" in line]
+    assert min(validated[-1][f"validation/{name}_correlation"] for name in ("VQ", "MQ")) > 0.5
+
+
+def test_simulated_raters_agree_with_the_truth_and_not_quite_with_one_another():
+    scene = sample_scene(3)
+    clean = render(scene, 64, 64, 17, 8.0)
+    text = caption(scene)
+    best = toy_judges.truth(clean, text)
+    assert (best > 0.9).all()
+    faulty = [toy_judges.truth(toy_judges.faulty_clip(scene, np.random.default_rng(n)), text) for n in range(12)]
+    assert (np.min(faulty, axis=0) < 0.6).all()
+    assert toy_judges.vote([1.0, 0.7, -2.0], 0.5) == "a"
+    assert toy_judges.vote([1.0, -0.7, 0.1], 0.5) == "same"
+    assert toy_judges.vote([-1.0, -0.7, 0.1], 0.5) == "b"
 
 
 def test_a_run_notices_other_data(config, videos, tmp_path):

@@ -1,0 +1,253 @@
+"""Writes what a judge of the procedural world is trained on: `python -m lcv_jax.toy.judges OUT ...`.
+
+    python -m lcv_jax.toy.judges outputs/judges/toy_data
+    python -m lcv_jax.train configs/judges/toy.py
+
+The folder has clips of captions, some of them soft, uneven or of something else than the caption says; the opinions of
+simulated raters on them, ratings.jsonl and pairs.jsonl, and the same of held-out captions; and start/, a judge with
+random weights. The truth is the readers': sharpness of edges (VQ), evenness of the motion (MQ), and how sure they
+are of the caption's colour, shape and motion (TA). A rater sees it through a bias of their own and noise, calls small
+differences the same, and leaves some dimensions out.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from lcv_jax.array_types import Params, UInt8
+from lcv_jax.bounds import Bounds, Seed, Share, check_fields
+from lcv_jax.checkpoint import convert
+from lcv_jax.checkpoint.judge_names import judge_table
+from lcv_jax.checkpoint.new_judge import write_judge
+from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.config import Qwen2VisionConfig, Qwen2VLConfig
+from lcv_jax.data.media_writer import VideoWriter
+from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
+from lcv_jax.toy.captions import caption, parse, vocabulary
+from lcv_jax.toy.readers import read_clip
+from lcv_jax.toy.rewards import edge_sharpness
+from lcv_jax.toy.world import COLOURS, MOTIONS, SHAPES, Scene, render, sample_scene
+
+SIDE, FRAMES, FPS = 64, 17, 8.0
+SEEN_SIDE, SEEN_FRAMES = 56, 8
+"""Of what the judge sees of a clip."""
+FINER = 4
+"""Moments of a clip that its frames are taken from, for each frame."""
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_BYTES_A_CLIP = 40_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Raters:
+    """People who do not quite agree."""
+
+    count: Annotated[int, Bounds(least=1, most=100)] = 3
+    bias: Annotated[float, Bounds(least=0, most=4)] = 0.25
+    """Standard deviation of a rater's own, of a scale from 1 to 5."""
+    noise: Annotated[float, Bounds(least=0, most=4)] = 0.4
+    """Likewise of every single opinion."""
+    same: Annotated[float, Bounds(least=0, most=4)] = 0.5
+    """Differences below this are called the same."""
+    silent: Share = 0.1
+    """Of the dimensions of a clip that nobody has an opinion on."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write clips of the procedural world, opinions of simulated raters on them, and a judge with random weights."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The folder to write: it must not exist, or be empty."""
+    num_captions: Annotated[int, Bounds(least=2, most=10**6)] = 1500
+    """Of two clips each, to train on."""
+    num_held_out: Annotated[int, Bounds(least=2, most=10**6)] = 150
+    """Likewise to validate on."""
+    raters: Raters = Raters()
+    seed: Seed = 0
+    """Of everything."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.toy.judges") -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with mistakes_in_one_line("interrupted; nothing was left behind"):
+        make(parse_arguments(Arguments, arguments, prog=prog))
+
+
+def make(arguments: Arguments) -> None:
+    """Writes the folder, which appears when it is complete.
+
+    Raises:
+        ValueError: OUT is there already.
+        OSError: a file that cannot be written.
+    """
+    count = 2 * (arguments.num_captions + arguments.num_held_out)
+    with workspace(arguments.out, count * _BYTES_A_CLIP) as work:
+        (work / "clips").mkdir()
+        for part, (prefix, number) in enumerate((("", arguments.num_captions), ("held_out_", arguments.num_held_out))):
+            ratings, pairs = [], []
+            rng = np.random.default_rng([arguments.seed, part])
+            bias_RD = rng.normal(0, arguments.raters.bias, (arguments.raters.count, len(DIMENSIONS)))
+            for place in range(number):
+                name = f"clips/{prefix}{place:06}"
+                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD)
+                ratings += rated
+                pairs += pair
+            _write_lines(work / f"{prefix}ratings.jsonl", ratings)
+            _write_lines(work / f"{prefix}pairs.jsonl", pairs)
+        cfg, tokenizer = judge_config()
+        params = random_judge(cfg, np.random.default_rng([arguments.seed, 2]))
+        write_judge(work / "start", cfg, tokenizer, params, arguments.out)
+    print(f"wrote {count} clips, opinions of {arguments.raters.count} raters and a judge to {arguments.out}")
+
+
+def _caption(
+    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Two clips of a caption; lines of ratings and of pairs."""
+    rng = np.random.default_rng([*seed, 1])
+    scene = sample_scene(seed)
+    prompt = caption(scene, scene.seed)
+    paths, opinions_VRD = [f"{name}_a.mp4", f"{name}_b.mp4"], []
+    for path in paths:
+        frames = faulty_clip(scene, rng)
+        with VideoWriter(work / path, fps=FPS, height=SIDE, width=SIDE, crf=8, options={"threads": "1"}) as video:
+            video.write(frames)
+        noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
+        opinions_VRD.append(1 + 4 * truth(frames, prompt) + bias_RD + noise_RD)
+    said_D = rng.random(len(DIMENSIONS)) >= arguments.raters.silent
+    if not said_D.any():
+        return [], []
+    named = list(zip(DIMENSIONS, said_D, strict=True))
+    rated = [
+        {
+            "prompt": prompt,
+            "path": path,
+            "ratings": {
+                one: round(float(np.clip(np.rint(opinion_RD[:, place]), 1, 5).mean()), 3) if said else None
+                for place, (one, said) in enumerate(named)
+            },
+        }
+        for path, opinion_RD in zip(paths, opinions_VRD, strict=True)
+    ]
+    differences_RD = opinions_VRD[0] - opinions_VRD[1]
+    labels = {
+        one: vote(differences_RD[:, place], arguments.raters.same) if said else None
+        for place, (one, said) in enumerate(named)
+    }
+    return rated, [{"prompt": prompt, "a": paths[0], "b": paths[1], "labels": labels}]
+
+
+def vote(differences_R: Sequence[float] | np.ndarray, same: float) -> str:
+    """What most raters say of a pair; where none has most, the same."""
+    votes = ["same" if abs(difference) < same else "a" if difference > 0 else "b" for difference in differences_R]
+    return next((label for label in ("a", "b") if 2 * votes.count(label) > len(votes)), "same")
+
+
+def truth(frames_THWC: UInt8[np.ndarray, "T H W 3"], prompt: str) -> np.ndarray:
+    """VQ, MQ and TA of a clip, each 0..1, as the readers see it."""
+    reading, asked = read_clip(frames_THWC, FPS), parse(prompt)
+    attributes = {"colour": asked.colour, "shape": asked.shape, "motion": asked.motion}
+    sure = [reading.score(name, value) for name, value in attributes.items() if value is not None]
+    return np.array([edge_sharpness(frames_THWC), reading.evenness, np.mean(sure)])
+
+
+def faulty_clip(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """A clip of a scene, or of one that differs from it, perhaps uneven and soft."""
+    shown = _other(scene, rng) if rng.random() < 0.6 else scene
+    fine = render(shown, SIDE, SIDE, FINER * (FRAMES - 1) + 1, FPS * FINER)
+    uneven = rng.choice([0.0, rng.uniform(0.5, 3.0)], p=[0.4, 0.6])
+    moments = FINER * (np.arange(FRAMES) + rng.normal(0, uneven, FRAMES))
+    frames = fine[np.clip(np.rint(moments).astype(int), 0, len(fine) - 1)]
+    soft = rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.4, 0.6])
+    if not soft:
+        return frames
+    small = frames.reshape(FRAMES, SIDE // 4, 4, SIDE // 4, 4, 3).mean(axis=(2, 4))
+    large = np.repeat(np.repeat(small, 4, axis=1), 4, axis=2)
+    padded = np.pad(large, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    smooth = sum(padded[:, y : y + SIDE, x : x + SIDE] for y in range(5) for x in range(5)) / 25
+    return np.clip(np.rint((1 - soft) * frames + soft * smooth), 0, 255).astype(np.uint8)
+
+
+def _other(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A scene with one to three of colour, shape and motion changed."""
+    choices = {"colour": tuple(COLOURS), "shape": SHAPES, "motion": MOTIONS}
+    changed = rng.choice(list(choices), size=rng.integers(1, 4), replace=False)
+    wanted = {name: getattr(scene, name) for name in choices}
+    for name in changed:
+        wanted[name] = str(rng.choice([value for value in choices[name] if value != wanted[name]]))
+    if wanted["motion"] == "turns" and wanted["shape"] in ("circle", "ring"):
+        wanted["shape"] = "square"
+    combination = wanted["colour"], wanted["shape"], wanted["motion"]
+    return sample_scene(int(rng.integers(2**31)), combination=combination)
+
+
+def judge_config() -> tuple[JudgeConfig, str]:
+    """A tiny judge of the kind of VideoReward, and its tokenizer: a token for every word of the grammar."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    words = ["<unk>", *vocabulary()]
+    backend = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([*VISION_TOKENS, *REWARD_TOKENS[VIDEOREWARD]])
+    start, end, image, video = (len(words) + place for place in range(len(VISION_TOKENS)))
+    network = Qwen2VLConfig(
+        vision_config=Qwen2VisionConfig(hidden_size=128, depth=3, embed_dim=96, num_heads=4),
+        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=backend.get_vocab_size(), mrope_section=(4, 6, 6), rope_theta=1e4, image_token_id=image,
+        video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+    )  # fmt: skip
+    quality, motion, alignment = REWARD_TOKENS[VIDEOREWARD]
+    cfg = JudgeConfig(
+        kind=VIDEOREWARD,
+        network=network,
+        num_embeddings=backend.get_vocab_size(),
+        head_widths=(len(DIMENSIONS),),
+        before_picture=VISION_TOKENS[0],
+        before_caption=f"{VISION_TOKENS[1]}{quality}{motion}",
+        after_caption=alignment,
+        min_pixels=SEEN_SIDE**2,
+        max_pixels=SEEN_SIDE**2,
+        num_frames=SEEN_FRAMES,
+    )
+    return cfg, backend.to_str()
+
+
+def random_judge(cfg: JudgeConfig, rng: np.random.Generator) -> Params:
+    """Kernels that keep the variance of what goes in, a head that says little at first, norms of one."""
+    params: Params = {}
+    for leaf in judge_table(cfg):
+        if leaf.path[-1] == "kernel":
+            scale = 1 / math.sqrt(math.prod(leaf.turned[:-1]))
+            scale *= 0.1 if leaf.path[0] == "rm_head" else 1.0
+            value = scale * rng.standard_normal(leaf.shape, np.float32)
+        elif leaf.path[1:2] == ("embed_tokens",):
+            value = 0.5 * rng.standard_normal(leaf.shape, np.float32)
+        else:
+            value = np.full(leaf.shape, leaf.path[-1] == "weight", np.float32)
+        convert.place(params, leaf.path, value.astype(np.float32))
+    return params
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
