@@ -148,7 +148,9 @@ class _Report:
         if not points:
             return '<section id="map"><h2>Clusters</h2><p>No clip has a place on the map.</p></section>'
         named = clusters[:_MOST_CLUSTERS]
-        drawn = parts.scatter(points, {row[0]: row[1] for row in named}, {row[0]: row[5:] for row in named})
+        drawn = parts.scatter(
+            points, {row[0]: f"{row[1]} ({row[2]})" for row in named}, {row[0]: row[5:] for row in named}
+        )
         total = sum(row[2] for row in clusters)
         rows = [
             [name, count, f"{count / total:.1%}", density, weight] for _, name, count, density, weight, *_ in clusters

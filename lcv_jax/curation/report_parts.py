@@ -18,6 +18,7 @@ h2 { margin-top: 2.2rem; } h3 { margin: 1.2rem 0 .2rem; }
 table { border-collapse: collapse; }
 th, td { border: 1px solid #8886; padding: .2rem .6rem; text-align: left; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+.map text { paint-order: stroke; stroke: Canvas; stroke-width: 4px; }
 .bar { display: flex; height: .9rem; margin: .1rem 0 .6rem; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .grid figure, .wall figure { margin: 0; min-width: 0; }
