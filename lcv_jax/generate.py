@@ -17,7 +17,7 @@ import operator
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +34,7 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import contact_sheet, evenly, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
+from lcv_jax.generation import memory
 from lcv_jax.generation.json_values import from_json
 from lcv_jax.generation.results import FPS, Listeners, Result
 from lcv_jax.generation.tasks import (
@@ -75,6 +76,9 @@ class Weights:
     weights: Literal["resident", "stream"] = "resident"
     """stream: keep the layers of the transformer and the text encoder in host memory, and copy each to the GPU as it
     runs, with the next one under way. The GPU then needs memory for two layers."""
+    memory: Literal["8", "12", "16", "24", "48", "80", "auto"] | None = None
+    """GB of the GPU: choose weights, keep_text_encoder and vae_tiles for it, and print what was chosen. auto: what the
+    GPU has. None: they are as given."""
     vae_tiles: bool = False
     """Encode and decode frames in overlapping tiles: less memory, nearly the same result."""
     keep_text_encoder: Literal["device", "host", "disk"] = "device"
@@ -242,20 +246,35 @@ def _run(chosen: Any) -> None:
         run_task(task, chosen.files, chosen.weights, chosen.devices)
 
 
-def load(weights: Weights, devices: Devices) -> Pipeline:
-    """The pipeline; what it compiles is kept for the next run, but for the loop that reports its steps."""
+def load(weights: Weights, devices: Devices, tasks: Sequence[Task] = ()) -> Pipeline:
+    """The pipeline; what it compiles is kept for the next run, but for the loop that reports its steps.
+
+    Args:
+        tasks: what it is for, where `memory` decides how weights are held; none: 480p x 93 with guidance.
+    """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "lcv_jax" / "xla"))
     dtype = None if weights.dtype == "stored" else weights.dtype
-    return load_pipeline(
-        weights.checkpoint,
-        dtype=dtype,
-        fold_adapters=weights.fold_adapters,
-        vae_tiles=weights.vae_tiles,
-        weights=weights.weights,
-        keep_text_encoder=weights.keep_text_encoder,
-        **devices.settings(),
-    )
+    settings = {"dtype": dtype, "fold_adapters": weights.fold_adapters, **devices.settings()}
+    held = {name: getattr(weights, name) for name in ("weights", "keep_text_encoder", "vae_tiles")}
+    if weights.memory is not None:
+        held = _held_within(weights, settings, held, tasks)
+    return load_pipeline(weights.checkpoint, **settings, **held)
+
+
+def _held_within(
+    weights: Weights, settings: dict[str, Any], given: dict[str, Any], tasks: Sequence[Task]
+) -> dict[str, Any]:
+    """The settings that hold the weights within `memory`; tells what they are."""
+    if given != {name: field.default for name, field in Weights.__dataclass_fields__.items() if name in given}:
+        raise ValueError("--memory chooses weights, keep_text_encoder and vae_tiles: leave those out, or --memory")
+    if "mesh" in settings:
+        raise ValueError("--memory is for one GPU: on several use --parameters split instead")
+    pipeline = load_pipeline(weights.checkpoint, **settings)
+    works = [work for task in tasks for work in memory.works_of(task, pipeline)] or [memory.USUAL]
+    chosen, needed = memory.choose(pipeline, works, weights.memory or "auto")
+    print(f"--memory {weights.memory}: {chosen} (about {needed / 1e9:.1f} GB of the GPU)", file=sys.stderr)
+    return dataclasses.asdict(chosen)
 
 
 def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> None:
@@ -266,7 +285,7 @@ def run_task(task: Task, files: Files, weights: Weights, devices: Devices) -> No
         task.check()
 
     from_first(check)
-    pipeline = load(weights, devices)
+    pipeline = load(weights, devices, [task])
     from_first(lambda: check_against(task, pipeline))
     _encode_ahead([task], pipeline)
     _make(task, pipeline, files)
@@ -279,7 +298,7 @@ def run_batch(batch: Batch, weights: Weights, devices: Devices) -> None:
         ValueError: a file that is no list of tasks; the entry is named.
     """
     planned = from_first(lambda: _read_batch(batch))
-    pipeline = load(weights, devices)
+    pipeline = load(weights, devices, [task for task, _ in planned])
 
     def check() -> None:
         for number, (task, _) in enumerate(planned):

@@ -484,7 +484,9 @@ def test_the_floor_is_the_longest_of_three():
 
 def test_advice_names_options_and_what_they_save():
     advice = plan_of(stage(), gpu="l40s", guided=True).advice()
-    assert advice[0] == "--parameters split on 2 GPUs, fetched layer by layer: saves about 19.0 GB, enough alone"
+    assert advice[0] == "--weights stream (layers in host memory): saves about 25.6 GB, enough alone"
+    assert "--parameters split on 2 GPUs, fetched layer by layer: saves about 19.0 GB, enough alone" in advice
+    assert any(line.startswith("convert the checkpoint with --quantize int8") for line in advice)
     assert "--no-use-cache (the same video, slower): saves about 5.0 GB, enough alone" in advice
     assert any(line.startswith("--guidance-scale 1") and line.endswith("about 2.0 GB") for line in advice)
     resident = {"dit": int(27e9), "folded copy": int(26e9)}

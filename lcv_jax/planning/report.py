@@ -180,6 +180,10 @@ class Plan:
             found.append(
                 (sum(peak.resident_bytes.values()) // 2, f"--num-gpus {2 * self.num_gpus}, with smaller parts")
             )
+        if self.num_gpus == 1 and setup.weights == "resident":
+            streamed = sum(all_of.get(name, 0) for name in ("dit", FOLDED) if name in peak.resident_bytes)
+            found.append((int(0.95 * streamed), "--weights stream (layers in host memory)"))
+            found.append((int(0.47 * all_of.get("dit", 0)), "convert the checkpoint with --quantize int8"))
         missing = peak.peak_bytes - self.usable_bytes
         lines = [
             f"{text}: saves about {gigabytes(saved)}" + (", enough alone" if saved >= missing else "")
