@@ -41,7 +41,7 @@ align: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/align.sh
 
 curate: .venv/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/curate.sh $(VIDEOS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/curate.sh $(if $(VIDEOS),"$(VIDEOS)")
 
 test: .venv/tests-installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
