@@ -186,10 +186,14 @@ def run_benchmark(
                 ).returncode
             except OSError as error:
                 raise OSError(f"{words[0]}: cannot be run ({os.strerror(error.errno or 0)}); see --command") from error
-        if status or not list(place.rglob("*_eval_results.json")):
+        results = list(place.rglob("*_eval_results.json"))
+        found = {} if status or not results else read_results(place)
+        if dimension not in {name.replace(" ", "_") for name in found}:
             failed.append(dimension)
+            for path in results:  # which the next run would take for done
+                path.unlink()
             tail = (place / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             log(f"{dimension}: failed with status {status}; the end of {place / 'log.txt'}:\n  " + "\n  ".join(tail))
         else:
-            log(f"{dimension}: {next(iter(read_results(place).values())):.4f}")
+            log(f"{dimension}: {next(iter(found.values())):.4f}")
     return failed

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.command_line import positional
 from lcv_jax.evaluation.agreement import judge_agreement, lines_of_agreement
 from lcv_jax.evaluation.rating_server import serve
@@ -30,21 +31,28 @@ class MakeStudy:
     """Names; each gets a link."""
     allow: tuple[tuple[str, str], ...] = ()
     """RATER CATEGORY: this rater sees only these categories. Others see all."""
-    training: int = 3
+    training: Annotated[int, Bounds(least=0, most=1000)] = 3
     """Items with known answers before a rater's first rating."""
-    checks: int = 3
+    checks: Annotated[int, Bounds(least=0, most=1000)] = 3
     """Items with known answers among the others."""
-    num_raters: int = 3
+    num_raters: Annotated[int, Bounds(least=1, most=1000)] = 3
     """Ratings that every item gets."""
-    extra_raters: int = 2
+    extra_raters: Annotated[int, Bounds(least=0, most=1000)] = 2
     """Further ratings where two raters differ much."""
-    disagreement: int = 2
+    disagreement: Annotated[int, Bounds(least=1, most=4)] = 2
     """Points by which two ratings differ much."""
     seed: int = 0
     """Of the order in which raters see items."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def run(self) -> None:
         """Writes the study."""
+        if wrong := [name for name in self.raters if not name.strip() or not name.isprintable()]:
+            raise ValueError(f"--raters must be names, got {wrong[0]!r}")
+        if twice := [name for name in self.raters if self.raters.count(name) > 1]:
+            raise ValueError(f"--raters names {twice[0]} twice: each rater has a link of their own")
         strangers = sorted({rater for rater, _ in self.allow} - set(self.raters))
         if strangers:
             raise ValueError(
@@ -77,8 +85,11 @@ class Rate:
     """The study."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int = 8080
+    port: Annotated[int, Bounds(least=0, most=65535)] = 8080
     """0 takes a free one."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self) -> None:
         """Serves until it is interrupted."""
@@ -123,10 +134,12 @@ class Agree:
     """The study's runs."""
     match: tuple[tuple[str, str], ...] = ()
     """DIMENSION SCORE: which of the judge's scores is about which dimension, where the names differ."""
+    exclude: tuple[str, ...] = ()
+    """Raters to leave out, such as those whom `study-results` flags."""
 
     def run(self) -> None:
         """Prints correlations and scores."""
-        rows = rating_rows(Ratings(read_study(self.study)))
+        rows = rating_rows(Ratings(read_study(self.study)), self.exclude)
         found = judge_agreement(rows, [read_run(run) for run in self.runs], self.name, dict(self.match))
         print("\n".join(lines_of_agreement(found)))
 

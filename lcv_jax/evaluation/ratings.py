@@ -82,8 +82,11 @@ class Ratings:
                     database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise ValueError(f"{self.path} is damaged ({error}): restore it, or move it away") from None
+            if code != sqlite3.SQLITE_FULL:
                 raise
             raise disk_full(self.path, "the answer is not stored") from None
         finally:

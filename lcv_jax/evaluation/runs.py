@@ -66,7 +66,7 @@ def read_run(folder: Path) -> Run:
     videos = []
     for item in suite.items:
         samples = [stem.removeprefix(f"{item.id}-") for stem in found if stem.startswith(f"{item.id}-")]
-        numbers = sorted(int(sample) for sample in samples if sample.isdecimal())
+        numbers = sorted(int(sample) for sample in samples if sample.isdecimal() and sample == str(int(sample)))
         videos += [Video(item=item, sample=number, path=found[f"{item.id}-{number}"]) for number in numbers]
     if not videos:
         raise ValueError(f"{folder}/videos: no video of this suite; files are named ID-0.mp4")

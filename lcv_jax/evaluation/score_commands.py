@@ -31,15 +31,26 @@ def _print_failures(scores: Scores) -> None:
     print(f"{scores.name}: {len(scores.by_video)} videos scored, {len(scores.failures)} without a score")
 
 
+def _check_runs(runs: tuple[Path, ...], least: int) -> None:
+    """Raises ValueError for too few runs, or one that is there twice."""
+    if len(runs) < least:
+        raise ValueError(
+            f"expected {least} run{'s' if least > 1 else ''} at least, got {len(runs)}: folders of `sample`"
+        )
+    if twice := [run for number, run in enumerate(runs) if run.resolve() in {one.resolve() for one in runs[:number]}]:
+        raise ValueError(f"{twice[0]} is given twice")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureRuns:
     """Measure the clips of runs: flicker, dynamics, warping error, jerk, sharpness, colour drift; no weights needed."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], positional("RUN")]
-    """The runs."""
+    """The runs, one at least."""
 
     def run(self) -> None:
         """Writes RUN/scores/measures.json."""
+        _check_runs(self.runs, 1)
         for folder in self.runs:
             run = read_run(folder)
             _print_failures(score_run(run, "measures", {"measures": list(MEASURES)}, measured(run), _tell))
@@ -117,7 +128,7 @@ class JudgeRuns:
     name: Annotated[tyro.conf.Positional[str], positional("NAME")]
     """What the scores are called."""
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], positional("RUN")]
-    """The runs."""
+    """The runs, one at least."""
     factory: str = ""
     """module:factory of a reward in this process, such as lcv_jax.toy.rewards:read_clips."""
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
@@ -131,6 +142,7 @@ class JudgeRuns:
 
     def run(self) -> None:
         """Writes RUN/scores/NAME.json."""
+        _check_runs(self.runs, 1)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name == "measures":
             raise ValueError(f"NAME must be letters, digits, dots or hyphens, and not measures; got {self.name!r}")
         where: Literal["local", "process", "http"] = "http" if self.urls else "process" if self.command else "local"
@@ -163,6 +175,7 @@ class Compare:
 
     def run(self) -> None:
         """Prints the comparison and writes what is asked for."""
+        _check_runs(self.runs, 2)
         found = compare_runs([read_run(run) for run in self.runs])
         print("\n".join(lines_of_comparison(found)))
         if self.markdown is not None:

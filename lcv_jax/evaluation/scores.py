@@ -17,7 +17,7 @@ from lcv_jax.evaluation.runs import Run, Video
 from lcv_jax.own_files import write_json
 from lcv_jax.rewards.collect import score_all
 from lcv_jax.rewards.protocol import Reward
-from lcv_jax.user_files import read_json
+from lcv_jax.user_files import read_json, reading
 
 SAVE_EVERY = 20
 """Videos between two writes of the file."""
@@ -49,7 +49,11 @@ def read_scores(run: Run) -> list[Scores]:
     found = []
     for path in sorted((run.folder / "scores").glob("*.json")):
         content = read_json(path)
-        found.append(Scores(name=path.stem, by_video=content["scores"], failures=content["failures"]))
+        with reading(path, "delete the file and score again"):
+            by_video = {
+                video: {key: float(value) for key, value in each.items()} for video, each in content["scores"].items()
+            }
+            found.append(Scores(name=path.stem, by_video=by_video, failures=dict(content["failures"])))
     return found
 
 
@@ -79,7 +83,7 @@ def score_run(
     scores, failures = dict(content["scores"]), {}
     for done, video in enumerate(run.videos):
         on_video(done, len(run.videos))
-        if video.id in scores:
+        if video.id in scores and video.id not in content["failures"]:
             continue
         try:
             found = {key: float(value) for key, value in score(video).items()}

@@ -17,6 +17,8 @@ DRAWS = 10_000
 VBENCH2_GROUPS = ("creativity", "commonsense", "controllability", "human fidelity", "physics")
 """The five groups of VBench 2.0 whose mean is the total."""
 NO_DIFFERENCE = "no difference to be seen"
+LEAST_PROMPTS = 6
+"""Of a claim: of five prompts that all point one way, the sign test's p is 0.06."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,15 +40,24 @@ class Estimate:
 def mean_estimate(values: Sequence[float | int] | np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """The mean of one value per prompt, with a percentile bootstrap interval over prompts.
 
+    Percentiles are expanded to those of Student's t (Hesterberg 2015), because resamples of n values spread too little,
+    by sqrt((n - 1) / n), and have no tails for an unknown variance: without, 12 % of true means lie outside at n = 8.
+
     Raises:
         ValueError: there is no value, or one is not finite.
     """
     values_N = _finite(values)
     if len(values_N) == 1:
         return Estimate(mean=float(values_N[0]), low=None, high=None, count=1)
-    means = _bootstrap_means(values_N, seed, draws)
-    low, high = np.quantile(means, [0.025, 0.975])
+    level = _level(len(values_N))
+    low, high = np.quantile(_bootstrap_means(values_N, seed, draws), [level, 1 - level])
     return Estimate(mean=float(values_N.mean()), low=float(low), high=float(high), count=len(values_N))
+
+
+def _level(count: int) -> float:
+    """The lower percentile of resampled means that bounds a 95 % interval."""
+    stats = evaluation_package("scipy.stats")
+    return float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1)))
 
 
 def _bootstrap_means(values_N: np.ndarray, seed: int, draws: int) -> np.ndarray:
@@ -65,12 +76,18 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the 95 % interval excludes zero."""
+        """Whether the 95 % interval excludes zero, of enough prompts to say so."""
         low, high = self.estimate.low, self.estimate.high
-        return low is not None and high is not None and (low > 0 or high < 0)
+        if low is None or high is None or self.estimate.count < LEAST_PROMPTS:
+            return False
+        # Rounding is no difference.
+        least = 1e-12 * max(1.0, abs(self.estimate.mean))
+        return low > least or high < -least
 
     def verdict(self, a: str, b: str) -> str:
         """One phrase: who is higher, or that no difference is to be seen."""
+        if self.estimate.count < LEAST_PROMPTS:
+            return f"fewer than {LEAST_PROMPTS} prompts, too few to tell"
         if not self.is_clear:
             return NO_DIFFERENCE
         return f"{a} is higher" if self.estimate.mean > 0 else f"{b} is higher"
@@ -99,9 +116,12 @@ def final_score(human: float | int, judge: float | int) -> float:
 def final_estimate(human: Sequence[float | int], judge: Sequence[float | int], *, seed: int = 0) -> Estimate:
     """`final_score` of the means of people's and the judge's prompts; both are resampled, independently."""
     human_N, judge_N = _finite(human), _finite(judge)
-    drawn = (2 * _bootstrap_means(human_N, seed, DRAWS) + _bootstrap_means(judge_N, seed + 1, DRAWS)) / 3
-    low, high = np.quantile(drawn, [0.025, 0.975])
     mean = final_score(float(human_N.mean()), float(judge_N.mean()))
+    count, fewest = len(human_N) + len(judge_N), min(len(human_N), len(judge_N))
+    if fewest == 1:
+        return Estimate(mean=mean, low=None, high=None, count=count)
+    drawn = (2 * _bootstrap_means(human_N, seed, DRAWS) + _bootstrap_means(judge_N, seed + 1, DRAWS)) / 3
+    low, high = np.quantile(drawn, [_level(fewest), 1 - _level(fewest)])
     return Estimate(mean=mean, low=float(low), high=float(high), count=len(human_N) + len(judge_N))
 
 

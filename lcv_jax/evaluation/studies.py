@@ -90,7 +90,8 @@ class Study:
 
     def rater(self, token: str) -> Rater | None:
         """The rater with this token."""
-        return next((rater for rater in self.raters if secrets.compare_digest(rater.token, token)), None)
+        given = token.encode("utf-8", "surrogatepass")
+        return next((rater for rater in self.raters if secrets.compare_digest(rater.token.encode(), given)), None)
 
     def scores(self) -> range:
         """Those that a rating can have."""

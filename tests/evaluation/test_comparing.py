@@ -68,8 +68,9 @@ def test_a_failure_is_no_number_and_is_tried_again(runs):
     assert scores.failures == {"p1-0": "the judge is away", "p2-0": "quality not finite"}
     assert scores.by_item(run)["quality"].keys() == {"p0", "p3", "p4", "p5"}
     again = score_run(run, "judge", {}, fails_once)
-    assert calls[6:] == ["p1-0"]
+    assert calls[6:] == ["p1-0", "p2-0"]
     assert again.by_item(run)["quality"]["p1"] == 1
+    assert again.failures == {"p2-0": "quality not finite"}  # and not forgotten
     with pytest.raises(ValueError, match="choose another name"):
         score_run(run, "judge", {"factory": "another"}, fails_once)
 

@@ -68,10 +68,30 @@ def test_intervals_cover_the_truth_and_a_model_seldom_differs_from_itself():
     assert 0.02 < np.mean(claimed) < 0.08
 
 
+@pytest.mark.parametrize("count", [6, 8, 16])
+def test_few_prompts_claim_no_more_than_many(count):
+    """Of two equal models: about 5 % at any number of prompts."""
+    rng, claimed = np.random.default_rng(2), []
+    for seed in range(400):
+        estimate = statistics.mean_estimate(rng.normal(size=count), seed=seed, draws=1000)
+        claimed.append(statistics.Difference(estimate=estimate).is_clear)
+    assert 0.01 < np.mean(claimed) < 0.085
+
+
+def test_too_few_prompts_claim_nothing():
+    found = statistics.Difference(estimate=statistics.mean_estimate([1.0, 1.1, 1.2, 1.1, 1.3]))
+    assert found.verdict("A", "B") == "fewer than 6 prompts, too few to tell"
+    assert statistics.final_estimate([4.0], [1.0, 2.0]).low is None
+    # 0.1 + 0.2 is not 0.3 to the last bit.
+    rounded = statistics.paired_difference(dict.fromkeys("abcdefgh", 0.1 + 0.2), dict.fromkeys("abcdefgh", 0.3))
+    assert rounded.verdict("A", "B") == "no difference to be seen"
+
+
 def test_differences_pair_prompts_that_both_have():
-    a, b = {"one": 3.0, "two": 5.0, "only a": 0.0}, {"one": 2.0, "two": 4.0, "only b": 9.0}
+    a = {**dict.fromkeys("cdef", 1.0), "one": 3.0, "two": 5.0, "only a": 0.0}
+    b = {**dict.fromkeys("cdef", 0.0), "one": 2.0, "two": 4.0, "only b": 9.0}
     found = statistics.paired_difference(a, b)
-    assert (found.estimate.mean, found.estimate.count) == (1.0, 2)
+    assert (found.estimate.mean, found.estimate.count) == (1.0, 6)
     assert found.verdict("A", "B") == "A is higher"
     assert statistics.paired_difference(b, a).verdict("A", "B") == "B is higher"
     assert statistics.paired_difference(a, a).verdict("A", "B") == "no difference to be seen"

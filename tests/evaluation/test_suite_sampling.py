@@ -227,6 +227,13 @@ def test_a_benchmark_runs_in_its_own_environment_and_resumes(tmp_path):
     assert "out of memory" in log[1]
     benchmarks.run_benchmark("vbench2", tmp_path, tmp_path / "out", **arguments)
     assert log[2] == "Mechanics: done already"
+    # A result that comes with a failure, or is of another dimension, is none the next time either.
+    for ending in ("sys.exit(3)", "pathlib.Path(output, 'r_eval_results.json').write_text('{\"Diversity\": [1, []]}')"):
+        script.write_text(script.read_text().replace("assert dimension != 'Material', 'out of memory'\n", "") + ending)
+        for _ in range(2):
+            again = arguments | {"dimensions": ("Material",)}
+            assert benchmarks.run_benchmark("vbench2", tmp_path, tmp_path / "out", **again) == ["Material"]
+        script.write_text(script.read_text().removesuffix(ending))
     assert benchmarks.read_results(tmp_path / "out") == {"Mechanics": 0.5}
     with pytest.raises(ValueError, match="command must have {output}"):
         benchmarks.run_benchmark("vbench2", tmp_path, tmp_path, command="run {videos} {dimension}")
