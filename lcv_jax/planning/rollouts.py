@@ -137,11 +137,10 @@ def _autoencoder(known: Networks) -> Any:
 
 def _stage(fields: dict[str, Any], *, task: str, share: float, model_flops: float) -> TrainingStage:
     return TrainingStage(
-        **fields,
+        **{"host_bytes": 0, **fields},
         task=task,
         share=share,
         gradient_bytes=0,
-        host_bytes=0,
         host_traffic_bytes=0,
         model_flops=model_flops,
     )
