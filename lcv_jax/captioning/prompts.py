@@ -12,10 +12,9 @@ from lcv_jax.bounds import Count, Fps, FrameCount, check_fields
 from lcv_jax.checkpoint.judge_templates import CONVERSATION
 from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.data.chat_tokens import ChatTokens
-from lcv_jax.data.patches import cells
 from lcv_jax.models.qwen2_rope import grid_positions
 from lcv_jax.models.qwen2_vision import MERGED
-from lcv_jax.rewards.judge_batches import bucket
+from lcv_jax.rewards.judge_batches import bucket, pack_visual
 from lcv_jax.rewards.videoreward import video_grid, video_patches
 
 STOPS = ("<|im_end|>", "<|endoftext|>")
@@ -159,15 +158,9 @@ def pack(clips: Sequence[Clip], size: int, prompts: CaptionPrompts) -> dict[str,
     }
     for row in range(size):
         clip = clips[min(row, len(clips) - 1)]
-        t, rows, columns = clip.grid
-        num_patches, length = rows * columns, len(clip.ids)
-        packed["patches_BTSC"][row, :t, :num_patches] = clip.load()
-        packed["cells_BS2"][row, :num_patches] = cells(rows, columns)
-        packed["mask_BTS"][row, :t, :num_patches] = True
+        length = len(clip.ids)
+        pack_visual(clip.load(), clip.grid, clip.first_visual, {name: array[row] for name, array in packed.items()})
         packed["ids_BL"][row, :length] = clip.ids
-        picture, token = np.divmod(np.arange(clip.num_visual), num_patches // MERGED)
-        places = slice(clip.first_visual, clip.first_visual + clip.num_visual)
-        packed["visual_BL"][row, places] = picture * (shape.patches // MERGED) + token
         positions_L3 = grid_positions(np.array(clip.ids), np.array([clip.grid]), cfg)
         packed["positions_BL3"][row, :length] = positions_L3
         packed["length_B"][row], packed["position_B"][row] = length, positions_L3.max() + 1

@@ -123,18 +123,10 @@ def pack(rows: Sequence[Row], shape: Shape, size: int, conversation: Conversatio
 
 
 def _pack_row(row: Row, shape: Shape, conversation: Conversation, into: dict[str, np.ndarray]) -> None:
-    pictures, height, width = row.grid
-    num_patches = height * width
-    into["patches_BTSC"][:pictures, :num_patches] = row.load()
-    into["cells_BS2"][:num_patches] = cells(height, width)
-    into["mask_BTS"][:pictures, :num_patches] = True
-
-    opening, per_picture = len(conversation.opening), num_patches // MERGED
-    visual = pictures * per_picture
+    opening = len(conversation.opening)
+    visual = pack_visual(row.load(), row.grid, opening, into)
     begun = [*conversation.opening, *[conversation.visual_token] * visual, *row.begun]
     into["ids_BL"][: len(begun)] = begun
-    picture, token = np.divmod(np.arange(visual), per_picture)
-    into["visual_BL"][opening : opening + visual] = picture * (shape.patches // MERGED) + token
     into["positions"][: len(begun)] = np.arange(len(begun))
     into["begun_BP"][: len(begun)] = True
 
@@ -146,3 +138,23 @@ def _pack_row(row: Row, shape: Shape, conversation: Conversation, into: dict[str
             opening + visual + place if place < len(row.begun) else start + place - len(row.begun)
             for place in prompt.rewards
         ]
+
+
+def pack_visual(
+    patches_tSC: UInt8[np.ndarray, "t S C"], grid: tuple[int, int, int], first: int, into: dict[str, np.ndarray]
+) -> int:
+    """Packs the patches of a picture or video whose tokens begin at place `first`; gives back how many tokens.
+
+    Args:
+        grid: temporal patches, rows and columns of patches.
+        into: patches_BTSC, cells_BS2, mask_BTS and visual_BL of one row.
+    """
+    pictures, height, width = grid
+    num_patches, room = height * width, into["patches_BTSC"].shape[1] // MERGED
+    into["patches_BTSC"][:pictures, :num_patches] = patches_tSC
+    into["cells_BS2"][:num_patches] = cells(height, width)
+    into["mask_BTS"][:pictures, :num_patches] = True
+    visual = pictures * num_patches // MERGED
+    picture, token = np.divmod(np.arange(visual), num_patches // MERGED)
+    into["visual_BL"][first : first + visual] = picture * room + token
+    return visual
