@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,24 @@ def flip_bit():
         path.write_bytes(content)
 
     return flip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium without a window; the log of its console is kept."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("the browser test needs chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # The last two: tabs that nobody looks at go on at full speed.
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    service = importlib.import_module("selenium.webdriver.chrome.service").Service(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -124,23 +123,6 @@ def test_mistakes_are_one_line(library, tmp_path, capsys, told):
     with pytest.raises(SystemExit):
         curate.main(["report", str(library / "library"), str(tmp_path / told[0]), "--most-text", "0.1", *RULES])
     assert told[1] in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        pytest.skip("the browser test needs chromium and chromium-driver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 360)])

@@ -1,7 +1,5 @@
 """The rating page in a real browser, by keyboard."""
 
-import shutil
-
 import pytest
 
 from lcv_jax.evaluation.ratings import Ratings
@@ -10,30 +8,11 @@ from lcv_jax.evaluation.studies import create_study
 from tests.evaluation.clips import make_run
 from tests.evaluation.served import Served
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-    pytest.skip("the browser test needs chromium and chromium-driver", allow_module_level=True)
+pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    # The last two: tabs that nobody looks at go on at full speed.
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 READY = "return [...document.querySelectorAll('video')].every((v) => v.readyState >= 2)"
 

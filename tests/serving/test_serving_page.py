@@ -1,37 +1,20 @@
 """The page in a real browser: a video end to end, labels and contrast, by keyboard, on a phone, in the dark."""
 
-import shutil
-
 import pytest
 
 from tests.serving.served_model import ServedModel, picture
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-    pytest.skip("the browser test needs chromium and chromium-driver", allow_module_level=True)
+pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint, tmp_path_factory):
     with ServedModel(tiny_checkpoint, tmp_path_factory.mktemp("page") / "videos") as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
