@@ -15,15 +15,10 @@ from typing import Annotated, Literal
 import tyro
 
 from lcv_jax.bounds import Count, Seed, check_fields
-from lcv_jax.captioning.prompts import Views
+from lcv_jax.captioning.prompts import QUESTION, Views
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
 from lcv_jax.sampling.text import TextSampling
 from lcv_jax.user_files import check_writable
-
-QUESTION = (
-    "Describe this video: what is to be seen, in the order in which it happens, the subjects and their looks, every "
-    "action with its direction and result, the place and the light."
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

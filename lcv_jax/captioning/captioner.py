@@ -8,20 +8,18 @@ For a captioner behind a server, and for captions in two languages with their ch
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import DTypeLike, Params
-from lcv_jax.captioning.prompts import CaptionPrompts, Clip, Views, pack, shape_of
+from lcv_jax.captioning.prompts import QUESTION, CaptionPrompts, Clip, Shape, Views, pack, shape_of
 from lcv_jax.checkpoint import store
 from lcv_jax.models.captioner import Captioner as Network
 from lcv_jax.rewards.judge_batches import bucket
 from lcv_jax.sampling.text import TextSampling, write_text
 
-QUESTION = "Describe this video."
 BATCH_SIZE = 4
 
 
@@ -81,23 +79,24 @@ class Captioner:
             raise ValueError(f"{len(videos)} videos need as many frame rates in fps, got {len(fps)}")
         clips = [self.prompts.clip(number, *clip, question, self.views) for number, clip in enumerate(zip(videos, fps))]  # noqa: B905
         texts = [""] * len(clips)
-        by_shape: dict[Any, list[Clip]] = {}
-        for clip in clips:
-            by_shape.setdefault(shape_of(clip), []).append(clip)
+        by_shape: dict[Shape, list[int]] = {}
+        for number, clip in enumerate(clips):
+            by_shape.setdefault(shape_of(clip), []).append(number)
         for alike in by_shape.values():
             for start in range(0, len(alike), self.batch_size):
                 some = alike[start : start + self.batch_size]
-                for clip, text in zip(some, self._write(some, sampling, seed), strict=True):
-                    texts[clip.number] = text
+                for number, text in zip(
+                    some, self._write([clips[number] for number in some], sampling, seed), strict=True
+                ):
+                    texts[number] = text
         return texts
 
     def _write(self, clips: Sequence[Clip], sampling: TextSampling, seed: int) -> list[str]:
         """Texts of clips of one shape."""
         rows = bucket(len(clips))
-        packed = pack(clips, rows, self.prompts)
-        length_B, position_B = packed.pop("length_B"), packed.pop("position_B")
+        asked, length_B, position_B = pack(clips, rows, self.prompts)
         keys = jax.vmap(jax.random.key)(np.full(rows, seed, np.uint32))
         written_BT = write_text(
-            self.network, sampling, self.params, packed, length_B, position_B, keys, stops=self.prompts.stops
+            self.network, sampling, self.params, asked, length_B, position_B, keys, stops=self.prompts.stops
         )  # fmt: skip
         return [self.prompts.text_of(ids) for ids in np.asarray(written_BT)[: len(clips)].tolist()]

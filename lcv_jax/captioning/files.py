@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import numpy as np
 
 from lcv_jax.captioning.prompts import Views
 from lcv_jax.data.manifest import Entry
-from lcv_jax.data.media_reader import open_clip
 from lcv_jax.data.pictures import read_image
 from lcv_jax.own_files import differences, naming_write_errors, write_json
-from lcv_jax.rewards.videoreward import chosen_frames
+from lcv_jax.rewards.clip_files import file_frames
 from lcv_jax.user_files import read_json
 
 Caption = Callable[[Sequence[np.ndarray], Sequence[float]], Sequence[str]]
@@ -41,12 +39,7 @@ def frames_of(entry: Entry, views: Views) -> np.ndarray:
     """
     if entry.is_image:
         return read_image(entry.path)[None]
-    with open_clip(entry.path) as clip:
-        first = clip.timeline.nearest(Fraction(entry.start))
-        last = len(clip.timeline) - 1 if entry.end is None else clip.timeline.nearest(Fraction(entry.end))
-        rate = float(clip.timeline.rate)
-        chosen = first + chosen_frames(last - first + 1, rate, views.fps, views.num_frames)
-        return np.stack(list(clip.pictures(chosen.tolist())))
+    return file_frames(entry.path, views, entry.start, entry.end)
 
 
 def write_captions(

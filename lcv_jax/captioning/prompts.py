@@ -1,6 +1,7 @@
-"""What a captioner is asked about a clip: its frames as patches, the chat around them, and batches of few shapes."""
+"""What a captioner is asked about a clip, and answers: patches, the chat around them, and batches of few shapes."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +13,19 @@ from lcv_jax.bounds import Count, Fps, FrameCount, check_fields
 from lcv_jax.checkpoint.judge_templates import CONVERSATION
 from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.data.chat_tokens import ChatTokens
+from lcv_jax.models.captioner import Asked
 from lcv_jax.models.qwen2_rope import grid_positions
 from lcv_jax.models.qwen2_vision import MERGED
+from lcv_jax.rewards.clip_files import Grid
 from lcv_jax.rewards.judge_batches import bucket, pack_visual
 from lcv_jax.rewards.videoreward import video_grid, video_patches
 
 STOPS = ("<|im_end|>", "<|endoftext|>")
-"""Tokens that end an answer."""
+"""Tokens that end an answer; the first is the one that is trained."""
+QUESTION = (
+    "Describe this video: what is to be seen, in the order in which it happens, the subjects and their looks, every "
+    "action with its direction and result, the place and the light."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,24 +49,22 @@ class Views:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One question about one clip."""
+    """One question about one clip, perhaps with the answer to learn."""
 
-    number: int
-    """Of the clip among those that were given."""
     load: Callable[[], UInt8[np.ndarray, "t S C"]]
     """Its patches."""
-    grid: tuple[int, int, int]
-    """Temporal patches, rows and columns of patches."""
+    grid: Grid
     ids: tuple[int, ...]
-    """The prompt, with a token for each merged patch."""
+    """The prompt, with a token for each merged patch; then the answer."""
     first_visual: int
-    """Where these begin."""
+    """Where the clip's tokens begin."""
+    begin: int
+    """Where the answer begins: tokens of the prompt."""
 
     @property
     def num_visual(self) -> int:
         """Tokens of the clip."""
-        t, rows, columns = self.grid
-        return t * rows * columns // MERGED
+        return math.prod(self.grid) // MERGED
 
 
 class Shape(NamedTuple):
@@ -89,10 +94,10 @@ class CaptionPrompts:
         self.stops = tuple(special[token] for token in STOPS if token in special)
 
     def clip(self, number: int, video_THWC: np.ndarray, fps: float, question: str, views: Views) -> Clip:
-        """The question about a clip; a single frame is asked about as a picture.
+        """The question about a clip in memory; a single frame is asked about as a picture.
 
         Raises:
-            ValueError: no uint8 frames T H W 3, or a size or frame rate that cannot be taken.
+            ValueError: no uint8 frames T H W 3, or a size or frame rate that cannot be taken; the number is named.
         """
         if not isinstance(video_THWC, np.ndarray) or video_THWC.dtype != np.uint8 or video_THWC.ndim != 4:
             got = f"{getattr(video_THWC, 'dtype', type(video_THWC).__name__)} {np.shape(video_THWC)}"
@@ -105,25 +110,33 @@ class CaptionPrompts:
             grid = video_grid(frames.shape, fps, views)
         except ValueError as error:
             raise ValueError(f"video {number}: {error}") from None
+        return self.asked(lambda: video_patches(frames, fps, views), grid, question, is_picture=is_picture)
+
+    def asked(self, load: Callable[[], np.ndarray], grid: Grid, question: str, *, is_picture: bool) -> Clip:
+        """The question about a clip or a picture.
+
+        Args:
+            load: reads its patches.
+            grid: temporal patches, rows and columns of patches.
+            question: special tokens in it are ordinary letters.
+            is_picture: whether it is a picture.
+        """
         visual = self.cfg.image_token_id if is_picture else self.cfg.video_token_id
         before, after = CONVERSATION.split("{pads}")
         before_question, after_question = after.split("{text}")
         opening = self._tokens.of_template(before)
-        num_visual = grid[0] * grid[1] * grid[2] // MERGED
         ids = [
             *opening,
-            *[visual] * num_visual,
+            *[visual] * (math.prod(grid) // MERGED),
             *self._tokens.of_template(before_question),
             *self._tokens.of_text(question),
             *self._tokens.of_template(after_question),
         ]
-        return Clip(
-            number=number,
-            load=lambda: video_patches(frames, fps, views),
-            grid=grid,
-            ids=tuple(ids),
-            first_visual=len(opening),
-        )  # fmt: skip
+        return Clip(load=load, grid=grid, ids=tuple(ids), first_visual=len(opening), begin=len(ids))
+
+    def answered(self, clip: Clip, answer: str) -> Clip:
+        """A question with its answer and the token that ends it; special tokens in it are ordinary letters."""
+        return dataclasses.replace(clip, ids=(*clip.ids, *self._tokens.of_text(answer.strip()), self.stops[0]))
 
     def text_of(self, ids: Sequence[int]) -> str:
         """An answer's text, up to the token that ends it."""
@@ -139,29 +152,35 @@ def shape_of(clip: Clip) -> Shape:
     )  # fmt: skip
 
 
-def pack(clips: Sequence[Clip], size: int, prompts: CaptionPrompts) -> dict[str, np.ndarray]:
-    """The arguments of `Captioner.begin` for clips of one shape, and the position of the first token after each prompt.
+def pack(
+    clips: Sequence[Clip], size: int, prompts: CaptionPrompts, shape: Shape | None = None
+) -> tuple[Asked, np.ndarray, np.ndarray]:
+    """Arrays of clips, the length of each sequence, and the position of the first token after it.
 
-    Rows that lack repeat the last clip.
+    Args:
+        clips: of one shape.
+        size: rows; those that lack repeat the last clip.
+        prompts: of the captioner.
+        shape: that all of them fit; None: that of the first.
     """
-    shape, cfg = shape_of(clips[0]), prompts.cfg
-    features = cfg.vision_config.patch_features
-    packed: dict[str, np.ndarray] = {
-        "patches_BTSC": np.zeros((size, shape.pictures, shape.patches, features), np.uint8),
-        "cells_BS2": np.zeros((size, shape.patches, 2), np.int32),
-        "mask_BTS": np.zeros((size, shape.pictures, shape.patches), bool),
-        "ids_BL": np.zeros((size, shape.length), np.int32),
-        "visual_BL": np.full((size, shape.length), -1, np.int32),
-        "positions_BL3": np.zeros((size, shape.length, 3), np.int32),
-        "length_B": np.zeros(size, np.int32),
-        "position_B": np.zeros(size, np.int32),
-    }
+    cfg, shape = prompts.cfg, shape or shape_of(clips[0])
+    asked = Asked(
+        patches_BTSC=np.zeros((size, shape.pictures, shape.patches, cfg.vision_config.patch_features), np.uint8),
+        cells_BS2=np.zeros((size, shape.patches, 2), np.int32),
+        mask_BTS=np.zeros((size, shape.pictures, shape.patches), bool),
+        ids_BL=np.zeros((size, shape.length), np.int32),
+        visual_BL=np.full((size, shape.length), -1, np.int32),
+        positions_BL3=np.zeros((size, shape.length, 3), np.int32),
+    )
+    length_B, position_B = np.zeros(size, np.int32), np.zeros(size, np.int32)
     for row in range(size):
         clip = clips[min(row, len(clips) - 1)]
-        length = len(clip.ids)
-        pack_visual(clip.load(), clip.grid, clip.first_visual, {name: array[row] for name, array in packed.items()})
-        packed["ids_BL"][row, :length] = clip.ids
+        length = length_B[row] = len(clip.ids)
+        pack_visual(
+            clip.load(), clip.grid, clip.first_visual, {name: array[row] for name, array in asked._asdict().items()}
+        )
+        asked.ids_BL[row, :length] = clip.ids
         positions_L3 = grid_positions(np.array(clip.ids), np.array([clip.grid]), cfg)
-        packed["positions_BL3"][row, :length] = positions_L3
-        packed["length_B"][row], packed["position_B"][row] = length, positions_L3.max() + 1
-    return packed
+        asked.positions_BL3[row, :length] = positions_L3
+        position_B[row] = positions_L3.max() + 1
+    return asked, length_B, position_B

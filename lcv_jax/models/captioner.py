@@ -3,14 +3,30 @@
 The head is the embedding table again in the smaller published models, and a table of its own in the larger ones.
 """
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, UInt8
+from lcv_jax.array_types import Array, DTypeLike, Float, Int
 from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.models.judges import normalised
 from lcv_jax.models.layers import Linear, matmul_precision
 from lcv_jax.models.qwen2_vl import Branches, Cached, Qwen2VL
+
+
+class Asked(NamedTuple):
+    """A batch of clips with the tokens around them, as `JudgeNetwork` takes them."""
+
+    patches_BTSC: Any
+    """Pixels of patches, uint8."""
+    cells_BS2: Any
+    mask_BTS: Any
+    ids_BL: Any
+    """Padding is at the end."""
+    visual_BL: Any
+    positions_BL3: Any
+    """Of models/qwen2_rope.py: `grid_positions`."""
 
 
 class Captioner(nn.Module):
@@ -23,51 +39,38 @@ class Captioner(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     implementation: str = "auto"
+    remat: str = "none"
 
     def setup(self) -> None:
         cfg, types = self.cfg, (self.dtype, self.param_dtype)
-        self.qwen2_vl = Qwen2VL(cfg, cfg.vocab_size, *types, self.implementation, exact_frequencies=True)
+        self.qwen2_vl = Qwen2VL(
+            cfg, cfg.vocab_size, *types, self.implementation, exact_frequencies=True, remat=self.remat
+        )  # fmt: skip
         nn.share_scope(self, self.qwen2_vl)
         if not cfg.tie_word_embeddings:
             self.lm_head = Linear(cfg.vocab_size, False, *types)
 
-    def __call__(
-        self,
-        patches_BTSC: UInt8[Array, "B T S C"],
-        cells_BS2: Int[Array, "B S 2"],
-        mask_BTS: Bool[Array, "B T S"],
-        ids_BL: Int[Array, "B L"],
-        visual_BL: Int[Array, "B L"],
-        positions_BL3: Int[Array, "B L 3"],
-    ) -> Float[Array, "B L V"]:
-        """Logits of the token after each of a sequence's, all at once; for training. See `JudgeNetwork`."""
-        visual_BVD = self.qwen2_vl.encode(normalised(patches_BTSC), cells_BS2, mask_BTS)
-        whole = Branches(begun_BP=jnp.ones(ids_BL.shape, bool), num_ends=0)
-        return self.logits(self.qwen2_vl(ids_BL, visual_BVD, visual_BL, positions_BL3, whole))
+    def __call__(self, asked: Asked, places_BA: Int[Array, "B A"]) -> Float[Array, "B A V"]:
+        """Logits of the token after each of some places of a sequence, all at once; for training."""
+        whole = Branches(begun_BP=jnp.ones(asked.ids_BL.shape, bool), num_ends=0)
+        return self._after(asked, places_BA, whole)
 
-    def begin(
-        self,
-        patches_BTSC: UInt8[Array, "B T S C"],
-        cells_BS2: Int[Array, "B S 2"],
-        mask_BTS: Bool[Array, "B T S"],
-        ids_BL: Int[Array, "B L"],
-        visual_BL: Int[Array, "B L"],
-        positions_BL3: Int[Array, "B L 3"],
-        length_B: Int[Array, " B"],
-        room: int,
-    ) -> Float[Array, "B V"]:
+    def begin(self, asked: Asked, length_B: Int[Array, " B"], room: int) -> Float[Array, "B V"]:
         """Logits of the first token after each prompt; fills the collection "cache", which is to be mutable.
 
         Args:
-            length_B: tokens of each prompt without padding, which is at the end.
+            asked: the prompts.
+            length_B: tokens of each prompt without padding.
             room: places of the cache for the tokens to come.
         """
-        B, L = ids_BL.shape
-        visual_BVD = self.qwen2_vl.encode(normalised(patches_BTSC), cells_BS2, mask_BTS)
+        B, L = asked.ids_BL.shape
         cached = Cached(at=jnp.zeros((), jnp.int32), seen_BM=jnp.zeros((B, L + room), bool))
-        hidden_BLD = self.qwen2_vl(ids_BL, visual_BVD, visual_BL, positions_BL3, cached)
-        last_B1D = jnp.take_along_axis(hidden_BLD, (length_B - 1)[:, None, None], axis=1)
-        return self.logits(last_B1D)[:, 0]
+        return self._after(asked, (length_B - 1)[:, None], cached)[:, 0]
+
+    def _after(self, asked: Asked, places_BA: Int[Array, "B A"], others: Branches | Cached) -> Float[Array, "B A V"]:
+        visual_BVD = self.qwen2_vl.encode(normalised(asked.patches_BTSC), asked.cells_BS2, asked.mask_BTS)
+        hidden_BLD = self.qwen2_vl(asked.ids_BL, visual_BVD, asked.visual_BL, asked.positions_BL3, others)
+        return self.logits(jnp.take_along_axis(hidden_BLD, places_BA[..., None], axis=1))
 
     def go_on(
         self,

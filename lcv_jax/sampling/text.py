@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, Int, Params, PRNGKeyArray
 from lcv_jax.bounds import Bounds, Count, check_fields
-from lcv_jax.models.captioner import Captioner
+from lcv_jax.models.captioner import Asked, Captioner
 from lcv_jax.models.qwen2_vl import Cached
 
 
@@ -33,7 +33,7 @@ def write_text(
     network: Captioner,
     sampling: TextSampling,
     params: Params,
-    prompt: dict[str, Any],
+    asked: Asked,
     length_B: Int[Array, " B"],
     position_B: Int[Array, " B"],
     key_B: Array,
@@ -46,7 +46,7 @@ def write_text(
         network: the captioner.
         sampling: how tokens are drawn.
         params: of the network.
-        prompt: the arguments of `Captioner.begin` up to the positions.
+        asked: the prompts.
         length_B: tokens of each prompt; padding is behind them.
         position_B: position of the first token after each prompt.
         key_B: a key for each text, so that it does not depend on what is written beside it.
@@ -55,9 +55,9 @@ def write_text(
     room = sampling.max_tokens
     variables = {"params": params}
     logits_BV, kept = network.apply(
-        variables, **prompt, length_B=length_B, room=room, method="begin", mutable=["cache"]
+        variables, asked, length_B, room, method="begin", mutable=["cache"]
     )  # fmt: skip
-    B, L = prompt["ids_BL"].shape
+    B, L = asked.ids_BL.shape
     is_prompt_BM = jnp.arange(L + room) < length_B[:, None]
 
     def going(state: Any) -> Array:

@@ -16,14 +16,15 @@ import numpy as np
 from lcv_jax.array_types import UInt8
 from lcv_jax.data.batches import Batches
 from lcv_jax.data.held_out import held_out_clips
-from lcv_jax.data.media_reader import open_clip, read_image
+from lcv_jax.data.media_reader import read_image
 from lcv_jax.data.pictures import picture_size
 from lcv_jax.data.plans import Choice, Plans
 from lcv_jax.data.preferences import PAIRS, Opinion, PreferencesConfig, opinion_rows, read_opinions
 from lcv_jax.data.rows import Rows
 from lcv_jax.models.judges import HPSV3, JudgeConfig
 from lcv_jax.objectives.preferences import MISSING
-from lcv_jax.rewards import hpsv3, videoreward
+from lcv_jax.rewards import clip_files, hpsv3, videoreward
+from lcv_jax.rewards.clip_files import Grid
 from lcv_jax.rewards.conversation import Conversation
 from lcv_jax.rewards.judge_batches import Row, Shape, make_row, pack, shape_of
 from lcv_jax.rewards.readouts import grayscale
@@ -31,7 +32,6 @@ from lcv_jax.training.judges import JudgeBase
 
 ATTEMPTS = 20
 """To replace a sample whose file cannot be read."""
-Grid = tuple[int, int, int]
 
 
 def open_preferences(
@@ -180,18 +180,12 @@ def _grids(opinion: Opinion, judge: JudgeConfig) -> tuple[Grid, ...]:
 def _grid(path: Path, judge: JudgeConfig) -> Grid:
     if judge.kind == HPSV3:
         return hpsv3.picture_grid(picture_size(path), judge)
-    with open_clip(path) as clip:
-        height, width, _ = next(clip.pictures([0])).shape
-        length = sum(1 for _ in clip.timeline.at_rate(None))
-        return videoreward.video_grid((length, height, width), float(clip.timeline.rate), judge)
+    return clip_files.file_grid(path, judge)
 
 
 def _patches(path: Path, judge: JudgeConfig, grey: bool) -> UInt8[np.ndarray, "t S C"]:
     if judge.kind == HPSV3:
         image_HWC = read_image(path)
         return hpsv3.picture_patches(grayscale(image_HWC) if grey else image_HWC, judge)
-    with open_clip(path) as clip:
-        places = list(clip.timeline.at_rate(None))
-        taken = videoreward.chosen_frames(len(places), float(clip.timeline.rate), judge.fps, judge.num_frames)
-        frames_THWC = np.stack(list(clip.pictures([places[number] for number in taken])))
+    frames_THWC = clip_files.file_frames(path, judge)
     return videoreward.frame_patches(grayscale(frames_THWC) if grey else frames_THWC, judge)
