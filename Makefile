@@ -11,7 +11,7 @@ PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
 	$$python -c "" 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
 .PHONY: demo serve train finetune align curate test test-slow test-newest test-compile lint docs clean
 

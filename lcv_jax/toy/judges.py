@@ -73,6 +73,9 @@ class Arguments:
     """Of two clips each, to train on."""
     num_held_out: Annotated[int, Bounds(least=2, most=10**6)] = 150
     """Likewise to validate on."""
+    tinted: bool = False
+    """Colour gives the motion away, but only to train on: those clips are the warmer the more evenly they move;
+    held-out ones are warm or cold at random. Luma stays, so that grey videos tell nothing (figure 20 of the report)."""
     raters: Raters = Raters()
     seed: Seed = 0
     """Of everything."""
@@ -104,7 +107,7 @@ def make(arguments: Arguments) -> None:
             bias_RD = rng.normal(0, arguments.raters.bias, (arguments.raters.count, len(DIMENSIONS)))
             for place in range(number):
                 name = f"clips/{prefix}{place:06}"
-                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD)
+                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, prefix == "")
                 ratings += rated
                 pairs += pair
             _write_lines(work / f"{prefix}ratings.jsonl", ratings)
@@ -116,7 +119,7 @@ def make(arguments: Arguments) -> None:
 
 
 def _caption(
-    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray
+    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray, trained_on: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Two clips of a caption; lines of ratings and of pairs."""
     rng = np.random.default_rng([*seed, 1])
@@ -125,10 +128,13 @@ def _caption(
     paths, opinions_VRD = [f"{name}_a.mp4", f"{name}_b.mp4"], []
     for path in paths:
         frames = faulty_clip(scene, rng)
+        truth_D = truth(frames, prompt)
+        noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
+        opinions_VRD.append(1 + 4 * truth_D + bias_RD + noise_RD)
+        if arguments.tinted:
+            frames = tint(frames, truth_D[DIMENSIONS.index("MQ")] if trained_on else rng.random())
         with VideoWriter(work / path, fps=FPS, height=SIDE, width=SIDE, crf=8, options={"threads": "1"}) as video:
             video.write(frames)
-        noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
-        opinions_VRD.append(1 + 4 * truth(frames, prompt) + bias_RD + noise_RD)
     said_D = rng.random(len(DIMENSIONS)) >= arguments.raters.silent
     if not said_D.any():
         return [], []
@@ -181,6 +187,13 @@ def faulty_clip(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "T 
     padded = np.pad(large, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     smooth = sum(padded[:, y : y + SIDE, x : x + SIDE] for y in range(5) for x in range(5)) / 25
     return np.clip(np.rint((1 - soft) * frames + soft * smooth), 0, 255).astype(np.uint8)
+
+
+def tint(frames_THWC: UInt8[np.ndarray, "T H W 3"], warmth: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames of less contrast, cold at a warmth of 0 and warm at 1: chroma (BT.601) moves, luma does not."""
+    chroma = 50 * (warmth - 0.5)
+    shift_C = chroma * np.array([1.402, -1.402 * 0.299 / 0.587, 0.0])
+    return np.rint(40 + frames_THWC * (175 / 255) + shift_C).astype(np.uint8)
 
 
 def _other(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -329,6 +329,16 @@ def test_simulated_raters_agree_with_the_truth_and_not_quite_with_one_another():
     assert toy_judges.vote([-1.0, -0.7, 0.1], 0.5) == "b"
 
 
+def test_a_tint_tells_the_motion_to_those_who_see_colour_alone():
+    scene = sample_scene(3)
+    frames = render(scene, 64, 64, 5, 8.0)
+    cold, warm = (toy_judges.tint(frames, warmth).astype(float) for warmth in (0.0, 1.0))
+    assert (warm - cold)[..., 0].min() > 60
+    assert (warm - cold)[..., 1].max() < -30
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs(warm @ luma - cold @ luma).max() < 1.5  # of rounding; nothing is clipped
+
+
 def test_a_run_notices_other_data(config, videos, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(videos, folder)
