@@ -20,6 +20,7 @@ import os
 import shutil
 import socket
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def check_config(cfg: TrainConfig) -> None:
 
 
 def _other_content(cfg: TrainConfig) -> list[str]:
-    begun = _read_begun(cfg).get("content", {})
+    begun = _read_begun(cfg.run).get("content", {})
     now = content_of(cfg) if begun else {}
     return [
         f"{name} has other content (SHA-256 was {begun.get(name, 'absent')[:12]}, is {now.get(name, 'absent')[:12]})"
@@ -153,7 +154,8 @@ def begin(cfg: TrainConfig, rows: Sequence[Row]) -> None:
     if rows:
         write_rows(cfg.run / DATA, rows)
     write_json(cfg.run / CONFIG, cfg.to_json())
-    write_json(cfg.run / BEGUN, {"steps": cfg.steps, "content": content_of(cfg), **_read_begun(cfg)})
+    begun = {"run": uuid.uuid4().hex, "steps": cfg.steps, "content": content_of(cfg)}
+    write_json(cfg.run / BEGUN, {**begun, **_read_begun(cfg.run)})
 
 
 def with_warmup(cfg: TrainConfig) -> TrainConfig:
@@ -161,7 +163,7 @@ def with_warmup(cfg: TrainConfig) -> TrainConfig:
 
     The run's length is the one that it was begun with, so that a run resumed with more steps keeps its schedule.
     """
-    steps = _read_begun(cfg).get("steps", cfg.steps)
+    steps = _read_begun(cfg.run).get("steps", cfg.steps)
     given = cfg.optimizer.warmup_steps
     if given <= steps:
         return cfg
@@ -175,9 +177,9 @@ def with_warmup(cfg: TrainConfig) -> TrainConfig:
     return dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=warmup))
 
 
-def _read_begun(cfg: TrainConfig) -> dict[str, Any]:
-    path = cfg.run / BEGUN
-    return read_json(path, advice=f"delete {cfg.run}, or choose another --run") if path.is_file() else {}
+def _read_begun(run: Path) -> dict[str, Any]:
+    path = run / BEGUN
+    return read_json(path, advice=f"delete {run}, or choose another --run") if path.is_file() else {}
 
 
 class Checkpoints:
@@ -304,7 +306,8 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         (partial,) = self._folder.glob(f"{self._saving}.*tmp*")
-        write_checksums(partial, without=WRITTEN_LAST.__contains__, step=self._saving)
+        run = _read_begun(self._run).get("run")
+        write_checksums(partial, without=WRITTEN_LAST.__contains__, step=self._saving, run=run)
 
     def _verify(self, folder: Path) -> None:
         """Each process verifies its share of the files, and all of them raise if one does."""
@@ -313,6 +316,8 @@ class Checkpoints:
             recorded = read_checksums(folder)
             if str(recorded["facts"].get("step")) != folder.name:
                 raise DamagedError(f"it is the checkpoint of step {recorded['facts'].get('step')}")
+            if recorded["facts"].get("run") not in (None, _read_begun(self._run).get("run")):
+                raise DamagedError("it is the checkpoint of another run")
             verify(folder, share(recorded["files"], jax.process_index(), jax.process_count()))
         except DamagedError as error:
             fault = str(error)

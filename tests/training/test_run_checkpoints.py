@@ -1,6 +1,7 @@
 """Checkpoints of a run: every file that a restore reads is verified, and a damaged one falls back to the one before."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from lcv_jax.checkpoint.checksums import CHECKSUMS, DamagedError
 from lcv_jax.training.config import CheckpointsConfig
-from lcv_jax.training.folder import WRITTEN_LAST, Checkpoints
+from lcv_jax.training.folder import BEGUN, WRITTEN_LAST, Checkpoints
 from lcv_jax.training.state import TrainState
 
 
@@ -104,6 +105,24 @@ def test_damaged_checkpoints_are_moved_away_and_their_steps_saved_again(run, dam
         assert_restored(checkpoints.restore(shapes()), 6)
         assert checkpoints.steps == [6, 4]
     assert len(list((run / "damaged").iterdir())) == 1
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed_from(run, capsys):
+    other = run.parent / "other"
+    shutil.copytree(run, other)
+    for folder, name in ((run, "one"), (other, "another")):
+        (folder / BEGUN).write_text(json.dumps({"run": name}))
+        with opened(folder) as checkpoints:
+            checkpoints.save(state_of(8), {"step": 8}, 8)
+            checkpoints.wait()
+    with opened(run) as checkpoints:
+        assert_restored(checkpoints.resume(shapes()), 8)
+    newest = run / "checkpoints" / "8"
+    shutil.rmtree(newest)
+    shutil.copytree(other / "checkpoints" / "8", newest)
+    with opened(run) as checkpoints:
+        assert_restored(checkpoints.resume(shapes()), 6)
+    assert f"{newest} is damaged (it is the checkpoint of another run)" in capsys.readouterr().err
 
 
 def test_a_run_without_an_intact_checkpoint_does_not_resume(run):
