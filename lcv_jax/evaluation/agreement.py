@@ -1,11 +1,12 @@
 """A judge against people: how well it agrees, and the report's score of a model, which takes both 2:1."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 
 from lcv_jax.evaluation import statistics
 from lcv_jax.evaluation.runs import Run
-from lcv_jax.evaluation.scores import read_scores
+from lcv_jax.evaluation.scores import Scores, read_scores
 from lcv_jax.evaluation.statistics import Correlation, Estimate
 from lcv_jax.evaluation.study_results import Row, item_means
 
@@ -35,7 +36,10 @@ def judge_agreement(rows: Sequence[Row], runs: Sequence[Run], name: str, match: 
     if any(row["other_model"] for row in rows):
         raise ValueError("agreement with a judge needs an absolute study, this one is pairwise")
     people = item_means([row for row in rows if row["role"] == "rating"])
-    judged = {run.name: _scores(run, name) for run in runs}
+    scores = [_scores(run, name) for run in runs]
+    if len({json.dumps(one.made_by, sort_keys=True) for one in scores}) > 1:
+        raise ValueError(f"scores {name!r} of {', '.join(run.name for run in runs)} were made differently: judge alike")
+    judged = {run.name: one.by_item(run) for run, one in zip(runs, scores, strict=True)}
     dimensions = sorted({dimension for _, dimension in people})
     named = {dimension: match.get(dimension, dimension) for dimension in dimensions}
     scored = [dimension for dimension in dimensions if all(named[dimension] in by for by in judged.values())]
@@ -59,12 +63,16 @@ def judge_agreement(rows: Sequence[Row], runs: Sequence[Run], name: str, match: 
     return Agreement(correlations=correlations, finals=finals)
 
 
-def _scores(run: Run, name: str) -> dict[str, dict[str, float]]:
-    """A judge's scores of a run, by score and item."""
+def _scores(run: Run, name: str) -> Scores:
+    """A judge's scores of a run, all of its videos as they are now."""
     known = {scores.name: scores for scores in read_scores(run)}
     if name not in known:
         raise ValueError(f"{run.folder} has no scores {name!r}; it has {', '.join(known) or 'none'}")
-    return known[name].by_item(run)
+    if outdated := known[name].outdated:
+        raise ValueError(
+            f"{run.folder}: {len(outdated)} videos were replaced since {name} scored them: score them again"
+        )
+    return known[name]
 
 
 def lines_of_agreement(found: Agreement) -> list[str]:

@@ -1,12 +1,14 @@
 """Several runs of one suite side by side: paired differences with intervals, by score, category and prompt."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 from lcv_jax.evaluation import statistics
 from lcv_jax.evaluation.measures import MEASURES
 from lcv_jax.evaluation.runs import Run
-from lcv_jax.evaluation.scores import read_scores
+from lcv_jax.evaluation.scores import Scores, read_scores
+from lcv_jax.evaluation.sources import Source
 from lcv_jax.evaluation.statistics import Difference, Estimate
 
 Key = tuple[str, str]
@@ -66,18 +68,89 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         if len(own) > len(common)
     ]
     notes += [f"{run.name}: {len(run.missing)} prompts of its suite have no video" for run in runs if run.missing]
+    scored = [read_scores(run) for run in runs]
+    notes += clip_differences(runs, scored, common)
+    different, told = _different_makers(runs, scored)
+    notes += told
     values: dict[Key, dict[str, dict[str, float]]] = {}
-    for run in runs:
-        for scores in read_scores(run):
+    for run, of_run in zip(runs, scored, strict=True):
+        for scores in of_run:
             if scores.failures:
                 notes.append(f"{run.name}: {len(scores.failures)} videos have no score of {scores.name}")
-            for score, by_item in scores.by_item(run).items():
+            if scores.outdated:
+                notes.append(
+                    f"{run.name}: {len(scores.outdated)} scores of {scores.name} are left out: the videos, prompts or "
+                    "images were replaced since, or the version of this program was older; score them again"
+                )
+            for score, by_item in scores.by_item(run).items() if scores.name not in different else ():
                 kept = {item: by_item[item] for item in common if item in by_item}
                 values.setdefault((scores.name, score), {})[run.name] = kept
     shared = {key: by for key, by in values.items() if len(by) == len(runs) and _paired(by)}
     if not shared:
-        raise ValueError(f"{', '.join(names)} have no score in common; run `evaluate measure` or `evaluate judge`")
+        advice = "; ".join(notes) or "run `evaluate measure` or `evaluate judge`"
+        raise ValueError(f"{', '.join(names)} have no score in common: {advice}")
     return Comparison(runs=tuple(runs), items=tuple(common), notes=tuple(notes), values=shared)
+
+
+def _different_makers(runs: Sequence[Run], scored: Sequence[Sequence[Scores]]) -> tuple[set[str], list[str]]:
+    """Names whose scores were not made alike in all runs, and the notes that say so."""
+    makers: dict[str, dict[str, str]] = {}
+    for run, of_run in zip(runs, scored, strict=True):
+        for scores in of_run:
+            makers.setdefault(scores.name, {})[run.name] = json.dumps(scores.made_by, sort_keys=True)
+    different = {name: by_run for name, by_run in makers.items() if len(set(by_run.values())) > 1}
+    return set(different), [
+        f"{name} is not compared, its scores were made differently ({_each(by_run)}): score these runs alike"
+        for name, by_run in different.items()
+    ]
+
+
+def clip_differences(runs: Sequence[Run], scored: Sequence[Sequence[Scores]], common: Sequence[str]) -> list[str]:
+    """In what the runs' clips of the same prompts differ, apart from what they show: a note for each property.
+
+    Args:
+        runs: the runs.
+        scored: scores of each, which know what they are of.
+        common: prompts.
+    """
+    by_run = []
+    for run, of_run in zip(runs, scored, strict=True):
+        sources = {video: source for scores in of_run for video, source in scores.sources.items()}
+        samples: dict[str, list[Source | None]] = {}
+        for video in run.videos:
+            samples.setdefault(video.item.id, []).append(sources.get(video.id))
+        by_run.append(samples)
+    notes = []
+    for name, shown in _PROPERTIES.items():
+        examples = []
+        for item in common:
+            found = {run.name: shown(samples[item]) for run, samples in zip(runs, by_run, strict=True)}
+            if len({value for value in found.values() if value}) > 1:
+                examples.append(f"{item}: {_each(found)}")
+        if examples:
+            notes.append(f"{len(examples)} of {len(common)} prompts have clips of different {name} ({examples[0]})")
+    languages = {run.name: run.language for run in runs if run.language}
+    if len(set(languages.values())) > 1:
+        notes.append(f"the prompts were sampled in different languages ({_each(languages)})")
+    return notes
+
+
+def _of_each(shown: Callable[[Source], str]) -> Callable[[Sequence[Source | None]], str]:
+    """A property of an item's samples, in which they may differ, too."""
+    return lambda samples: ", ".join(sorted({shown(one) for one in samples if one is not None}))
+
+
+_PROPERTIES: dict[str, Callable[[Sequence[Source | None]], str]] = {
+    "length": _of_each(lambda one: f"{one.num_frames} frames"),
+    "size": _of_each(lambda one: f"{one.height} x {one.width}"),
+    "frame rate": _of_each(lambda one: f"{one.fps:g} frames a second"),
+    "reference images": _of_each(lambda one: one.image[:8]),
+    "number": lambda samples: f"{len(samples)} samples",
+}
+
+
+def _each(by_run: Mapping[str, str]) -> str:
+    return "; ".join(f"{run} {value}" for run, value in by_run.items())
 
 
 def _paired(by_run: Mapping[str, dict[str, float]]) -> bool:

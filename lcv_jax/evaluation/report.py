@@ -42,9 +42,14 @@ def markdown(found: Comparison) -> str:
         cells += [verdict(found.difference(key, first, other), key, first, other) for other in others]
         rows.append([f"{key[0]}: {key[1]}", direction(key).removesuffix(" is better"), *cells])
     lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
+    table = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in lines)
     notes = "".join(f"\n\n{note}." for note in found.notes)
     return f"{len(found.items)} prompts; means with 95 % bootstrap intervals over prompts.\n\n{table}{notes}\n"
+
+
+def _cell(text: str) -> str:
+    """Text within a table's cell."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
 def page(found: Comparison, *, num_prompts: int = 3, shown: Key | None = None) -> str:
@@ -67,7 +72,8 @@ def page(found: Comparison, *, num_prompts: int = 3, shown: Key | None = None) -
     for key in found.values:
         parts.append(f"<h2>{html.escape(f'{key[0]}: {key[1]}')}</h2><p>{html.escape(direction(key))}</p>")
         parts += [bars(found.estimates(key)), _verdicts(found, key)]
-    parts += [f"<h2>By category: {html.escape(f'{chosen[0]}: {chosen[1]}')}</h2>", _categories(found, chosen)]
+        if categories := _categories(found, key):
+            parts.append(f"<details><summary>by category</summary>{categories}</details>")
     parts += _prompts(found, chosen, num_prompts)
     title = html.escape(f"Evaluation of {', '.join(names)}")
     return (

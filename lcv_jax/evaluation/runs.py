@@ -41,6 +41,8 @@ class Run:
     videos: tuple[Video, ...]
     missing: tuple[str, ...]
     """Items without any video."""
+    language: str = ""
+    """Of the prompts that were sampled; empty where the videos came from elsewhere."""
 
     @property
     def name(self) -> str:
@@ -71,11 +73,13 @@ def read_run(folder: Path) -> Run:
     if not videos:
         raise ValueError(f"{folder}/videos: no video of this suite; files are named ID-0.mp4")
     have = {video.item.id for video in videos}
+    settings = folder / "run.json"
     return Run(
         folder=folder,
         suite=suite,
         videos=tuple(videos),
         missing=tuple(item.id for item in suite.items if item.id not in have),
+        language=str(read_json(settings).get("language", "")) if settings.is_file() else "",
     )
 
 

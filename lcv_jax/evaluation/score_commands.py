@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -15,7 +17,7 @@ from lcv_jax.evaluation import report
 from lcv_jax.evaluation.comparing import compare_runs, lines_of_comparison
 from lcv_jax.evaluation.fvd import FEWEST_CLIPS, features_of, frechet_distance, make_features
 from lcv_jax.evaluation.measures import MEASURES, measure_video
-from lcv_jax.evaluation.runs import read_run, videos_of
+from lcv_jax.evaluation.runs import Run, read_run, videos_of
 from lcv_jax.evaluation.scores import Scores, judged, measured, score_run
 from lcv_jax.own_files import write_text
 from lcv_jax.rewards.config import RewardSource, open_reward
@@ -25,20 +27,36 @@ def _tell(done: int, total: int) -> None:
     show_progress(f"{done} of {total} videos", last=done == total)
 
 
+def _read_runs(folders: tuple[Path, ...], least: int) -> list[Run]:
+    """Runs; prompts without a video are warned of.
+
+    Raises:
+        ValueError: too few, or one that is there twice.
+    """
+    if len(folders) < least:
+        raise ValueError(
+            f"expected {least} run{'s' if least > 1 else ''} at least, got {len(folders)}: folders of `sample`"
+        )
+    resolved = [folder.resolve() for folder in folders]
+    if twice := [folder for folder in folders if resolved.count(folder.resolve()) > 1]:
+        raise ValueError(f"{twice[0]} is given twice")
+    return [_read_run(folder) for folder in folders]
+
+
+def _read_run(folder: Path) -> Run:
+    run = read_run(folder)
+    if run.missing:
+        few = ", ".join(run.missing[:3]) + (", ..." if len(run.missing) > 3 else "")
+        print(f"warning: {folder}: {len(run.missing)} prompts have no video ({few})", file=sys.stderr)
+    return run
+
+
 def _print_failures(scores: Scores) -> None:
+    if scores.outdated:
+        print(f"{scores.name}: {len(scores.outdated)} videos have changed since they were scored: scored again")
     for video, reason in list(scores.failures.items())[:5]:
         print(f"warning: {video} has no score: {reason}", file=sys.stderr)
     print(f"{scores.name}: {len(scores.by_video)} videos scored, {len(scores.failures)} without a score")
-
-
-def _check_runs(runs: tuple[Path, ...], least: int) -> None:
-    """Raises ValueError for too few runs, or one that is there twice."""
-    if len(runs) < least:
-        raise ValueError(
-            f"expected {least} run{'s' if least > 1 else ''} at least, got {len(runs)}: folders of `sample`"
-        )
-    if twice := [run for number, run in enumerate(runs) if run.resolve() in {one.resolve() for one in runs[:number]}]:
-        raise ValueError(f"{twice[0]} is given twice")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +68,7 @@ class MeasureRuns:
 
     def run(self) -> None:
         """Writes RUN/scores/measures.json."""
-        _check_runs(self.runs, 1)
-        for folder in self.runs:
-            run = read_run(folder)
+        for run in _read_runs(self.runs, 1):
             _print_failures(score_run(run, "measures", {"measures": list(MEASURES)}, measured(run), _tell))
 
 
@@ -67,18 +83,31 @@ class MeasureVideo:
     reference: Path | None = None
     """A video of the same size and length: PSNR and SSIM to it."""
     as_json: bool = False
-    """Print JSON."""
+    """Print JSON. A number that is infinite or undefined is null there, and `null_because` says why."""
 
     def run(self) -> None:
         """Prints a line for each number of each video."""
         found = {str(path): measure_video(path, seams=self.seams, reference=self.reference) for path in self.videos}
         if self.as_json:
-            print(json.dumps(found, indent=1))
+            print(json.dumps({path: finite_json(values) for path, values in found.items()}, indent=1))
             return
         for path, values in found.items():
             print(path)
             for name, value in values.items():
                 print(f"  {name:18} {value:.4g}")
+
+
+def finite_json(values: Mapping[str, float]) -> dict[str, Any]:
+    """Numbers as JSON has them: it has no infinity and no NaN."""
+    reasons = {
+        name: "infinite: the videos are equal"
+        if math.isinf(value)
+        else "undefined: every frame is a seam, there is no other change"
+        for name, value in values.items()
+        if not math.isfinite(value)
+    }
+    found: dict[str, Any] = {name: None if name in reasons else value for name, value in values.items()}
+    return {**found, "null_because": reasons} if reasons else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +132,7 @@ class FrechetDistance:
     def run(self) -> None:
         """Prints the distance, and what it is of."""
         check_fields(self)
-        sets = [[video.path for video in read_run(self.run_folder).videos], videos_of(self.reference)]
+        sets = [[video.path for video in _read_run(self.run_folder).videos], videos_of(self.reference)]
         network = make_features(self.features, dict(self.options))
         vectors = []
         for paths in sets:
@@ -142,7 +171,7 @@ class JudgeRuns:
 
     def run(self) -> None:
         """Writes RUN/scores/NAME.json."""
-        _check_runs(self.runs, 1)
+        runs = _read_runs(self.runs, 1)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name == "measures":
             raise ValueError(f"NAME must be letters, digits, dots or hyphens, and not measures; got {self.name!r}")
         where: Literal["local", "process", "http"] = "http" if self.urls else "process" if self.command else "local"
@@ -152,8 +181,8 @@ class JudgeRuns:
         made_by = json.loads(json.dumps({"factory": self.factory, "options": self.options, "place": source.place}))
         reward = open_reward(source, timeout=self.timeout)
         try:
-            for folder in self.runs:
-                _print_failures(score_run(read_run(folder), self.name, made_by, judged(reward), _tell))
+            for run in runs:
+                _print_failures(score_run(run, self.name, made_by, judged(reward), _tell))
         finally:
             getattr(reward, "close", lambda: None)()
 
@@ -168,25 +197,26 @@ class Compare:
     """Write a self-contained HTML page with bars, tables and clips."""
     markdown: Path | None = None
     """Write a table for a model card."""
-    num_prompts: int = 3
+    num_prompts: Annotated[int, Bounds(least=0, most=1000)] = 3
     """Best and worst prompts whose clips are on the page."""
     rank_by: tuple[str, str] | None = None
     """NAME SCORE that ranks them, such as `measures flicker`. None: a judge's first score."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def run(self) -> None:
         """Prints the comparison and writes what is asked for."""
-        _check_runs(self.runs, 2)
-        found = compare_runs([read_run(run) for run in self.runs])
-        print("\n".join(lines_of_comparison(found)))
-        if self.markdown is not None:
-            _write_text(self.markdown, report.markdown(found))
+        found = compare_runs(_read_runs(self.runs, 2))
+        files = [(self.markdown, report.markdown(found))] if self.markdown is not None else []
         if self.page is not None:
-            _write_text(self.page, report.page(found, num_prompts=self.num_prompts, shown=self.rank_by))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_text(path, text)
-    print(f"wrote {path}")
+            files.append((self.page, report.page(found, num_prompts=self.num_prompts, shown=self.rank_by)))
+        elif self.rank_by is not None:
+            raise ValueError("--rank-by ranks the prompts of a --page: give one")
+        print("\n".join(lines_of_comparison(found)))
+        for path, text in files:
+            write_text(path, text)
+            print(f"wrote {path}")
 
 
 COMMANDS: dict[str, type] = {

@@ -2,18 +2,24 @@
 
 import json
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lcv_jax.data import chat
 from lcv_jax.evaluate import main
 from lcv_jax.evaluation import comparing, openai_judge, report
 from lcv_jax.evaluation.runs import read_run
 from lcv_jax.evaluation.scores import read_scores, score_run
-from tests.evaluation.clips import make_run
+from lcv_jax.evaluation.suite_sampling import Settings, sample_suite
+from lcv_jax.evaluation.suites import Item, Suite
+from lcv_jax.sampling.options import SamplingOptions
+from tests.evaluation.clips import StubPipeline, make_run
 
 pytest.importorskip("cv2")
 
@@ -75,6 +81,110 @@ def test_a_failure_is_no_number_and_is_tried_again(runs):
         score_run(run, "judge", {"factory": "another"}, fails_once)
 
 
+def test_scores_of_replaced_videos_do_not_count(runs, tmp_path):
+    scored(runs, number, number)
+    clean = read_run(runs[0])
+    first, second, third = (video.path for video in clean.videos[:3])
+    first.write_bytes(third.read_bytes())
+    second.touch()  # and a copy of the same content is no other video
+    items = (runs[0] / "items.jsonl").read_text()
+    for run in runs:
+        (run / "items.jsonl").write_text(items.replace("prompt 2", "another prompt"))
+    clean = read_run(runs[0])
+    (left,) = read_scores(clean)
+    assert left.outdated == ("p0-0", "p2-0")
+    found = comparing.compare_runs([clean, read_run(runs[1])])
+    assert "clean: 2 scores of judge are left out: " in "\n".join(found.notes)
+    assert found.values["judge", "quality"]["clean"].keys() == {"p1", "p3", "p4", "p5"}
+    calls = []
+    again = score_run(clean, "judge", {}, lambda video: calls.append(video.id) or {"quality": 9.0})
+    assert calls == ["p0-0", "p2-0"] == list(again.outdated)
+    assert again.by_item(clean)["quality"]["p0"] == 9
+    first.write_bytes(b"not a video")
+    broken = score_run(clean, "judge", {}, number)
+    assert "p0-0" in broken.failures
+    assert "p0-0" not in broken.by_video
+
+
+def test_an_interrupted_judge_keeps_what_it_has_scored(runs):
+    def interrupted(video):
+        if video.id == "p3-0":
+            raise KeyboardInterrupt
+        return {"quality": 1.0}
+
+    run = read_run(runs[0])
+    with pytest.raises(KeyboardInterrupt):
+        score_run(run, "judge", {}, interrupted)
+    assert read_scores(run)[0].by_video.keys() == {"p0-0", "p1-0", "p2-0"}
+
+
+def test_scores_of_different_judges_are_not_compared(runs, capsys):
+    for run, factory in zip(runs, ("a:b", "c:d"), strict=True):
+        score_run(read_run(run), "judge", {"factory": factory}, lambda video: {"quality": 1.0})
+    with pytest.raises(
+        ValueError, match=r'judge is not compared.*clean \{"factory": "a:b"\}; grainy \{"factory": "c:d"'
+    ):
+        comparing.compare_runs(list(map(read_run, runs)))
+    found = scored(runs, number, number, "other")
+    assert {name for name, _ in found.values} == {"other"}
+    assert "judge is not compared" in report.markdown(found)
+    assert "judge is not compared" in report.page(found)
+
+
+def test_clips_that_differ_in_more_than_their_pictures_are_noted(tmp_path):
+    items = [
+        Item(id="text", prompt="a fox", translations={"zh": "狐狸"}),
+        Item(id="image", prompt="it fades", task="image-to-video", image="12:30.png", translations={"zh": "褪色"}),
+    ]
+    runs = []
+    for name, settings in (
+        ("a", Settings(size=(32, 48), num_frames=5, fps=8.0)),
+        ("b", Settings(size=(48, 32), num_frames=9, fps=4.0, num_samples=2, language="zh")),
+    ):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((32, 48, 3), 90 + len(runs), np.uint8)).save(tmp_path / name / "12:30.png")
+        suite = Suite(name="two", items=tuple(items), folder=tmp_path / name)
+        sample_suite(StubPipeline(), suite, tmp_path / name / "run", settings, SamplingOptions())
+        (tmp_path / name / "run").rename(tmp_path / f"run_{name}")
+        runs.append(tmp_path / f"run_{name}")
+    notes = scored(runs, lambda _: 1.0, lambda _: 1.0).notes
+    wanted = [
+        "length (text: run_a 5 frames; run_b 9 frames)",
+        "size (text: run_a 32 x 48; run_b 48 x 32)",
+        "frame rate (text: run_a 8 frames a second; run_b 4 frames a second)",
+        "reference images (image: run_a ",
+        "number (text: run_a 1 samples; run_b 2 samples)",
+        "different languages (run_a en; run_b zh)",
+    ]
+    assert len(notes) == len(wanted)
+    for note, text in zip(notes, wanted, strict=True):
+        assert text in note
+    assert notes[0].startswith("2 of 2 prompts have clips of different length")
+    same = scored([runs[0], Path(shutil.copytree(runs[0], tmp_path / "copy"))], lambda _: 1.0, lambda _: 1.0, "other")
+    assert same.notes == ()
+
+
+def test_run_names_do_not_break_a_markdown_table(runs):
+    named = runs[0].rename(runs[0].with_name("a|b"))
+    table = report.markdown(scored([named, runs[1]], number, number))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines() if line.startswith("|")} == {6}
+
+
+def test_nothing_is_written_where_an_option_is_wrong(runs, tmp_path, capsys):
+    scored(runs, number, number)
+    card, page = tmp_path / "card.md", tmp_path / "page.html"
+    common = ["compare", *map(str, runs), "--markdown", str(card)]
+    for wrong, told in (
+        (["--page", str(page), "--rank-by", "measures", "beauty"], "there is no score measures:beauty"),
+        (["--page", str(page), "--num-prompts", "-1"], "num_prompts must lie in 0..1000, got -1"),
+        (["--rank-by", "judge", "quality"], "--rank-by ranks the prompts of a --page"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*common, *wrong])
+        assert told in capsys.readouterr().err
+        assert not card.exists()
+
+
 def test_measuring_judging_and_comparing_by_command(runs, tmp_path, capsys):
     clean, grainy = map(str, runs)
     main(["measure", clean, grainy])
@@ -92,10 +202,13 @@ def test_measuring_judging_and_comparing_by_command(runs, tmp_path, capsys):
     assert text.count("<svg ") == len(read_scores(read_run(runs[0]))[0].by_video["p0-0"]) + 1
     main(["compare", grainy, clean])
     assert re.search(r"measures: warping_error .*?: clean is better", capsys.readouterr().out, re.DOTALL)
+    assert text.count("<summary>by category</summary>") == text.count("<svg ")
     (runs[1] / "videos" / "p0-0.mp4").write_bytes(b"not a video")
-    (runs[1] / "scores" / "measures.json").unlink()
-    main(["measure", grainy])
+    (runs[0] / "videos" / "p5-0.mp4").unlink()
+    main(["measure", grainy, clean])
     captured = capsys.readouterr()
+    assert "clean: 1 prompts have no video (p5)" in captured.err
+    assert "measures: 1 videos have changed since they were scored: scored again" in captured.out
     assert "warning: p0-0 has no score: " in captured.err
     assert "5 videos scored, 1 without" in captured.out
 

@@ -19,6 +19,7 @@ from lcv_jax.evaluation.agreement import judge_agreement
 from lcv_jax.evaluation.rating_server import is_swapped, rating_app
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
+from lcv_jax.evaluation.scores import score_run
 from lcv_jax.evaluation.studies import create_study, read_study
 from lcv_jax.evaluation.study_results import rating_rows, study_findings, write_table
 from lcv_jax.own_files import DiskFullError
@@ -223,12 +224,13 @@ def test_a_judge_against_people(tmp_path, runs):
     ratings, order = Ratings(study), {item.id: place for place, item in enumerate(runs[0].suite.items)}
     for rater in study.raters:
         rate_everything(ratings, rater, lambda item, _: 1 + order[item.item] % 5)
+
+    def judge(video):
+        place = order[video.item.id] % 5
+        return {"overall": 5.0 - place, "beauty": 10.0 * place}
+
     for run in runs:
-        path = run.folder / "scores" / "vlm.json"
-        path.parent.mkdir(exist_ok=True)
-        places = {video.id: order[video.item.id] % 5 for video in run.videos}
-        scores = {name: {"overall": 5.0 - place, "beauty": 10.0 * place} for name, place in places.items()}
-        path.write_text(json.dumps({"made_by": {}, "scores": scores, "failures": {}}))
+        score_run(run, "vlm", {}, judge)
     found = judge_agreement(rating_rows(ratings), runs, "vlm", {"visual_quality": "beauty"})
     assert found.correlations["overall"].pearson == pytest.approx(-1)
     assert found.correlations["visual_quality"].spearman == pytest.approx(1)
@@ -238,6 +240,10 @@ def test_a_judge_against_people(tmp_path, runs):
     assert found.finals["clean", "overall"].mean == pytest.approx((2 * 16 / 6 + 20 / 6) / 3)
     with pytest.raises(ValueError, match="has no scores 'hps'; it has vlm"):
         judge_agreement(rating_rows(ratings), runs, "hps", {})
+    for run in runs:
+        score_run(run, "mixed", {"factory": run.name}, judge)
+    with pytest.raises(ValueError, match="scores 'mixed' of clean, grainy were made differently"):
+        judge_agreement(rating_rows(ratings), runs, "mixed", {})
 
 
 def test_preferences_count_prompts_in_the_models_order(tmp_path, runs, capsys):
