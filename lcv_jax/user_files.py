@@ -156,7 +156,7 @@ def parse_json(text: str, place: str | Path, kind: type = dict, advice: str = ""
         UnreadableError: it is not JSON, or another kind.
     """
     with reading(place, advice):
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
         if not isinstance(value, kind):
             names: dict[type, str] = {dict: "an object", list: "a list"}
             got = names.get(type(value), repr(value)[:40])
@@ -164,6 +164,15 @@ def parse_json(text: str, place: str | Path, kind: type = dict, advice: str = ""
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ; Python would keep the last value of one that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there more than once")
+    return found
 
 
 def check_writable(path: Path) -> None:

@@ -9,14 +9,16 @@ from lcv_jax.extras import import_extra
 
 FLOW_SIDE = 128
 """Pixels of the shorter side where flow is computed."""
+SHORTEST_SIDE = 32
+"""Smaller frames are enlarged: DIS runs out of pixels on its coarsest level, and crashes."""
 
 
 def small_grey(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
-    """Brightness of a frame whose shorter side is at most `FLOW_SIDE`; shorter sides have at least 16 pixels."""
+    """Brightness of a frame whose shorter side is at most `FLOW_SIDE`; no side is below `SHORTEST_SIDE`."""
     cv2 = import_extra("cv2", "evaluate", "optical flow needs")
     H, W = frame_HWC.shape[:2]
     scale = min(1.0, FLOW_SIDE / min(H, W))
-    size = max(16, round(W * scale)), max(16, round(H * scale))
+    size = max(SHORTEST_SIDE, round(W * scale)), max(SHORTEST_SIDE, round(H * scale))
     return cv2.resize(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
 
 

@@ -8,6 +8,7 @@ missing dimension is missing: what depends on it has no value, and never counts 
 import dataclasses
 import math
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from lcv_jax.evaluation.statistics import vbench2_total
 from lcv_jax.evaluation.suite_readers import VBENCH2_DIMENSIONS
-from lcv_jax.user_files import read_json
+from lcv_jax.user_files import read_json, reading
 
 _QUALITY = {
     "subject consistency": (0.1462, 1.0),
@@ -50,6 +51,7 @@ DEFAULT_COMMANDS = {
     "vbench": "vbench evaluate --videos_path {videos} --dimension {dimension} --output_path {output}",
     "vbench2": "python evaluate.py --videos_path {videos}/{dimension} --dimension {dimension} --output_path {output}",
 }
+_PLACES = re.compile(r"\{(videos|dimension|output)\}")
 _LOG_LINES = 5
 
 
@@ -126,13 +128,30 @@ def read_results(path: Path) -> dict[str, float]:
     source: dict[str, Path] = {}
     for file in files:
         for name, value in read_json(file).items():
-            score = value[0] if isinstance(value, list) and value else value
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise ValueError(f"{file}: {name}: expected [score, per-video results], got {str(value)[:60]}")
-            if scores.setdefault(name, float(score)) != score:
+            given = value[0] if isinstance(value, list) and value else value
+            with reading(f"{file}: {name}"):
+                if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(float(given)):
+                    raise ValueError(f"expected [score, per-video results], got {str(value)[:60]}")
+            score = float(given)
+            if scores.setdefault(name, score) != score:
                 raise ValueError(f"{name} is {scores[name]:g} in {source[name]}, but {score:g} in {file}: keep one")
             source[name] = file
     return scores
+
+
+def _words(command: str) -> list[str]:
+    """A command line in words, which has a place for each value; other braces are the command's own.
+
+    Raises:
+        ValueError: it lacks a place, or ends within quotes.
+    """
+    absent = [place for place in ("{videos}", "{dimension}", "{output}") if place not in command]
+    if absent:
+        raise ValueError(f"command must have {', '.join(absent)} where the values go, got {command!r}")
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"command: {error}, got {command!r}") from None
 
 
 def run_benchmark(
@@ -161,11 +180,12 @@ def run_benchmark(
 
     Raises:
         ValueError: a command without these places, or an unknown dimension.
+        OSError: a folder that there is not, or a command that cannot be run.
     """
-    template = command or DEFAULT_COMMANDS[benchmark]
-    absent = [place for place in ("{videos}", "{dimension}", "{output}") if place not in template]
-    if absent:
-        raise ValueError(f"command must have {', '.join(absent)} where the values go, got {template!r}")
+    template = _words(command or DEFAULT_COMMANDS[benchmark])
+    for given in (videos, folder):
+        if given is not None and not given.is_dir():
+            raise NotADirectoryError(f"{given}: no such folder")
     everything = [name.replace(" ", "_") for name in DIMENSIONS[benchmark]]
     unknown = [name for name in dimensions if name not in everything]
     if unknown:
@@ -178,7 +198,7 @@ def run_benchmark(
             continue
         place.mkdir(parents=True, exist_ok=True)
         values = {"videos": str(videos.resolve()), "dimension": dimension, "output": str(place)}
-        words = [word.format_map(values) for word in shlex.split(template)]
+        words = [_PLACES.sub(lambda place: values[place[1]], word) for word in template]  # noqa: B023
         with open(place / "log.txt", "w", encoding="utf-8") as file:
             try:
                 status = subprocess.run(

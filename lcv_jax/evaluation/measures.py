@@ -139,6 +139,8 @@ def _slope(values: Sequence[float]) -> float:
 def seam_jumps(frames: Frames, seams: Sequence[int]) -> list[float]:
     """How much changes into each of these frames, relative to the median change of the clip; 1 is smooth.
 
+    NaN where every frame begins a segment, so that there is no other change.
+
     Raises:
         ValueError: a seam that is not within the clip.
     """
@@ -147,7 +149,8 @@ def seam_jumps(frames: Frames, seams: Sequence[int]) -> list[float]:
         raise ValueError(f"seams must lie in 1..{len(frames) - 1}, got {wrong}")
     cv2 = evaluation_package("cv2")
     change_T = np.array([np.mean(cv2.mean(cv2.absdiff(a, b))[:3]) for a, b in itertools.pairwise(frames)])
-    typical = float(np.median(np.delete(change_T, [seam - 1 for seam in seams])))
+    others_T = np.delete(change_T, [seam - 1 for seam in seams])
+    typical = float(np.median(others_T)) if len(others_T) else math.nan
     # A tenth of a level: a clip in which nothing moves has no seam either.
     return [float((change_T[seam - 1] + 0.1) / (typical + 0.1)) for seam in seams]
 

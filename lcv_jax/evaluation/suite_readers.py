@@ -5,12 +5,13 @@ the prompts as .txt, or as .csv with their tags; T2V-CompBench (Sun et al. 2025)
 """
 
 import csv
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lcv_jax.evaluation.suites import Item
-from lcv_jax.user_files import read_json, read_text
+from lcv_jax.user_files import read_json, read_text, reading
 
 VBENCH_SAMPLES, VBENCH_FLICKER_SAMPLES = 5, 25
 VBENCH2_SAMPLES, VBENCH2_DIVERSITY_SAMPLES = 3, 20
@@ -97,10 +98,7 @@ def read_movie_gen(path: Path) -> list[Item]:
         ValueError: it has no prompts, or not the columns of that file.
     """
     if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(read_text(path).splitlines()))
-        if not rows or not {"prompt", "concept"} <= rows[0].keys():
-            raise ValueError(f"{path}: expected the columns prompt, concept and motion_level")
-        tagged = [(row["prompt"], [*row["concept"].split(","), _motion(row)]) for row in rows]
+        tagged = [(row["prompt"], [*row["concept"].split(","), _motion(row)]) for row in _rows(path)]
     else:
         tagged = [(line, []) for line in _lines(path)]
     return [
@@ -113,8 +111,24 @@ def read_movie_gen(path: Path) -> list[Item]:
     ]
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Of the tagged prompts; quoted ones may have line breaks."""
+    with reading(path):
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        absent = [name for name in ("prompt", "concept", "motion_level") if name not in (reader.fieldnames or ())]
+        if absent:
+            raise ValueError(f"expected the columns prompt, concept and motion_level, {', '.join(absent)} is missing")
+        rows = list(reader)
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values() or not row["prompt"].strip():
+                raise ValueError(f"row {number} must have a prompt and as many fields as the head, got {str(row)[:80]}")
+        if not rows:
+            raise ValueError("holds no prompts")
+    return rows
+
+
 def _motion(row: dict[str, str]) -> str:
-    level = (row.get("motion_level") or "").strip()
+    level = row["motion_level"].strip()
     return f"{level} motion" if level else ""
 
 
@@ -136,7 +150,7 @@ def read_t2v_compbench(folder: Path) -> list[Item]:
 
 
 def _lines(path: Path) -> Iterable[str]:
-    found = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    found = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not found:
         raise ValueError(f"{path}: holds no prompts")
     return found

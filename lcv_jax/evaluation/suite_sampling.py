@@ -18,7 +18,7 @@ from lcv_jax.data.buckets import nearest_bucket
 from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.evaluation.runs import check_same
-from lcv_jax.evaluation.suites import Item, Suite, write_suite
+from lcv_jax.evaluation.suites import BUNDLED_IMAGES, Item, Suite, write_suite
 from lcv_jax.own_files import write_json
 from lcv_jax.parallel.broadcast import from_first, is_first
 from lcv_jax.sampling.options import SamplingOptions, check_size
@@ -164,7 +164,7 @@ def _begin(folder: Path, suite: Suite, settings: Settings, options: Mapping[str,
         # Image paths are relative to the suite's folder, from which the run is another.
         moved = (
             dataclasses.replace(item, image=str((suite.folder / item.image).resolve()))
-            if item.image and ":" not in item.image
+            if item.image and not item.image.startswith(BUNDLED_IMAGES)
             else item
             for item in suite.items
         )

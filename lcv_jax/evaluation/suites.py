@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lcv_jax.bounds import shown
 from lcv_jax.data.media_reader import read_image
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.own_files import write_text
@@ -28,6 +29,7 @@ KINDS = ("detailed", "concise", "contradictory", "empty")
 SHIPPED = Path(__file__).parent / "shipped"
 BUNDLED_IMAGES = "skimage:"
 """An image that scikit-image brings along, such as skimage:chelsea.png."""
+MOST_SAMPLES = 10_000
 _SHOWN_PROBLEMS = 5
 
 
@@ -74,8 +76,8 @@ class Item:
             raise ValueError('the prompt is empty; if that is meant, give "kind": "empty"')
         if self.aspect_ratio and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.aspect_ratio):
             raise ValueError(f"aspect_ratio must be width:height, such as 16:9; got {self.aspect_ratio!r}")
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            raise ValueError(f"num_samples must lie in 1..{MOST_SAMPLES}, got {shown(self.num_samples)}")
 
     def text(self, language: str = "en") -> str:
         """The prompt in a language.

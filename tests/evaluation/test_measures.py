@@ -1,10 +1,13 @@
 """Every measure reacts to its own fault, put into a clip, and the definitions that are published."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from lcv_jax.data.media_writer import VideoWriter
+from lcv_jax.evaluate import main
 from lcv_jax.evaluation import measures
 
 cv2 = pytest.importorskip("cv2")
@@ -116,6 +119,28 @@ def test_likeness_to_a_reference(clean):
     assert measures.likeness(clean[0], clean[0]) == {"psnr": np.inf, "ssim": 1.0}
     with pytest.raises(ValueError, match="must have one shape"):
         measures.likeness(clean[:1], clean[:2])
+
+
+@pytest.mark.parametrize("size", [(16, 2000), (16, 256), (2000, 16), (4, 4)])
+def test_strips_can_be_measured(size):
+    wide = np.random.default_rng(0).integers(0, 255, (3, *size, 3)).astype(np.uint8)
+    assert np.isfinite(list(measures.measure_clip(wide, FPS).values())).all()
+
+
+def test_json_has_no_infinity_and_no_nan(clean, tmp_path, capsys):
+    pytest.importorskip("skimage")
+    path = str(tmp_path / "short.mp4")
+    with VideoWriter(path, fps=8, height=96, width=128) as file:
+        file.write(clean[:3])
+    main(["measure-video", path, "--seams", "1", "2", "--reference", path, "--as-json"])
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)[path]
+    assert (found["psnr"], found["ssim"], found["seam_at_1"]) == (None, 1, None)
+    assert found["null_because"].keys() == {"psnr", "seam_at_1", "seam_at_2"}
+    assert found["null_because"]["psnr"] == "infinite: the videos are equal"
 
 
 def test_too_few_frames():

@@ -12,7 +12,7 @@ from PIL import Image
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.evaluate import main
 from lcv_jax.evaluation import benchmarks, layouts
-from lcv_jax.evaluation.runs import read_run
+from lcv_jax.evaluation.runs import Video, read_run
 from lcv_jax.evaluation.suite_sampling import Settings, sample_suite, video_seed
 from lcv_jax.evaluation.suites import Item, Suite
 from lcv_jax.sampling.options import SamplingOptions
@@ -145,6 +145,28 @@ def test_a_layout_is_complete_and_without_doubles(tmp_path):
         layouts.write_layout(double, tmp_path / "out", "vbench2")
     with pytest.raises(ValueError, match="it is no prompt of vbench"):
         layouts.layout_names(Item(id="a", prompt="a"), "vbench")
+    with pytest.raises(ValueError, match="v0 is for Camera_Motion, which vbench does not have: of another benchmark"):
+        layouts.write_layout(vbench_run(tmp_path / "2.0", "vbench2"), tmp_path / "out", "vbench")
+
+
+def test_a_layout_whose_names_are_too_long_is_not_begun(tmp_path, monkeypatch):
+    fits, too_long = "x" * 248 + "y", "狐" * 84  # with -0.mp4: 255 bytes, 258
+    items = [Item(id=f"v{n}", prompt=prompt, dimensions=("scene",)) for n, prompt in enumerate((fits, too_long))]
+    run = vbench_run(tmp_path / "run", "vbench")
+    files = {"v0-0": run.videos[0].path, "v1-0": run.videos[1].path}
+    videos = [Video(item=item, sample=0, path=files[f"{item.id}-0"]) for item in items]
+    run = dataclasses.replace(run, suite=Suite(name="s", items=tuple(items)), videos=tuple(videos))
+    with pytest.raises(ValueError, match="names of at most 255 bytes fit this file system, 1 are longer, such as '狐"):
+        layouts.write_layout(run, tmp_path / "out", "vbench")
+    assert not (tmp_path / "out").exists()
+    run = dataclasses.replace(run, suite=Suite(name="s", items=(items[0],)))
+
+    def another_disk(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(layouts.os, "link", another_disk)
+    layouts.write_layout(run, tmp_path / "out", "vbench")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{fits}-0.mp4"]
 
 
 def whole(benchmark, score=0.5):
@@ -208,6 +230,13 @@ def test_results_are_read_from_a_folder_and_printed(tmp_path, capsys):
     (tmp_path / "odd_eval_results.json").write_text('{"Diversity": "good"}')
     with pytest.raises(ValueError, match="expected \\[score"):
         benchmarks.read_results(tmp_path / "odd_eval_results.json")
+    for content, told in (
+        ('{"Diversity": [1%s, []]}' % ("0" * 400), "odd_eval_results.json: Diversity: OverflowError"),
+        ('{"Diversity": [0.1, []], "Diversity": [0.9, []]}', "the key 'Diversity' is there more than once"),
+    ):
+        (tmp_path / "odd_eval_results.json").write_text(content)
+        with pytest.raises(ValueError, match=told):
+            benchmarks.read_results(tmp_path / "odd_eval_results.json")
 
 
 def test_a_benchmark_runs_in_its_own_environment_and_resumes(tmp_path):
@@ -237,5 +266,17 @@ def test_a_benchmark_runs_in_its_own_environment_and_resumes(tmp_path):
     assert benchmarks.read_results(tmp_path / "out") == {"Mechanics": 0.5}
     with pytest.raises(ValueError, match="command must have {output}"):
         benchmarks.run_benchmark("vbench2", tmp_path, tmp_path, command="run {videos} {dimension}")
+    with pytest.raises(ValueError, match="No closing quotation, got"):
+        benchmarks.run_benchmark("vbench2", tmp_path, tmp_path, command="run '{videos} {dimension} {output}")
+    for folders in ((tmp_path / "no", None), (tmp_path, tmp_path / "no")):
+        with pytest.raises(OSError, match="no: no such folder"):
+            benchmarks.run_benchmark("vbench2", folders[0], tmp_path / "x", folder=folders[1])
+    assert not (tmp_path / "x").exists()
+    # Braces that are no places are the command's own.
+    echo = f"{sys.executable} -c 'import sys; print(sys.argv)' {{x}} {{}} {{videos}} {{dimension}} {{output}}"
+    benchmarks.run_benchmark(
+        "vbench2", tmp_path, tmp_path / "echo", command=echo, dimensions=("Material",), log=log.append
+    )
+    assert "'{x}', '{}', " in (tmp_path / "echo" / "Material" / "log.txt").read_text()
     with pytest.raises(OSError, match="/no/such: cannot be run"):
         benchmarks.run_benchmark("vbench2", tmp_path, tmp_path / "x", command="/no/such {videos} {dimension} {output}")

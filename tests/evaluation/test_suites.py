@@ -44,6 +44,7 @@ def test_a_suite_comes_back_as_written(tmp_path):
         ({"id": "a", "prompt": "x", "task": "image-to-video"}, "image belongs to image-to-video"),
         ({"id": "a", "prompt": "x", "aspect_ratio": "wide"}, "such as 16:9"),
         ({"id": "a", "prompt": 3}, "prompt must be a text"),
+        ({"id": "a", "prompt": "x", "num_samples": 10**400}, r"num_samples must lie in 1\.\.10000, got 1000"),
         ({"id": "a", "prompt": "x", "categories": "animal"}, "categories must be a list"),
         ([], "expected an object"),
     ],
@@ -142,6 +143,21 @@ def test_movie_gen_with_and_without_tags(tmp_path):
     assert [item.prompt for item in suite_readers.read_movie_gen(plain)] == ["A fox.", "A bear, eating."]
     (found,) = suite_readers.read_movie_gen(tagged)
     assert found.categories == ("animal", "human - mouth", "low motion")
+    head = "prompt,concept,motion_level\n"
+    tagged.write_text(f'{head}"A bear,\neating.",animal,low\nA fox.,animal,high\n')
+    assert [item.prompt for item in suite_readers.read_movie_gen(tagged)] == ["A bear,\neating.", "A fox."]
+    plain.write_text("A fox\u2028and a bear.\n")
+    assert [item.prompt for item in suite_readers.read_movie_gen(plain)] == ["A fox\u2028and a bear."]
+    for text, told in (
+        ("prompt,motion_level\nA fox.,low\n", "concept is missing"),
+        (f"{head}A fox.,animal\n", "row 1 must have a prompt and as many fields as the head"),
+        (f"{head}A fox.,animal,low,more\n", "row 1 must have a prompt and as many fields as the head"),
+        (f'{head}"A fox.,animal,low\n', "unexpected end of data"),
+        (head, "holds no prompts"),
+    ):
+        tagged.write_text(text)
+        with pytest.raises(ValueError, match=f"WithTag.csv: .*{told}"):
+            suite_readers.read_movie_gen(tagged)
 
 
 def test_t2v_compbench_is_a_folder_of_categories(tmp_path):
