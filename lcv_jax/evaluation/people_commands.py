@@ -14,7 +14,13 @@ from lcv_jax.evaluation.rating_server import serve
 from lcv_jax.evaluation.ratings import Ratings
 from lcv_jax.evaluation.runs import read_run
 from lcv_jax.evaluation.studies import create_study, read_study
-from lcv_jax.evaluation.study_results import lines_of_findings, rating_rows, study_findings, write_table
+from lcv_jax.evaluation.study_results import (
+    known_answers_of,
+    lines_of_findings,
+    rating_rows,
+    study_findings,
+    write_table,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,12 @@ class Rate:
     def run(self) -> None:
         """Serves until it is interrupted."""
         study = read_study(self.study)
+        missing = [path for item in study.items if (path := study.missing_file(item))]
+        if len(missing) == len(study.items):
+            raise ValueError(f"{self.study}: the clips are gone ({missing[0]}, ...): restore the runs that were rated")
+        if missing:
+            text = f"{len(missing)} of {len(study.items)} items are not shown, because their clips are gone"
+            print(f"warning: {text} ({missing[0]})", file=sys.stderr)
 
         def tell(address: str) -> None:
             for rater in study.raters:
@@ -116,10 +128,15 @@ class StudyResults:
     def run(self) -> None:
         """Reads the ratings, prints and exports."""
         study = read_study(self.study)
-        rows = rating_rows(Ratings(study), self.exclude)
+        ratings = Ratings(study)
+        rows = rating_rows(ratings, self.exclude)
         if self.output is not None:
             write_table(rows, self.output)
         print("\n".join(lines_of_findings(study_findings(study, rows))))
+        if self.exclude:
+            print(f"\nleft out: {', '.join(self.exclude)}")
+        for item, rater in ratings.skipped():
+            print(f"{rater} could not play {' or '.join(item.videos)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +157,9 @@ class Agree:
     def run(self) -> None:
         """Prints correlations and scores."""
         rows = rating_rows(Ratings(read_study(self.study)), self.exclude)
+        for rater, known in known_answers_of(rows).items():
+            if known.flag:
+                print(f"warning: {rater} {known.flag}; --exclude {rater} leaves them out", file=sys.stderr)
         found = judge_agreement(rows, [read_run(run) for run in self.runs], self.name, dict(self.match))
         print("\n".join(lines_of_agreement(found)))
 

@@ -3,6 +3,7 @@
 GET  /                      the page; ?rater=TOKEN says who rates
 GET  /api/next?rater=TOKEN  the item to rate, with the answers it has so far, or {"finished": true}
 POST /api/rate              {rater, item, dimension, score}: stored before the reply; training items reply feedback
+POST /api/skip              {rater, item}: a clip that the rater's browser cannot play
 GET  /api/previous?item=ID  the item answered before that one
 GET  /media/ITEM/PLACE      a clip, or "image"; byte ranges are served
 """
@@ -19,8 +20,11 @@ from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.evaluation.ratings import Ratings, random_place
 from lcv_jax.evaluation.studies import Rater, Study, StudyItem, read_study
 from lcv_jax.own_files import DiskFullError
+from lcv_jax.user_files import parse_json
 
 PAGE = Path(__file__).parent / "page"
+MOST_BYTES = 16384
+"""Of what a page sends."""
 
 
 def rating_app(study: Study) -> Any:
@@ -41,6 +45,7 @@ def rating_app(study: Study) -> Any:
         routing.Route("/api/next", handlers.next),
         routing.Route("/api/previous", handlers.previous),
         routing.Route("/api/rate", handlers.rate, methods=["POST"]),
+        routing.Route("/api/skip", handlers.skip, methods=["POST"]),
         routing.Route("/media/{item}/{place}", handlers.media),
     ]
     return applications.Starlette(routes=routes, exception_handlers={DiskFullError: handlers.disk_full})
@@ -90,7 +95,8 @@ class _Handlers:
         item = choose(rater)
         done, total = self.ratings.progress(rater)
         if item is None:
-            return self.responses.JSONResponse({"finished": True, "done": done, "total": total})
+            missing = sum(self.study.missing_file(item) is not None for item in self.study.items)
+            return self.responses.JSONResponse({"finished": True, "done": done, "total": total, "missing": missing})
         swapped = is_swapped(self.study, rater, item)
         scores = self.ratings.scores_of(item, rater)
         places = range(len(item.videos))[:: -1 if swapped else 1]
@@ -110,26 +116,36 @@ class _Handlers:
         )
 
     async def rate(self, request: Any) -> Any:
-        concurrency = evaluation_package("starlette.concurrency")
-        try:
-            answer = await request.json()
-        except ValueError:
-            return self._refuse(400, "the body is not JSON")
-        if not isinstance(answer, dict):
-            return self._refuse(400, "expected an object with rater, item, dimension and score")
-        return await concurrency.run_in_threadpool(self._rate, answer)
+        return await self._posted(request, self._rate)
 
-    def _rate(self, answer: dict[str, Any]) -> Any:
+    async def skip(self, request: Any) -> Any:
+        return await self._posted(request, self._skip)
+
+    async def _posted(self, request: Any, act: Callable[[dict[str, Any], Rater, StudyItem], Any]) -> Any:
+        """Calls a function, in a thread, with what a rater sends about an item."""
+        concurrency = evaluation_package("starlette.concurrency")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                return self._refuse(413, f"the body is longer than {MOST_BYTES} bytes")
+        try:
+            answer = parse_json(body.decode(), "the body")
+        except ValueError as error:
+            return self._refuse(400, str(error))
         rater = self.study.rater(str(answer.get("rater", "")))
         item = self.study.by_id.get(str(answer.get("item", "")))
         if rater is None:
             return self._refuse(403, "this link is not a rater's of this study: ask for yours")
         if item is None:
             return self._refuse(404, "no such item in this study")
+        return await concurrency.run_in_threadpool(act, answer, rater, item)
+
+    def _rate(self, answer: dict[str, Any], rater: Rater, item: StudyItem) -> Any:
         if self._has_changed():
             return self._refuse(409, "the study was changed while it is being rated: restart the server")
         score, dimension = answer.get("score"), str(answer.get("dimension", ""))
-        if is_swapped(self.study, rater, item) and isinstance(score, int):
+        if is_swapped(self.study, rater, item) and type(score) is int:  # true is no score
             score = -score
         try:
             complete = self.ratings.add(item, rater, dimension, score)  # type: ignore[arg-type]
@@ -138,15 +154,17 @@ class _Handlers:
         feedback = _feedback(item, self.ratings.scores_of(item, rater)) if complete else None
         return self.responses.JSONResponse({"complete": complete, "feedback": feedback})
 
+    def _skip(self, answer: dict[str, Any], rater: Rater, item: StudyItem) -> Any:
+        self.ratings.skip(item, rater)
+        return self.responses.JSONResponse({})
+
     def media(self, request: Any) -> Any:
         item = self.study.by_id.get(request.path_params["item"])
-        place = request.path_params["place"]
-        path = None
-        if item is not None and place == "image":
-            path = item.image
-        elif item is not None and place.isdecimal() and int(place) < len(item.videos):
-            path = item.videos[int(place)]
-        if not path or not Path(path).is_file():
+        names = {} if item is None else {str(place): name for place, name in enumerate(item.videos)}
+        if item is not None and item.image:
+            names["image"] = item.image
+        name = names.get(request.path_params["place"])
+        if name is None or not (path := self.study.folder / name).is_file():
             return self._refuse(404, "no such file in this study")
         return self.responses.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lcv_jax.bounds import shown
 from lcv_jax.evaluation.studies import Rater, Study, StudyItem
 from lcv_jax.own_files import disk_full
 
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS answers (
     time REAL NOT NULL, seconds REAL);
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, rater, dimension);
 CREATE TABLE IF NOT EXISTS claims (item TEXT NOT NULL, rater TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (rater));
+CREATE TABLE IF NOT EXISTS skipped (item TEXT NOT NULL, rater TEXT NOT NULL, PRIMARY KEY (item, rater));
 """
 
 
@@ -37,6 +39,8 @@ class Answer:
     rater: str
     dimension: str
     score: int
+    first_score: int
+    """What they answered at first; after a training item raters learn what is right."""
     time: float
     seconds: float | None
     """From when the item was shown."""
@@ -97,19 +101,23 @@ class Ratings:
 
         Raises:
             ValueError: a dimension that is not asked of this item, a score out of range, an item that is not this
-                rater's to rate.
+                rater's to rate, that they have not been shown, or whose clip is gone.
         """
         scores = self.study.scores()
         if dimension not in item.dimensions:
             raise ValueError(f"dimension must be one of {', '.join(item.dimensions)}, got {dimension!r}")
         if not isinstance(score, int) or isinstance(score, bool) or score not in scores:
-            raise ValueError(f"score must be a whole number in {scores[0]}..{scores[-1]}, got {score!r}")
+            raise ValueError(f"score must be a whole number in {scores[0]}..{scores[-1]}, got {shown(score)}")
         if not may_rate(rater, item):
-            raise ValueError(f"{rater.name} may not rate items of category {item.category!r}")
+            raise ValueError(f"{rater.name} may not rate items of category {', '.join(item.categories) or 'none'}")
+        if self.study.missing_file(item):
+            raise ValueError("this item cannot be rated: its clip is gone")
         now = time.time()
         with self._transaction() as database:
-            shown = database.execute("SELECT time FROM claims WHERE rater = ? AND item = ?", (rater.name, item.id))
-            row = shown.fetchone()
+            claim = database.execute("SELECT time FROM claims WHERE rater = ? AND item = ?", (rater.name, item.id))
+            row = claim.fetchone()
+            if row is None and not _scores_of(database, item.id, rater.name):
+                raise ValueError("this item has not been shown to you: reload the page")
             database.execute(
                 "INSERT INTO answers (item, rater, dimension, score, time, seconds) VALUES (?, ?, ?, ?, ?, ?)",
                 (item.id, rater.name, dimension, score, now, now - row[0] if row else None),
@@ -124,6 +132,27 @@ class Ratings:
         with self._transaction() as database:
             return _scores_of(database, item.id, rater.name)
 
+    def skip(self, item: StudyItem, rater: Rater) -> None:
+        """Remembers that a rater cannot play an item, which they are not shown again."""
+        with self._transaction() as database:
+            database.execute("INSERT OR IGNORE INTO skipped VALUES (?, ?)", (item.id, rater.name))
+            database.execute("DELETE FROM claims WHERE rater = ? AND item = ?", (rater.name, item.id))
+
+    def skipped(self) -> list[tuple[StudyItem, str]]:
+        """Items that raters could not play, and the raters' names."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT item, rater FROM skipped ORDER BY rowid").fetchall()
+        return [(self.study.by_id[item], rater) for item, rater in rows]
+
+    def _open_to(self, database: sqlite3.Connection, rater: Rater) -> list[StudyItem]:
+        """Items that a rater can rate, or has."""
+        skipped = {row[0] for row in database.execute("SELECT item FROM skipped WHERE rater = ?", (rater.name,))}
+        return [
+            item
+            for item in self.study.items
+            if may_rate(rater, item) and item.id not in skipped and not self.study.missing_file(item)
+        ]
+
     def next(self, rater: Rater) -> StudyItem | None:
         """The item that a rater is to see: one they have begun, then training, then ratings with checks among them.
 
@@ -133,7 +162,7 @@ class Ratings:
         with self._transaction() as database:
             answered = _answered(database, self.study)
             mine = {item for item, raters in answered.items() if rater.name in raters}
-            todo = [item for item in self.study.items if item.id not in mine and may_rate(rater, item)]
+            todo = [item for item in self._open_to(database, rater) if item.id not in mine]
             now = time.time()
             claimed = database.execute("SELECT item FROM claims WHERE rater = ?", (rater.name,)).fetchone()
             chosen = next((item for item in todo if claimed and item.id == claimed[0]), None)
@@ -182,21 +211,21 @@ class Ratings:
         differ = any(max(given) - min(given) >= self.study.disagreement for given in by_dimension.values())
         return self.study.num_raters + (self.study.extra_raters if differ else 0)
 
-    def previous(self, rater: Rater, shown: str) -> StudyItem | None:
-        """The item that a rater answered before the one that is shown; the first again at the beginning."""
+    def previous(self, rater: Rater, before: str) -> StudyItem | None:
+        """The item that a rater answered before another one; the first again at the beginning."""
         with self._transaction() as database:
             rows = database.execute(
                 "SELECT item FROM answers WHERE rater = ? GROUP BY item ORDER BY MIN(id)", (rater.name,)
             ).fetchall()
         history = [item for (item,) in rows]
-        place = history.index(shown) if shown in history else len(history)
+        place = history.index(before) if before in history else len(history)
         return self.study.by_id[history[max(place - 1, 0)]] if history else None
 
     def progress(self, rater: Rater) -> tuple[int, int]:
         """Items that a rater has answered, and at most will."""
         with self._transaction() as database:
             answered = _answered(database, self.study)
-        items = [item for item in self.study.items if may_rate(rater, item)]
+            items = self._open_to(database, rater)
         mine = {item for item, raters in answered.items() if rater.name in raters}
         left = 0
         for item in items:
@@ -208,8 +237,10 @@ class Ratings:
         """The answers that count, of items that a rater has answered completely or in part."""
         with self._transaction() as database:
             rows = database.execute(
-                "SELECT item, rater, dimension, score, time, seconds FROM answers WHERE id IN "
-                "(SELECT MAX(id) FROM answers GROUP BY item, rater, dimension) ORDER BY id"
+                "SELECT last.item, last.rater, last.dimension, last.score, first.score, last.time, last.seconds FROM "
+                "(SELECT MIN(id) AS first, MAX(id) AS last FROM answers GROUP BY item, rater, dimension) AS given "
+                "JOIN answers AS last ON last.id = given.last JOIN answers AS first ON first.id = given.first "
+                "ORDER BY last.id"
             ).fetchall()
         names = [field.name for field in dataclasses.fields(Answer)]
         return [Answer(**dict(zip(names, row, strict=True))) for row in rows]
@@ -217,7 +248,7 @@ class Ratings:
 
 def may_rate(rater: Rater, item: StudyItem) -> bool:
     """Whether an item is for a rater; known answers are for everybody."""
-    return item.role != "rating" or not rater.categories or item.category in rater.categories
+    return item.role != "rating" or not rater.categories or bool({*rater.categories} & {*item.categories})
 
 
 def _scores_of(database: sqlite3.Connection, item: str, rater: str) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 Absolute studies ask for a mean opinion score of one clip from 1 to 5 in each dimension; pairwise ones show two models'
 clips of one prompt and ask which is better (good, same, bad). Before the first rating every rater passes training items
-whose answers are known; among the others there are a few more of them, which check attention.
+whose answers are known; among the others there are a few more of them, which check attention. Files are named relative
+to the study's folder, so that it may be moved together with the runs.
 """
 
 import dataclasses
@@ -10,20 +11,23 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lcv_jax.bounds import check_fields
 from lcv_jax.data.media_reader import probe_video
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.evaluation.dimensions import dimensions_of
 from lcv_jax.evaluation.known_answers import known_answers
 from lcv_jax.evaluation.runs import Run, Video
+from lcv_jax.evaluation.suites import Item
 from lcv_jax.own_files import write_json
 from lcv_jax.user_files import read_json, reading
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["absolute", "pairwise"]
 Role = Literal["rating", "training", "check"]
 
@@ -37,10 +41,10 @@ class StudyItem:
     role: Role
     item: str
     """Id of the suite's item."""
-    category: str
+    categories: tuple[str, ...]
     prompt: str
     videos: tuple[str, ...]
-    """One file, or two of a pair."""
+    """One file, or two of a pair, relative to the study's folder as the image."""
     models: tuple[str, ...]
     """Their runs' names, which raters never see."""
     dimensions: tuple[str, ...]
@@ -88,6 +92,11 @@ class Study:
     def by_id(self) -> dict[str, StudyItem]:
         return {item.id: item for item in self.items}
 
+    def missing_file(self, item: StudyItem) -> Path | None:
+        """A file that an item shows and that is gone, or empty; such an item cannot be rated."""
+        names = (*item.videos, item.image) if item.image else item.videos
+        return next((path for path in map(self.folder.joinpath, names) if not _has_content(path)), None)
+
     def rater(self, token: str) -> Rater | None:
         """The rater with this token."""
         given = token.encode("utf-8", "surrogatepass")
@@ -120,7 +129,17 @@ def read_study(folder: Path) -> Study:
     with reading(path):
         items = tuple(StudyItem(**_tuples(item)) for item in content.pop("items"))
         raters = tuple(Rater(**_tuples(rater)) for rater in content.pop("raters"))
-        return Study(folder=folder, items=items, raters=raters, **content)
+        study = Study(folder=folder, items=items, raters=raters, **content)
+        for part in (study, *items, *raters):
+            check_fields(part)
+        return study
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,11 +179,14 @@ def create_study(
         The study, and what is worth a warning.
 
     Raises:
-        ValueError: a folder that has a study, runs without common prompts or with the same name, no raters.
+        ValueError: a folder that has a study or is a run, runs without common prompts or with the same name, no
+            raters, a category that no prompt has.
         OSError: a video that cannot be read.
     """
     if (folder / "study.json").exists():
         raise ValueError(f"{folder} has a study already, which does not change any more; choose another folder")
+    if (folder / "items.jsonl").exists():
+        raise ValueError(f"{folder} is a run: choose another folder for the study, and give the run after it")
     names = [run.name for run in runs]
     if not raters or len(set(names)) < len(names) or len(runs) < (2 if kind == "pairwise" else 1):
         needed = "two runs" if kind == "pairwise" else "a run"
@@ -179,6 +201,7 @@ def create_study(
         for name, videos in by_run.items()
         if len(videos) > len(common)
     ]
+    warnings += _raters_of(common, raters, num_raters)
     warnings += _lengths(by_run, [item.id for item in common])
     groups = [(run.name,) for run in runs] if kind == "absolute" else list(itertools.combinations(names, 2))
     items = [
@@ -186,7 +209,7 @@ def create_study(
         for item in common
         for models in groups
     ]
-    known = _known(folder, list(by_run[names[0]].values()), kind, num_training, num_checks)
+    known = _known_items(folder, list(by_run[names[0]].values()), kind, num_training, num_checks)
     study = Study(
         folder=folder,
         kind=kind,
@@ -205,6 +228,28 @@ def create_study(
     return study, warnings
 
 
+def _raters_of(items: Sequence[Item], raters: Mapping[str, Sequence[str]], num_raters: int) -> list[str]:
+    """Warns of items that too few raters may rate.
+
+    Raises:
+        ValueError: a rater's category that no item has.
+    """
+    known = {category for item in items for category in item.categories}
+    for name, categories in raters.items():
+        if unknown := [category for category in categories if category not in known]:
+            there_are = ", ".join(sorted(known)) or "none"
+            raise ValueError(
+                f"{name} may rate {', '.join(unknown)}: no prompt has that category; there are {there_are}"
+            )
+    few = [
+        item.id
+        for item in items
+        if sum(not allowed or bool(set(allowed) & set(item.categories)) for allowed in raters.values()) < num_raters
+    ]
+    text = f"{len(few)} of {len(items)} prompts have fewer raters than the {num_raters} ratings that each is to get"
+    return [f"{text} ({few[0]}, ...): add raters, or lower --num-raters"] if few else []
+
+
 def _lengths(by_run: Mapping[str, Mapping[str, Video]], ids: Sequence[str]) -> list[str]:
     """Reads a frame of every video; tells where clips of one prompt differ in length."""
     different = 0
@@ -218,35 +263,41 @@ def _item(folder: Path, run: Run, videos: Sequence[Video], models: Sequence[str]
     item = videos[0].item
     image = ""
     if item.image:
-        image = str((folder / "images" / f"{item.id}.png").resolve())
-        if not Path(image).exists():
-            write_image(image, run.suite.image(item))
+        image = f"images/{item.id}.png"
+        if not (folder / image).exists():
+            write_image(folder / image, run.suite.image(item))
     return StudyItem(
         id=secrets.token_urlsafe(9),
         role="rating",
         item=item.id,
-        category=item.categories[0] if item.categories else "",
+        categories=item.categories,
         prompt=item.prompt,
-        videos=tuple(str(video.path.resolve()) for video in videos),
+        videos=tuple(_relative(video.path, folder) for video in videos),
         models=tuple(models),
         dimensions=tuple(dimension.id for dimension in dimensions_of(item.task)),
         image=image,
     )
 
 
-def _known(folder: Path, videos: Sequence[Video], kind: Kind, num_training: int, num_checks: int) -> list[StudyItem]:
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _known_items(
+    folder: Path, videos: Sequence[Video], kind: Kind, num_training: int, num_checks: int
+) -> list[StudyItem]:
     """Training items, then checks. The faulty clip is the second of a pair, where -1 means that it is better."""
     answers = known_answers(videos, folder / "known", num_training + num_checks, pairs=kind == "pairwise")
     items = []
     for place, answer in enumerate(answers):
-        faulty = str(answer.video.resolve())
-        files = (faulty,) if kind == "absolute" else (str(answer.source.path.resolve()), faulty)
+        faulty = _relative(answer.video, folder)
+        files = (faulty,) if kind == "absolute" else (_relative(answer.source.path, folder), faulty)
         items.append(
             StudyItem(
                 id=secrets.token_urlsafe(9),
                 role="training" if place < num_training else "check",
                 item=answer.source.item.id,
-                category="",
+                categories=(),
                 prompt=answer.prompt,
                 videos=files,
                 models=("faulty",) if kind == "absolute" else ("clean", "faulty"),

@@ -21,15 +21,17 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnownAnswers:
-    """A rater's answers to items with known ones."""
+    """Whether a rater's first answers to items with known ones were right."""
 
-    right: int
-    total: int
+    training: tuple[bool, ...] = ()
+    checks: tuple[bool, ...] = ()
 
     @property
-    def is_flagged(self) -> bool:
-        """Whether every one of several was contradicted."""
-        return self.total >= 2 and self.right == 0
+    def flag(self) -> str:
+        """What the rater contradicts, if it is all of the training items, or of the checks, that they answered."""
+        kinds = {"training item": self.training, "check": self.checks}
+        wrong = [f"every {kind}" for kind, right in kinds.items() if right and not any(right)]
+        return f"contradicts {' and '.join(wrong)}" if wrong else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def rating_rows(ratings: Ratings, exclude: Iterable[str] = ()) -> list[Row]:
         if answer.rater in excluded:
             continue
         low, high = item.expected.get(answer.dimension, (None, None))
-        right = None if low is None or high is None else low <= answer.score <= high
+        right = None if low is None or high is None else low <= answer.first_score <= high
         rows.append(
             {
                 "study": study.digest,
@@ -79,13 +81,14 @@ def rating_rows(ratings: Ratings, exclude: Iterable[str] = ()) -> list[Row]:
                 "shown": item.id,
                 "role": item.role,
                 "item": item.item,
-                "category": item.category,
+                "categories": "; ".join(item.categories),
                 "prompt": item.prompt,
                 "model": item.models[0],
                 "other_model": item.models[1] if len(item.models) > 1 else None,
                 "dimension": answer.dimension,
                 "rater": answer.rater,
                 "score": answer.score,
+                "first_score": answer.first_score,
                 "right": right,
                 "time": answer.time,
                 "seconds": answer.seconds,
@@ -130,7 +133,7 @@ def study_findings(study: Study, rows: Sequence[Row]) -> Findings:
         preferences=preferences,
         strengths=_strengths(means, dimensions) if not absolute and len(preferences) > len(dimensions) else {},
         agreement=_agreement(rated, dimensions, absolute),
-        known_answers=_known_answers(rows),
+        known_answers=known_answers_of(rows),
     )
 
 
@@ -205,19 +208,22 @@ def _agreement(
     return found
 
 
-def _known_answers(rows: Sequence[Row]) -> dict[str, KnownAnswers]:
-    by_rater: dict[str, list[bool]] = {row["rater"]: [] for row in rows}
+def known_answers_of(rows: Sequence[Row]) -> dict[str, KnownAnswers]:
+    """How raters did on items with known answers."""
+    found: dict[str, dict[str, list[bool]]] = {}
     for row in rows:
+        of_rater = found.setdefault(row["rater"], {"training": [], "check": []})
         if row["right"] is not None:
-            by_rater[row["rater"]].append(row["right"])
-    return {name: KnownAnswers(right=sum(given), total=len(given)) for name, given in sorted(by_rater.items())}
+            of_rater[row["role"]].append(row["right"])
+    return {
+        rater: KnownAnswers(training=tuple(given["training"]), checks=tuple(given["check"]))
+        for rater, given in sorted(found.items())
+    }
 
 
 def lines_of_findings(found: Findings) -> list[str]:
     """The findings as text."""
-    if not found.num_ratings:
-        return ["no ratings yet"]
-    lines = [f"{found.num_ratings} answers"]
+    lines = [f"{found.num_ratings} answers" if found.num_ratings else "no ratings yet"]
     if found.scores:
         lines += ["", "mean opinion scores, 1 to 5"]
         lines += [f"  {model:20} {dimension:16} {value}" for (model, dimension), value in found.scores.items()]
@@ -241,8 +247,10 @@ def lines_of_findings(found: Findings) -> list[str]:
         lines += ["", "agreement of raters: Krippendorff's alpha, ICC of an item's mean"]
         for dimension, (alpha, icc) in found.agreement.items():
             lines.append(f"  {dimension:16} {alpha:.2f}  {'' if icc is None else f'{icc:.2f}'}")
-    lines += ["", "known answers"]
+    if found.known_answers:
+        lines += ["", "known answers, by what was answered first"]
     for rater, known in found.known_answers.items():
-        flag = "  FLAGGED: contradicts every known answer" if known.is_flagged else ""
-        lines.append(f"  {rater:20} {known.right} of {known.total} right{flag}")
+        training, checks = (f"{sum(right)} of {len(right)}" for right in (known.training, known.checks))
+        flag = f"  FLAGGED: {known.flag}" if known.flag else ""
+        lines.append(f"  {rater:20} right in {training} training items, {checks} checks{flag}")
     return lines

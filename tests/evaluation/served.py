@@ -1,5 +1,6 @@
 """A study's server, as people start it."""
 
+import http.client
 import json
 import subprocess
 import sys
@@ -19,7 +20,18 @@ class Served:
         self.address = next(iter(self.links.values())).split("/?")[0]
 
     def ask(self, path, body=None, headers=()):
-        data = None if body is None else json.dumps(body).encode()
+        return self.post(path, None if body is None else json.dumps(body).encode(), headers)
+
+    def status(self, path, headers):
+        host, port = self.address.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        try:
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def post(self, path, data, headers=()):
         request = urllib.request.Request(self.address + path, data, dict(headers))
         with urllib.request.urlopen(request, timeout=60) as reply:
             content = reply.read()

@@ -55,6 +55,11 @@ def run(tmp_path_factory):
         (["study", "NEW", "RUN", "--training", "-1"], "training must lie in 0..1000, got -1"),
         (["study", "NEW", "RUN", "--raters", "ann", "ann"], "--raters names ann twice"),
         (["study", "NEW", "RUN", "--raters", ""], "--raters must be names, got ''"),
+        (["study", "RUN", "RUN"], "is a run: choose another folder for the study"),
+        (
+            ["study", "NEW", "RUN", "--allow", "rater", "c"],
+            "rater may rate c: no prompt has that category; there are a, b",
+        ),
         (["rate", "NEW", "--port", "99999"], "port must lie in 0..65535, got 99999"),
     ],
 )

@@ -102,6 +102,30 @@ def test_a_pair_plays_together_and_its_sides_are_put_right(tmp_path, browser):
             wait(browser, lambda b, before=shown: item_of(b) != before)
 
 
+def test_a_clip_that_cannot_be_played_is_not_rated_but_skipped(tmp_path, browser):
+    run = read_run(make_run(tmp_path / "run", 2))
+    study, _ = create_study(tmp_path / "study", [run], "absolute", {"ann": ()}, num_training=0, num_checks=0)
+    (tmp_path / "study" / study.items[0].videos[0]).write_bytes(b"no video")
+    with Served(tmp_path / "study") as server:
+        browser.get(server.links["ann"])
+        for _ in range(2):
+            shown = wait(browser, item_of)
+            if shown == study.items[0].id:
+                wait(browser, lambda b: "cannot be played" in b.find_element(By.ID, "message").text)
+                wait(browser, can_go_on)
+                press_at_once(browser, "3", "3", "3", "3")
+                assert not browser.find_elements(By.CSS_SELECTOR, "input:checked")
+            else:
+                press_at_once(browser, "3", "3", "3", "3")
+                wait(browser, can_go_on)
+            press_at_once(browser, "Enter")
+            wait(browser, lambda b, before=shown: item_of(b) != before)
+        assert item_of(browser) == "finished"
+    ratings = Ratings(study)
+    assert {one.item for one in ratings.answers()} == {study.items[1].id}
+    assert ratings.skipped() == [(study.items[0], "ann")]
+
+
 RATE_UNTIL_FINISHED = """
 const [number] = arguments, original = window.fetch;
 window.fetch = async (path, options) => {

@@ -1,14 +1,18 @@
 """Studies: what raters are shown, that nothing is lost, and what their ratings say. Requests go to a real server."""
 
+import dataclasses
 import http.client
 import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -22,6 +26,7 @@ from lcv_jax.evaluation.runs import read_run
 from lcv_jax.evaluation.scores import score_run
 from lcv_jax.evaluation.studies import create_study, read_study
 from lcv_jax.evaluation.study_results import rating_rows, study_findings, write_table
+from lcv_jax.evaluation.suites import write_suite
 from lcv_jax.own_files import DiskFullError
 from tests.evaluation.clips import make_run
 from tests.evaluation.served import Served
@@ -99,14 +104,119 @@ def test_a_rater_may_see_some_categories_only(tmp_path, runs):
     study = make(tmp_path, runs[:1], raters={"ann": ("a",), "bob": ()}, num_training=1)
     ratings = Ratings(study)
     ann, bob = study.raters
-    assert {item.category for item in rate_everything(ratings, ann, lambda *_: 3) if item.role == "rating"} == {"a"}
-    assert {item.category for item in rate_everything(ratings, bob, lambda *_: 3) if item.role == "rating"} == {
-        "a",
-        "b",
-    }
-    other = next(item for item in study.items if item.category == "b")
-    with pytest.raises(ValueError, match="ann may not rate items of category 'b'"):
+    for rater, seen in ((ann, {("a",)}), (bob, {("a",), ("b",)})):
+        items = rate_everything(ratings, rater, lambda *_: 3)
+        assert {item.categories for item in items if item.role == "rating"} == seen
+    other = next(item for item in study.items if item.categories == ("b",))
+    with pytest.raises(ValueError, match="ann may not rate items of category b"):
         ratings.add(other, ann, "overall", 3)
+
+
+def test_an_item_counts_in_all_of_its_categories(tmp_path, runs):
+    first, *others = runs[0].suite.items
+    copied = Path(shutil.copytree(runs[0].folder, tmp_path / "run"))
+    write_suite([dataclasses.replace(first, categories=("a", "physics")), *others], copied / "items.jsonl")
+    run = read_run(copied)
+    study, warnings = create_study(
+        tmp_path / "study",
+        [run],
+        "absolute",
+        {"ann": ("physics",), "bob": ()},
+        num_training=0,
+        num_checks=0,
+        num_raters=2,
+    )
+    ann = study.raters[0]
+    assert [item.item for item in rate_everything(Ratings(study), ann, lambda *_: 3)] == ["p0"]
+    assert warnings == [
+        "5 of 6 prompts have fewer raters than the 2 ratings that each is to get (p1, ...): "
+        "add raters, or lower --num-raters"
+    ]
+
+
+def test_only_what_was_shown_can_be_rated(tmp_path, runs):
+    study = make(tmp_path, runs[:1], num_training=2)
+    ratings, ann = Ratings(study), study.raters[0]
+    training, later, item = study.items[:3]
+    assert ratings.next(ann) == training
+    for early in (later, item):
+        with pytest.raises(ValueError, match="has not been shown to you"):
+            ratings.add(early, ann, "overall", 3)
+    rate_everything(ratings, ann, lambda *_: 3)
+    ratings.add(item, ann, "overall", 4)  # they have answered it before
+
+
+@pytest.fixture
+def moved(tmp_path, runs):
+    """A study and its run, moved after the study was made."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(runs[0].folder, before / "run")
+    make(before / "study", [read_run(before / "run")], raters={"ann": (), "bob": ()}, num_training=1)
+    before.rename(after)
+    return read_study(after / "study")
+
+
+def test_a_study_moves_with_its_runs_and_shows_nothing_that_is_gone(moved, capsys):
+    ratings, (ann, bob) = Ratings(moved), moved.raters
+    seen = [item.id for item in rate_everything(ratings, ann, lambda *_: 3)]
+    assert len(seen) == 7
+    shown = ratings.next(bob)
+    gone = moved.folder / shown.videos[0]
+    gone.unlink()
+    with pytest.raises(ValueError, match="this item cannot be rated: its clip is gone"):
+        ratings.add(shown, bob, "overall", 3)
+    assert ratings.progress(bob) == (0, 6)
+    skipped = ratings.next(bob)
+    ratings.skip(skipped, bob)
+    assert len(rate_everything(ratings, bob, lambda *_: 3)) == 5
+    main(["study-results", str(moved.folder), "--exclude", "ann"])
+    out = capsys.readouterr().out
+    assert f"bob could not play {skipped.videos[0]}" in out
+    assert "left out: ann" in out
+    for path in moved.folder.parent.rglob("*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit):
+        main(["rate", str(moved.folder), "--port", "0"])
+    assert "the clips are gone" in capsys.readouterr().err
+
+
+def test_raters_who_contradict_all_training_items_or_all_checks_are_flagged(tmp_path, runs, monkeypatch, capsys):
+    monkeypatch.setattr(ratings_module, "CHECK_EVERY", 2)
+    raters = ("careful", "corrected", "tired", "begun", "once")
+    study = make(tmp_path, runs, raters=dict.fromkeys(raters, ()), num_training=2, num_checks=2)
+    ratings = Ratings(study)
+    by_name = {rater.name: rater for rater in study.raters}
+    wrong_in = {"careful": (), "corrected": ("training",), "tired": ("check",), "once": ()}
+    for name, roles in wrong_in.items():
+        rate_everything(ratings, by_name[name], lambda item, _, roles=roles: 5 if item.role in roles else 2)
+    for item in study.items[:2]:
+        for dimension in item.dimensions:
+            ratings.add(item, by_name["corrected"], dimension, 1)  # after the page showed what is right
+    for dimension in study.items[0].dimensions:
+        ratings.add(study.items[0], by_name["once"], dimension, 5)  # right at first
+    first = ratings.next(by_name["begun"])
+    for dimension in first.dimensions:
+        ratings.add(first, by_name["begun"], dimension, 4)
+    found = study_findings(study, rating_rows(ratings))
+    assert {name: known.flag for name, known in found.known_answers.items() if known.flag} == {
+        "corrected": "contradicts every training item",
+        "tired": "contradicts every check",
+        "begun": "contradicts every training item",
+    }
+    main(["study-results", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert re.search("begun +right in 0 of 1 training items, 0 of 0 checks  FLAGGED: contradicts every training", out)
+    assert re.search("tired +right in 2 of 2 training items, 0 of 2 checks  FLAGGED: contradicts every check", out)
+
+
+def test_a_flag_is_shown_before_there_are_ratings(tmp_path, runs, capsys):
+    study = make(tmp_path, runs, num_training=1)
+    ratings, ann = Ratings(study), study.raters[0]
+    item = ratings.next(ann)
+    for dimension in item.dimensions:
+        ratings.add(item, ann, dimension, 5)
+    main(["study-results", str(tmp_path)])
+    assert re.search("no ratings yet(.|\n)*FLAGGED", capsys.readouterr().out)
 
 
 def test_ratings_out_of_range_are_refused(tmp_path, runs):
@@ -122,7 +232,8 @@ def test_ratings_out_of_range_are_refused(tmp_path, runs):
 
 def test_a_full_disk_is_said_and_what_was_rated_stays(tmp_path, runs, monkeypatch):
     study = make(tmp_path, runs[:1], raters={"ann": ()})
-    ratings, item, ann = Ratings(study), study.items[0], study.raters[0]
+    ratings, ann = Ratings(study), study.raters[0]
+    item = ratings.next(ann)
 
     def connect(*arguments, **options):
         database = sqlite3.Connection(*arguments, **options)
@@ -212,7 +323,7 @@ def test_opinion_scores_agreement_and_flags(tmp_path, runs):
     alpha, icc = found.agreement["overall"]
     assert alpha > 0.7
     assert icc > 0.8
-    assert {name: known.is_flagged for name, known in found.known_answers.items()} == {
+    assert {name: bool(known.flag) for name, known in found.known_answers.items()} == {
         "ann": False, "bob": False, "eve": True,
     }  # fmt: skip
     assert found.num_ratings == 3 * 12 * 4  # flagged, not dropped
@@ -287,7 +398,7 @@ def test_the_server_is_blind_and_strict(tmp_path, runs):
         # Both clips, whichever side they are on; and parts of them, as players ask for.
         training = study.items[0]
         whole = [server.ask(url) for url in shown["videos"]]
-        files = [Path(path).read_bytes() for path in training.videos]
+        files = [(tmp_path / name).read_bytes() for name in training.videos]
         assert whole == files[::-1]
         assert server.ask(shown["videos"][0], headers={"Range": "bytes=2-5"}.items()) == whole[0][2:6]
         better = -1  # the clean clip, on the right
@@ -306,6 +417,19 @@ def test_the_server_is_blind_and_strict(tmp_path, runs):
         )
         answer = {"rater": token, "item": shown["item"], "dimension": "overall", "score": 2}
         assert status_of(lambda: server.ask("/api/rate", answer))[0] == 400
+        stored = len(Ratings(study).answers())
+        for wrong in (True, 1.0, "1", None, [1], 10**400):
+            assert status_of(lambda wrong=wrong: server.ask("/api/rate", {**answer, "score": wrong}))[0] == 400
+        bodies = (b"[" * 5000 + b"]" * 5000, b"\xff", b'{"score": ' + b"9" * 5000 + b"}", b"[]", b'{"a": 1, "a": 2}')
+        for body in bodies:
+            assert status_of(lambda body=body: server.post("/api/rate", body))[0] == 400
+        assert status_of(lambda: server.post("/api/rate", b" " * 100_000))[0] == 413
+        assert len(Ratings(study).answers()) == stored
+        for place in ("9" * 5000, "-1", "00", "²", "image"):
+            assert status_of(lambda place=place: server.ask(f"/media/{shown['item']}/{quote(place)}"))[0] == 404
+        for numbers in ("9" * 5000 + "-", "-" + "9" * 5000, "x-y", ",".join(["0-1"] * 2000)):
+            code = server.status(shown["videos"][0], {"Range": f"bytes={numbers}"})
+            assert code < 500, numbers[:20]
         assert status_of(lambda: server.ask("/api/rate", {**answer, "rater": "x"}))[0] == 403
         assert status_of(lambda: server.ask("/api/next?rater="))[0] == 403
         assert status_of(lambda: server.ask("/media/x/0"))[0] == 404

@@ -21,7 +21,7 @@ async function show(path) {
     item = await ask(`${path}?${new URLSearchParams({ rater, item: item?.item || "" })}`);
   } catch (error) { at("main").hidden = true; return fail(error); }
   failed = false;
-  at("message").textContent = item.finished ? "That was all. Thank you!" : "";
+  at("message").textContent = item.finished ? thanks() : "";
   at("main").hidden = Boolean(item.finished);
   at("progress").max = item.total || 1;
   at("progress").value = item.done;
@@ -34,12 +34,37 @@ async function show(path) {
   at("keys").textContent = `Keys: 1 to ${item.dimensions[0].choices.length} answer, arrow up and down change the question.`;
   at("media").replaceChildren(...media());
   at("questions").replaceChildren(...item.dimensions.map(question));
+  at("questions").inert = false;
   item.answered = new Set(Object.keys(item.scores)); // some of them not yet stored
   goOn(0);
   play();
 }
 
+function thanks() {
+  const missing = item.missing ? ` ${item.missing} items could not be shown, because their clips are gone.` : "";
+  return `That was all. Thank you!${missing}`;
+}
+
+// Whoever sees no clip rates nothing.
+function cannotPlay() {
+  item.broken = true;
+  at("questions").inert = true;
+  at("message").textContent =
+    "This clip cannot be played, and so it cannot be rated. Next skips it; reload the page to try again.";
+  mark();
+}
+
+async function goToNext() {
+  try {
+    if (item.broken && !isComplete()) await ask("/api/skip", { rater, item: item.item });
+  } catch (error) { return fail(error); }
+  show("/api/next");
+}
+
+const isComplete = () => item.dimensions.every((one) => one.id in item.scores);
+
 function media() {
+  const shown = item;
   const figures = item.videos.map((source, place) => {
     const video = Object.assign(document.createElement("video"), { src: source, muted: true, playsInline: true });
     video.preload = "auto";
@@ -48,6 +73,9 @@ function media() {
     return figure(video, item.videos.length > 1 ? ["Left", "Right"][place] : "");
   });
   if (item.image) figures.unshift(figure(Object.assign(new Image(), { src: item.image }), "Reference image"));
+  for (const one of figures) {
+    one.firstChild.addEventListener("error", () => { if (item === shown) cannotPlay(); });
+  }
   return figures;
 }
 
@@ -65,14 +93,13 @@ function play() {
   const videos = players();
   const ready = videos.map((video) => video.readyState >= 3 ? null : new Promise((done) => {
     video.addEventListener("canplay", done, { once: true });
-    video.addEventListener("error", done, { once: true });
   }));
   Promise.all(ready).then(() => {
     for (const video of videos) { video.currentTime = 0; video.play().catch(() => {}); }
   });
 }
 
-function restart() { if (players().every((video) => video.ended || video.error)) play(); }
+function restart() { if (players().every((video) => video.ended)) play(); }
 
 // Decoders drift: the second follows the first.
 setInterval(() => {
@@ -110,12 +137,12 @@ function goOn(place) {
 function mark() {
   [...at("questions").children].forEach((set, place) => set.classList.toggle("current", place === current));
   at("questions").children[current]?.scrollIntoView({ block: "nearest" });
-  at("next").disabled = failed || !item.dimensions.every((one) => one.id in item.scores);
+  at("next").disabled = failed || !(item.broken || isComplete());
 }
 
 function answer(place, number) {
   const shown = item, dimension = item.dimensions[place], choice = dimension.choices[number];
-  if (!choice) return;
+  if (!choice || item.broken) return;
   at("questions").children[place].querySelectorAll("input")[number].checked = true;
   // The next key may come before the reply: it answers the next question.
   item.answered.add(dimension.id);
@@ -130,7 +157,7 @@ function answer(place, number) {
     }).catch(fail);
 }
 
-at("next").addEventListener("click", () => show("/api/next"));
+at("next").addEventListener("click", goToNext);
 at("previous").addEventListener("click", () => show("/api/previous"));
 at("replay").addEventListener("click", play);
 document.addEventListener("keydown", (event) => {
@@ -138,7 +165,7 @@ document.addEventListener("keydown", (event) => {
   const keys = {
     ArrowDown: () => { current = Math.min(current + 1, item.dimensions.length - 1); mark(); },
     ArrowUp: () => { current = Math.max(current - 1, 0); mark(); },
-    Enter: () => pending.then(() => at("next").disabled || show("/api/next")),
+    Enter: () => pending.then(() => at("next").disabled || goToNext()),
     Backspace: () => show("/api/previous"),
     " ": play,
   };
