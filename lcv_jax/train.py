@@ -297,8 +297,7 @@ def _kind_of(kind: BatchKind, batch: Mapping[str, Any]) -> tuple[str, tuple[Any,
     """A batch's kind in words, and the shapes that a step is compiled for."""
     shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
     if "ids_BL" in batch:
-        videos, tokens = batch["ids_BL"].shape[1:]
-        return f"{kind.task} ({'2 videos' if videos == 2 else 'a video'} of {tokens} tokens)", shapes
+        return f"{kind.task} ({batch['ids_BL'].shape[-1]} tokens)", shapes
     sizes = next((array.shape[1:4] for name, array in sorted(batch.items()) if array.ndim == 5), ())
     given = f", {kind.num_cond_latents} condition latents" if kind.num_cond_latents else ""
     return f"{kind.task} ({'x'.join(map(str, sizes))} latents{given})", shapes

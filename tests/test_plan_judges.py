@@ -8,7 +8,7 @@ import pytest
 
 from lcv_jax import gpus
 from lcv_jax.config import Qwen2VisionConfig, Qwen2VLConfig
-from lcv_jax.models.flops import counted_flops, judge_flops
+from lcv_jax.models.flops import counted_flops, qwen2_vl_flops
 from lcv_jax.models.judges import JudgeNetwork
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.planning import judges
@@ -78,7 +78,7 @@ def test_operations_by_formula_are_those_of_the_program(cfg, monkeypatch):
         counted = counted_flops(jax.make_jaxpr(score_packed, static_argnums=0)(network, params, arguments))
         shape = small.shape
         own = {"begun": shape.begun, "ends": shape.ends, "end": shape.end}
-        assert judge_flops(small.judge, pictures=1, patches=64, **own) == pytest.approx(counted, rel=0.05)
+        assert qwen2_vl_flops(small.judge.network, pictures=1, patches=64, **own) == pytest.approx(counted, rel=0.05)
 
 
 def test_a_scoring_program_is_compiled_for_the_policys_mesh(cfg, monkeypatch):

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lcv_jax.captioning.pairs import frames_of
 from lcv_jax.captioning.prompts import Views
 from lcv_jax.data.manifest import Entry
-from lcv_jax.data.pictures import read_image
 from lcv_jax.own_files import differences, naming_write_errors, write_json
-from lcv_jax.rewards.clip_files import file_frames
 from lcv_jax.user_files import read_json
 
 Caption = Callable[[Sequence[np.ndarray], Sequence[float]], Sequence[str]]
@@ -28,18 +27,6 @@ class Progress:
     total: int
     faults: tuple[str, ...]
     """Of clips that cannot be read, a line each."""
-
-
-def frames_of(entry: Entry, views: Views) -> np.ndarray:
-    """The frames of a clip that the captioner sees, T H W 3; of a picture, one.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it cannot be shown as it is meant to be, or has too few frames.
-    """
-    if entry.is_image:
-        return read_image(entry.path)[None]
-    return file_frames(entry.path, views, entry.start, entry.end)
 
 
 def write_captions(

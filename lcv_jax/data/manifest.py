@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Entry:
     """Of the file, at its own rate."""
     fps: float | None = None
     """The file's own."""
+    prompt: str | None = None
+    """What a captioner is asked about it, where its training says so."""
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """All other columns that hold a number."""
 
@@ -70,30 +72,47 @@ def read_manifest(path: Path, *, captions: bool = True) -> list[Entry]:
         ValueError: it cannot be read, or has lines that are wrong (they are named), or none.
         ImportError: Parquet needs pyarrow, which is not installed.
     """
+    entries, problems = sort_lines(path, functools.partial(entry_of, captions=captions))
+    if problems:
+        told = [f"{place}: {reason}" for place, reason in problems.items()]
+        more = f"; and {len(told) - _SHOWN_PROBLEMS} more" if len(told) > _SHOWN_PROBLEMS else ""
+        raise ValueError(f"{path}: {'; '.join(told[:_SHOWN_PROBLEMS])}{more}")
+    if not entries:
+        raise ValueError(f"{path}: holds no clips")
+    return entries
+
+
+def sort_lines(path: Path, read: Callable[[dict[str, Any], Path], Entry]) -> tuple[list[Entry], dict[str, str]]:
+    """The entries of a manifest, and the lines that are none, with reasons.
+
+    Args:
+        path: its suffix says its kind: .jsonl, .csv or .parquet.
+        read: an entry of a line and the manifest's folder; raises ValueError for what is none.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it cannot be read.
+        ImportError: Parquet needs pyarrow, which is not installed.
+    """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: a manifest is .jsonl, .csv or .parquet, got {path.suffix or 'no suffix'!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such manifest")
     entries: list[Entry] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     places: dict[str, str] = {}
     for place, row in readers[path.suffix.lower()](path):
         try:
-            entry = _entry(row, path.parent, captions)
+            entry = read(row, path.parent)
             if entry.id in places:
                 raise ValueError(f"the id {entry.id!r} is that of {places[entry.id]} too; ids must differ")
         except ValueError as error:
-            problems.append(f"{place}: {error}")
+            problems[place] = str(error)
             continue
         places[entry.id] = place
         entries.append(entry)
-    if problems:
-        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
-        raise ValueError(f"{path}: {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}")
-    if not entries:
-        raise ValueError(f"{path}: holds no clips")
-    return entries
+    return entries, problems
 
 
 def read_captions(path: Path) -> list[str]:
@@ -182,14 +201,24 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"row {number}", {name: value for name, value in row.items() if value is not None}
 
 
-def _entry(row: dict[str, Any], folder: Path, captions_needed: bool) -> Entry:
+def entry_of(row: dict[str, Any], folder: Path, *, captions: bool = True) -> Entry:
+    """The entry of a line.
+
+    Args:
+        row: what the line says.
+        folder: that its path is relative to.
+        captions: whether it needs one.
+
+    Raises:
+        ValueError: it is none.
+    """
     name = _text(row, "path")
     if name is None:
         raise ValueError(_no_column("path", row))
     if "\0" in name:
         raise ValueError(f"path must be a file name, got {name!r}")
-    captions = _captions(row)
-    if captions_needed and not captions:
+    texts = _captions(row)
+    if captions and not texts:
         raise ValueError(_no_column("caption", row))
     identity = row.get("id", name)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
@@ -201,7 +230,7 @@ def _entry(row: dict[str, Any], folder: Path, captions_needed: bool) -> Entry:
     return Entry(
         id=str(identity),
         path=folder / name,
-        captions=captions,
+        captions=texts,
         start=start or 0.0,
         end=end,
         height=_whole(row, "height"),

@@ -15,10 +15,10 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.data.identity import Row, file_facts
+from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.user_files import parse_json, read_lines
 
 PAIRS, RATINGS = "pairs", "ratings"
@@ -27,8 +27,8 @@ LABELS = {"a": 1.0, "b": -1.0, "same": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferencesConfig:
-    """Pairs or ratings to train a judge on."""
+class PreferencesConfig(ManifestConfig):
+    """Pairs or ratings to train a judge on; lines of one prompt are held out together."""
 
     path: Path
     """A manifest (.jsonl) of pairs or of ratings, see lcv_jax/data/preferences.py."""
@@ -36,21 +36,6 @@ class PreferencesConfig:
     """Those that are trained, such as MQ; labels in others are left out. None given: all of the judge's."""
     grayscale: bool = False
     """Show the judge the luma of all frames, so that it cannot go by colours."""
-    held_out: Annotated[float, Bounds(least=0, below=1)] = 0.0
-    """Share of the prompts whose lines are not trained on but kept for `validation`: at least one, chosen by a hash."""
-    workers: Annotated[int, Bounds(least=0, most=1024)] = 0
-    """Processes that read ahead. 0: threads of this one."""
-    threads: Annotated[int, Bounds(least=0, most=1024)] = 4
-    """Threads that read, in each worker. 0 reads nothing ahead."""
-    prefetch: Annotated[int, Bounds(least=1, most=2**16)] = 4
-    """Batches that each worker reads ahead."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def for_validation(self, path: Path | None) -> "PreferencesConfig":
-        """The held-out lines, or those of another manifest."""
-        return self if path is None else dataclasses.replace(self, path=path, held_out=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

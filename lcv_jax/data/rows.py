@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,53 @@ Tokens = tuple[np.ndarray, np.ndarray]
 Source = Callable[[int], Rows]
 """Fetches this process's rows of a step."""
 _ATTEMPTS = 50
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A sample that messages name."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Sample = TypeVar("Sample", bound=Identified)
+
+
+def read_or_replace(
+    plans: Plans, step: int, rows: range, samples: Sequence[Sample], what: str, read: Callable[[int, Sample], Any]
+) -> tuple[list[Any], dict[str, str]]:
+    """What `read` makes of each row's sample; one that cannot be read is replaced by another of its bucket.
+
+    Args:
+        plans: which samples are in a batch.
+        step: of the batch.
+        rows: of the batch, this process's.
+        samples: of the batch's bucket.
+        what: they are, for messages.
+        read: makes a row of a sample.
+
+    Returns:
+        The rows, and the samples that could not be read, with reasons.
+
+    Raises:
+        ValueError: hardly a sample of the bucket can be read.
+    """
+    records = plans.records(step)
+    done, quarantined = [], dict[str, str]()
+    for row in rows:
+        sample = samples[records[row]]
+        for attempt in range(_ATTEMPTS):
+            try:
+                done.append(read(row, sample))
+                break
+            except (OSError, ValueError) as error:
+                quarantined[sample.id] = " ".join(str(error).split())
+                sample = samples[plans.replacement(step, row, attempt)]
+        else:
+            some = "; ".join(list(quarantined.values())[:3])
+            raise ValueError(f"hardly a clip of {what} can be read any more: {some}")
+    return done, quarantined
 
 
 class EncodedRows:
@@ -71,22 +118,16 @@ class FileRows:
 
     def _read_rows(self, step: int, read: Callable[[int, Entry, Size], Any]) -> tuple[list[Any], dict[str, str]]:
         """What `read` makes of each row's clip, and the clips that could not be read."""
-        choice, records = self._plans.choice(step), self._plans.records(step)
-        size, entries = self._sizes[choice.bucket], self._entries[choice.bucket]
-        done, quarantined = [], {}
-        for row in self._rows:
-            entry = entries[records[row]]
-            for attempt in range(_ATTEMPTS):
-                try:
-                    done.append(read(row, entry, size))
-                    break
-                except (OSError, ValueError) as error:
-                    quarantined[entry.id] = " ".join(str(error).split())
-                    entry = entries[self._plans.replacement(step, row, attempt)]
-            else:
-                some = "; ".join(list(quarantined.values())[:3])
-                raise ValueError(f"hardly a clip of the bucket {as_text(size)} can be read any more: {some}")
-        return done, quarantined
+        bucket = self._plans.choice(step).bucket
+        size = self._sizes[bucket]
+        return read_or_replace(
+            self._plans,
+            step,
+            self._rows,
+            self._entries[bucket],
+            f"the bucket {as_text(size)}",
+            lambda row, entry: read(row, entry, size),
+        )
 
 
 class ClipRows(FileRows):

@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-from lcv_jax.config import BlockSparseConfig, DiTConfig
-from lcv_jax.models.judges import JudgeConfig
+from lcv_jax.config import BlockSparseConfig, DiTConfig, Qwen2VLConfig
 
 LOOPS = {"scan": "jaxpr", "while": "body_jaxpr"}
 
@@ -109,18 +108,20 @@ def causal_flops(cfg: DiTConfig, *, grid: tuple[int, int, int], chunk: int, text
     return dataclasses.replace(both, attention=4.0 * cfg.depth * pairs * cfg.hidden_size)
 
 
-def judge_flops(cfg: JudgeConfig, *, pictures: int, patches: int, begun: int, ends: int = 0, end: int = 0) -> float:
-    """Of a judge's forward pass over one picture or video under its captions; the head is left out.
+def qwen2_vl_flops(
+    cfg: Qwen2VLConfig, *, pictures: int, patches: int, begun: int, ends: int = 0, end: int = 0
+) -> float:
+    """Of a forward pass over one picture or video under its captions; the head is left out.
 
     Args:
-        cfg: the judge's.
+        cfg: of the network.
         pictures: temporal patches.
         patches: of each picture.
         begun: tokens up to where captions differ, those of the pictures included.
         ends: captions.
         end: tokens of each that are its own.
     """
-    vision, text = cfg.network.vision_config, cfg.network
+    vision, text = cfg.vision_config, cfg
     W, D, F = vision.embed_dim, text.hidden_size, text.intermediate_size
     S = pictures * patches
     tower = vision.depth * (S * (4 + 2 * vision.mlp_ratio) * W * W + 2 * S * patches * W)

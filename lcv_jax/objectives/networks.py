@@ -60,6 +60,8 @@ class Losses(NamedTuple):
     """Further scalars to show."""
     samples: dict[str, Array] = {}
     """Arrays over the batch that validation summarises over all of its batches."""
+    weight: Any = 1.0
+    """Of the loss beside those of other parts of a batch, and of other batches of validation."""
 
 
 class Objective(Protocol):

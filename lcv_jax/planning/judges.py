@@ -21,7 +21,7 @@ from lcv_jax.checkpoint.judge_source import HPSV3_PIXELS, VIDEO_MIN_PIXELS
 from lcv_jax.config import Qwen2VisionConfig, Qwen2VLConfig
 from lcv_jax.data.config import Size
 from lcv_jax.gpus import GPU
-from lcv_jax.models.flops import judge_flops
+from lcv_jax.models.flops import qwen2_vl_flops
 from lcv_jax.models.judges import HPSV3, VIDEOREWARD, JudgeConfig, JudgeNetwork
 from lcv_jax.models.qwen2_vision import MERGED
 from lcv_jax.models.qwen2_vl import Branches
@@ -34,8 +34,8 @@ from lcv_jax.rewards.config import RewardSource
 from lcv_jax.rewards.judge import BATCH_SIZE, score_packed
 from lcv_jax.rewards.judge_batches import END_TOKENS, Shape, bucket
 from lcv_jax.rewards.judge_rewards import VIDEO_REWARDS
-from lcv_jax.training.base import JudgeBase
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.judges import JudgeBase
 
 FACTORIES = {f"lcv_jax.rewards.judge_rewards:{kind}": kind for kind in (HPSV3, VIDEOREWARD)}
 _SEVEN_B = Qwen2VLConfig(
@@ -216,8 +216,8 @@ def _judge(folder: Path, kind: str) -> tuple[JudgeConfig, int]:
     """The reward model, and the tokens of its prompt without the caption."""
     if not folder.is_dir():
         return RELEASED[kind], TEMPLATE_TOKENS[kind]
-    base = JudgeBase.open(folder)
-    return base.cfg, len(base.conversation.opening) + len(base.conversation.prompt("").ids)
+    conversation = JudgeBase.open(folder).conversation
+    return conversation.cfg, len(conversation.opening) + len(conversation.prompt("").ids)
 
 
 def _work(source: RewardSource, kind: str, frames: int) -> tuple[int, int]:
@@ -248,7 +248,7 @@ def _shape(judge: JudgeConfig, size: Size, fps: float, template: int, ends: int)
 
 def _flops(judge: JudgeConfig, shape: Shape) -> float:
     own = {"ends": shape.ends, "end": shape.end}
-    return judge_flops(judge, pictures=shape.pictures, patches=shape.patches, begun=shape.begun, **own)
+    return qwen2_vl_flops(judge.network, pictures=shape.pictures, patches=shape.patches, begun=shape.begun, **own)
 
 
 def _params(work: Judging, place: Any) -> PyTree:

@@ -17,7 +17,7 @@ from lcv_jax.config import DiTConfig, VAEConfig
 from lcv_jax.data.batches import BatchKind, possible_choices
 from lcv_jax.data.config import DataConfig, Size, as_text, bucket_groups
 from lcv_jax.data.encoded import INDEX, EncodedFolder
-from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.grpo import GRPO
@@ -84,14 +84,16 @@ def sizes_of(cfg: DataConfig) -> list[Size]:
     return [size for group in groups for size in group]
 
 
-def batch_shapes(cfg: DataConfig | PromptsConfig | PreferencesConfig) -> list[BatchShape]:
+def batch_shapes(cfg: DataConfig | PromptsConfig | ManifestConfig) -> list[BatchShape]:
     """Every kind of batch that the config's tasks give; of GRPO there is one.
 
     Raises:
-        ValueError: a task has a share, and no bucket serves it; or the config trains a judge.
+        ValueError: a task has a share, and no bucket serves it; or the config trains a judge or a captioner.
     """
-    if isinstance(cfg, PreferencesConfig):
-        raise ValueError("the training of a judge cannot be planned; `lcv plan` plans that of the transformer")
+    if isinstance(cfg, ManifestConfig):
+        raise ValueError(
+            "the training of judges and captioners cannot be planned; `lcv plan` plans that of the transformer"
+        )
     if isinstance(cfg, PromptsConfig):
         return [BatchShape(kind=KIND, size=max(cfg.all_sizes(), key=math.prod), share=1.0)]
     sizes = sizes_of(cfg)
@@ -242,7 +244,7 @@ def _arrays(
     if isinstance(network, VAEConfig):
         return {"video_BTHWC": shape((B, T, H, W, 3), jnp.uint8)}
     latents = shape((B, *latent_shape(batch.size, network, known)), jnp.float32)
-    assert not isinstance(cfg.data, PreferencesConfig)
+    assert isinstance(cfg.data, DataConfig | PromptsConfig)
     length, width = cfg.data.max_sequence_length, network.caption_channels
     states, numbers = ["latents_BTHWC"], list[str]()
     if isinstance(cfg.objective, GRPO):

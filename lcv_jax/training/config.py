@@ -24,6 +24,7 @@ from lcv_jax.bounds import (
     Whole,
     check_fields,
 )
+from lcv_jax.captioning.pairs import CaptionsConfig
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.preferences import PreferencesConfig
@@ -34,6 +35,7 @@ from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.grpo import GRPO
+from lcv_jax.objectives.next_token import NextToken
 from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.objectives.refinement import Refinement
 from lcv_jax.parallel.context import ContextParallel
@@ -50,7 +52,23 @@ Objective = (
     | GRPO
     | PairPreference
     | RatingRegression
+    | NextToken
 )
+Network = Literal["dit", "vae", "judge", "captioner"]
+NETWORKS: Mapping[type, Network] = {
+    Autoencoder: "vae",
+    PairPreference: "judge",
+    RatingRegression: "judge",
+    NextToken: "captioner",
+}
+"""What objectives train, those that do not train the transformer."""
+DATA: Mapping[type, type] = {
+    GRPO: PromptsConfig,
+    PairPreference: PreferencesConfig,
+    RatingRegression: PreferencesConfig,
+    NextToken: CaptionsConfig,
+}
+"""What objectives are trained on, those that are not trained on clips."""
 
 CHANGEABLE = (
     "run", "steps", "devices", "checkpoints", "logging", "samples", "validation", "evaluation", "remat", "data.workers",
@@ -100,8 +118,8 @@ class OptimizerConfig:
 class AdapterConfig:
     """A low-rank adapter to train instead of all parameters, on every linear of the blocks as published.
 
-    Of a judge it adapts the text model; the vision tower, the head and the reward tokens are trained in full, and it is
-    folded in when exported.
+    Of a judge or a captioner it adapts the text model, and is folded in when exported; the vision tower (see
+    `train_vision`), and a judge's head and reward tokens, are trained in full.
     """
 
     name: str
@@ -200,8 +218,8 @@ class TrainConfig:
     """Converted folder, or the weights/ of an earlier run, with the networks to start from."""
     objective: Objective
     """What is minimised."""
-    data: DataConfig | PromptsConfig | PreferencesConfig
-    """What is trained on: clips, of GRPO captions, of judges pairs or ratings."""
+    data: DataConfig | PromptsConfig | PreferencesConfig | CaptionsConfig
+    """What is trained on: clips, of GRPO captions, of judges pairs or ratings, of a captioner clips with captions."""
     steps: Count
     """Optimiser steps of the whole run."""
     batch_size: Annotated[int, Bounds(least=1, most=2**20)]
@@ -210,6 +228,8 @@ class TrainConfig:
     """Start the trained network from random weights; the checkpoint gives its config and the other networks."""
     adapter: AdapterConfig | None = None
     """Train this and freeze the network. None: train all parameters."""
+    train_vision: bool | None = None
+    """Of a judge or a captioner: train the vision tower in full. None: a judge's is trained, a captioner's is not."""
     fold: tuple[tuple[str, Finite], ...] = ()
     """Adapters of the checkpoint, with multipliers, that are folded into the weights to start from."""
     sparse: BlockSparseConfig | None = None
@@ -241,12 +261,18 @@ class TrainConfig:
             raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
         if self.from_scratch and self.adapter:
             raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
-        if (self.network == "judge") != isinstance(self.data, PreferencesConfig):
-            raise ValueError("pairs and ratings train judges, and judges nothing else: data and objective must agree")
-        if self.network == "judge":
-            self._check_judge()
-        grpo = isinstance(self.objective, GRPO)
-        if grpo != (self.rollout is not None) or grpo != isinstance(self.data, PromptsConfig):
+        kind = type(self.objective)
+        if type(self.data) is not (wanted := DATA.get(kind, DataConfig)):
+            raise ValueError(
+                f"data and objective must agree: {kind.__name__} is trained on a {wanted.__name__}, got "
+                f"{type(self.data).__name__}"
+            )
+        if self.network in ("judge", "captioner"):
+            self._check_tuned()
+        elif self.train_vision is not None:
+            raise ValueError("train_vision is of judges and captioners: leave it out")
+        grpo = kind is GRPO
+        if grpo != (self.rollout is not None):
             raise ValueError("GRPO wants a rollout, and prompts as data; other objectives want neither")
         if grpo and self.adapter is None:
             raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
@@ -275,22 +301,21 @@ class TrainConfig:
             if self.validation.path is None and not self.data.held_out:
                 raise ValueError("validation needs data: set data.held_out (a share, such as 0.1) or validation.path")
 
-    def _check_judge(self) -> None:
+    def _check_tuned(self) -> None:
+        what = f"a {self.network}"
         if self.sparse or self.fold or self.from_scratch:
-            raise ValueError("a judge takes no sparse attention and no fold, and starts from the weights of checkpoint")
+            raise ValueError(f"{what} takes no sparse attention and no fold, and starts from the weights of checkpoint")
         if self.adapter and (self.adapter.start or self.adapter.teacher):
-            raise ValueError("an adapter of a judge starts fresh: leave adapter.start and adapter.teacher out")
+            raise ValueError(f"an adapter of {what} starts fresh: leave adapter.start and adapter.teacher out")
         if self.samples.every is not None or self.evaluation.every is not None:
-            raise ValueError("a judge makes no videos: leave samples.every and evaluation.every out, use validation")
+            raise ValueError(f"{what} makes no videos: leave samples.every and evaluation.every out, use validation")
         if self.devices.seq > 1:
-            raise ValueError(f"a judge's tokens are not split: devices.seq must be 1, got {self.devices.seq}")
+            raise ValueError(f"the tokens of {what} are not split: devices.seq must be 1, got {self.devices.seq}")
 
     @property
-    def network(self) -> Literal["dit", "vae", "judge"]:
+    def network(self) -> Network:
         """Which network is trained."""
-        if isinstance(self.objective, PairPreference | RatingRegression):
-            return "judge"
-        return "vae" if isinstance(self.objective, Autoencoder) else "dit"
+        return NETWORKS.get(type(self.objective), "dit")
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for config.json."""

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 
 from lcv_jax.data.batches import BatchKind
-from lcv_jax.models.flops import causal_flops, counted_flops, forward_flops, judge_flops
+from lcv_jax.models.flops import causal_flops, counted_flops, forward_flops
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.grpo import GRPO
-from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.step import Learner
+from lcv_jax.training.tuned import Tuned
 
 
 def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind) -> tuple[int, float]:
@@ -31,12 +31,8 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     if isinstance(learner.model, WanVAE):
         shape = batch["video_BTHWC"].shape
         return shape[0] * shape[1] * shape[2] * shape[3], 3 * shape[0] * _autoencoder_flops(learner.model, shape[1:])
-    if isinstance(learner.model, JudgeModel):
-        B, V, pictures, patches, _ = batch["patches_BTSC"].shape
-        tokens, begun = batch["ids_BL"].shape[2], batch["begun_BP"].shape[2]
-        own = {"ends": 1, "end": tokens - begun}
-        forward = judge_flops(learner.model.cfg, pictures=pictures, patches=patches, begun=begun, **own)
-        return B * V * tokens, B * V * 3 * forward
+    if isinstance(learner.model, Tuned):
+        return learner.model.cost(batch)
     B, T, H, W, _ = batch["x_BTHWC" if isinstance(learner.objective, GRPO) else "latents_BTHWC"].shape
     cfg = learner.model.cfg
     grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from lcv_jax.array_types import Params
+from lcv_jax.data.config import DataConfig
 from lcv_jax.data.frames import evenly
-from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.evaluation.measures import measure_clip
 from lcv_jax.evaluation.suite_sampling import video_seed
 from lcv_jax.evaluation.suites import Item, read_suite
@@ -43,7 +44,7 @@ class Evaluation:
         Raises:
             OSError, ValueError: no such suite, or a judge that cannot be reached.
         """
-        assert not isinstance(cfg.data, PreferencesConfig)
+        assert isinstance(cfg.data, DataConfig | PromptsConfig)
         self._cfg, items = cfg.evaluation, chosen_items(cfg.evaluation)
         self._prompts = [item.prompt for item in items]
         size = min(self._cfg.batch, len(items))

@@ -15,15 +15,11 @@ from lcv_jax.data import batches
 from lcv_jax.data.batches import Batch, BatchKind
 from lcv_jax.data.config import DataConfig
 from lcv_jax.data.identity import Row
-from lcv_jax.data.preferences import PreferencesConfig
-from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.parallel.sharding import batch_sharding
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.denoise import encode_frames, encode_text
 from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
-from lcv_jax.training.judge_inputs import open_preferences
-from lcv_jax.training.judges import JudgeBase
 from lcv_jax.training.state import Frozen, TrainState
 
 NEGATIVE = "negative_text_1LD", "negative_mask_1L"
@@ -42,10 +38,8 @@ def check_batch_size(cfg: TrainConfig, mesh: Mesh) -> None:
 
 def _opener(cfg: TrainConfig, base: Base) -> Callable[..., batches.Batches]:
     """What opens the data."""
-    if isinstance(cfg.data, PreferencesConfig):
-        assert isinstance(base, JudgeBase)
-        assert isinstance(cfg.objective, PairPreference | RatingRegression)
-        return functools.partial(open_preferences, cfg.data, base, cfg.objective.task)
+    if not isinstance(base, Pipeline):
+        return functools.partial(base.open_data, cfg)
     assert isinstance(cfg.data, DataConfig)
     if cfg.data.tokenizer is not None:
         store.tokenizer_folder(cfg.data.tokenizer)  # verifies it
@@ -76,10 +70,7 @@ class Inputs:
             held_out=held_out,
         )
         self._size, self._base = cfg.batch_size, base
-        self.dimensions: tuple[str, ...] = ()
-        if isinstance(cfg.data, PreferencesConfig):
-            assert isinstance(base, JudgeBase)
-            self.dimensions = base.cfg.dimensions
+        self.dimensions = () if isinstance(base, Pipeline) else base.dimensions
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}
 
     at_rest = True

@@ -5,22 +5,21 @@ Samples whose programs are the same, by the buckets of rewards/judge_batches.py,
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.batches import Batches
+from lcv_jax.data.batches import Batches, batches_by_shape
 from lcv_jax.data.held_out import held_out_clips
 from lcv_jax.data.media_reader import read_image
 from lcv_jax.data.pictures import picture_size
-from lcv_jax.data.plans import Choice, Plans
+from lcv_jax.data.plans import Plans
 from lcv_jax.data.preferences import PAIRS, Opinion, PreferencesConfig, opinion_rows, read_opinions
-from lcv_jax.data.rows import Rows
+from lcv_jax.data.rows import Rows, read_or_replace
 from lcv_jax.models.judges import HPSV3, JudgeConfig
 from lcv_jax.objectives.preferences import MISSING
 from lcv_jax.rewards import clip_files, hpsv3, videoreward
@@ -28,73 +27,51 @@ from lcv_jax.rewards.clip_files import Grid
 from lcv_jax.rewards.conversation import Conversation
 from lcv_jax.rewards.judge_batches import Row, Shape, make_row, pack, shape_of
 from lcv_jax.rewards.readouts import grayscale
-from lcv_jax.training.judges import JudgeBase
-
-ATTEMPTS = 20
-"""To replace a sample whose file cannot be read."""
 
 
 def open_preferences(
     cfg: PreferencesConfig,
-    base: JudgeBase,
+    conversation: Conversation,
     task: str,
     *,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
     held_out: bool = False,
+    **which: Any,
 ) -> Batches:
     """Opens a manifest of pairs or ratings, as data/batches.py opens clips; the headers of all files are read.
 
     Args:
         cfg: what to read.
-        base: the judge.
+        conversation: of the judge.
         task: "pairs" or "ratings".
-        batch_size, seed, process_index, process_count, held_out: as for `open_batches`.
+        held_out: as for `open_batches`.
+        which: batch_size, seed, process_index, process_count likewise.
 
     Raises:
         OSError: there is no such manifest.
         ValueError: a line of the manifest is not as it should be, or a file of it cannot be read.
     """
-    dimensions = chosen_dimensions(cfg, base.cfg)
-    listed = read_opinions(cfg.path, task, base.cfg.dimensions)
+    judge = conversation.cfg
+    dimensions = chosen_dimensions(cfg, judge)
+    listed = read_opinions(cfg.path, task, judge.dimensions)
     labelled = [one for one in listed if set(one.values) & set(dimensions)]
     if not labelled:
         raise ValueError(f"{cfg.path}: no line has a label of {', '.join(dimensions)}")
     apart = held_out_clips({one.prompt for one in labelled}, cfg.held_out)
     chosen = [one for one in labelled if (one.prompt in apart) == held_out]
     with ThreadPoolExecutor(max(1, cfg.threads)) as pool:
-        grids = list(pool.map(functools.partial(_grids, judge=base.cfg), chosen))
+        grids = list(pool.map(functools.partial(_grids, judge=judge), chosen))
     samples = [Sample(opinion=one, grids=each) for one, each in zip(chosen, grids, strict=True)]
     by_shape: dict[Shape, list[Sample]] = {}
     for sample in samples:
-        by_shape.setdefault(sample.shape(base.conversation), []).append(sample)
-    shapes = sorted(by_shape)
-    counts = [len(by_shape[shape]) for shape in shapes]
-    choices = [Choice(task, 0, bucket) for bucket in range(len(shapes))]
-    plans = Plans(choices, list(map(float, counts)), counts, None, batch_size, seed)
-    per_process = batch_size // process_count
-    rows = range(process_index * per_process, (process_index + 1) * per_process)
-    source = PreferenceRows(
-        buckets=[by_shape[shape] for shape in shapes],
-        shapes=shapes,
-        plans=plans,
-        rows=rows,
-        conversation=base.conversation,
+        by_shape.setdefault(sample.shape(conversation), []).append(sample)
+    source = functools.partial(
+        PreferenceRows,
+        shapes=sorted(by_shape),
+        conversation=conversation,
         dimensions=dimensions,
         grey=cfg.grayscale,
     )
-    told = json.dumps([[*shape, *[sample.opinion.id for sample in by_shape[shape]]] for shape in shapes])
-    return Batches(
-        cfg,
-        plans,
-        source,
-        shapes,
-        data_hash=hashlib.sha256(told.encode()).hexdigest(),
-        rows=functools.partial(opinion_rows, chosen),
-        constants={},
-    )
+    return batches_by_shape(cfg, task, by_shape, source, functools.partial(opinion_rows, chosen), **which)
 
 
 def chosen_dimensions(cfg: PreferencesConfig, judge: JudgeConfig) -> tuple[str, ...]:
@@ -117,6 +94,11 @@ class Sample:
     opinion: Opinion
     grids: tuple[Grid, ...]
 
+    @property
+    def id(self) -> str:
+        """Of the line."""
+        return self.opinion.id
+
     def shape(self, conversation: Conversation) -> Shape:
         """The buckets that hold all of its videos."""
         found = [shape_of(row, conversation) for row in self.rows(conversation, grey=False)]
@@ -131,37 +113,31 @@ class Sample:
         ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class PreferenceRows:
     """Fetches a process's rows of a step, for grain."""
 
     buckets: Sequence[Sequence[Sample]]
-    shapes: Sequence[Shape]
     plans: Plans
     rows: range
+    _: dataclasses.KW_ONLY
+    shapes: Sequence[Shape]
     conversation: Conversation
     dimensions: tuple[str, ...]
     grey: bool
 
     def __call__(self, step: int) -> Rows:
         """The arrays of training/judges.py, each with an axis of a sample's videos after the first, and the labels."""
-        choice, records = self.plans.choice(step), self.plans.records(step)
-        samples = self.buckets[choice.bucket]
-        packed, values, unreadable = [], [], dict[str, str]()
-        for row in self.rows:
-            sample = samples[records[row]]
-            for attempt in range(ATTEMPTS):
-                try:
-                    videos = sample.rows(self.conversation, grey=self.grey)
-                    packed.append(pack(videos, self.shapes[choice.bucket], len(videos), self.conversation))
-                    break
-                except (OSError, ValueError) as error:
-                    unreadable[sample.opinion.id] = " ".join(str(error).split())
-                    sample = samples[self.plans.replacement(step, row, attempt)]
-            else:
-                some = "; ".join(list(unreadable.values())[:3])
-                raise ValueError(f"hardly a video of the data can be read any more: {some}")
-            values.append([sample.opinion.values.get(name, np.nan) for name in self.conversation.cfg.dimensions])
+        choice = self.plans.choice(step)
+        shape = self.shapes[choice.bucket]
+
+        def read(row: int, sample: Sample) -> tuple[dict[str, np.ndarray], list[float]]:
+            videos = sample.rows(self.conversation, grey=self.grey)
+            values = [sample.opinion.values.get(name, np.nan) for name in self.conversation.cfg.dimensions]
+            return pack(videos, shape, len(videos), self.conversation), values
+
+        done, unreadable = read_or_replace(self.plans, step, self.rows, self.buckets[choice.bucket], "the data", read)
+        packed, values = zip(*done, strict=True)
         arrays = {name: np.stack([one[name] for one in packed]) for name in packed[0]}
         trained = np.array([name in self.dimensions for name in self.conversation.cfg.dimensions])
         values_BD = np.where(trained, np.array(values, np.float32), np.float32(np.nan))

@@ -1,70 +1,95 @@
-"""A judge as it is trained: which of its parameters change, which stay, and how both are its network.
+"""A judge as it is trained.
 
-    params/network/...          the vision tower and the head; without an adapter also the text model but its table
+Its trained parameters are those of tuned.py, and
+
     params/token_rows/weight    the rows of the embedding table that belong to the reward tokens
-    params/pairs/...            low-rank factors of the text model's linear layers, where an adapter is trained
 
-The rest of the table is frozen: it is no parameter of the optimiser, and has neither moments nor weight decay.
+The rest of the table is frozen; the head is always trained in full.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, Params
 from lcv_jax.checkpoint import store
-from lcv_jax.checkpoint.judge_conversion import load_judge_config
-from lcv_jax.models.judges import JudgeConfig, JudgeNetwork
-from lcv_jax.models.lora import combine, fold
+from lcv_jax.checkpoint.judge_conversion import COMPONENT, load_judge_config, load_judge_params
+from lcv_jax.checkpoint.judge_names import judge_table
+from lcv_jax.checkpoint.names import Table
+from lcv_jax.data.batches import Batches
+from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.models.flops import qwen2_vl_flops
+from lcv_jax.models.judges import JudgeNetwork
 from lcv_jax.models.qwen2_vl import Branches
+from lcv_jax.objectives.preferences import JudgeNetworks, PairPreference, RatingRegression
 from lcv_jax.rewards.conversation import Conversation
-from lcv_jax.training import state as states
 from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.judge_inputs import chosen_dimensions, open_preferences
 from lcv_jax.training.state import Frozen
+from lcv_jax.training.tuned import TABLE, Tuned, merged
 
-TABLE = ("model", "embed_tokens", "weight")
-TEXT_LAYERS = ("model", "layers")
-ADAPTED = ("self_attn", "mlp")
 ARGUMENTS = ("patches_BTSC", "cells_BS2", "mask_BTS", "ids_BL", "visual_BL", "positions", "begun_BP", "reward_BQR")
 """Of `JudgeNetwork`; in a batch each has an axis of a sample's videos after the first."""
 
 
-@dataclasses.dataclass(frozen=True)
-class JudgeModel:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeModel(Tuned):
     """What a step is compiled for."""
 
+    component = COMPONENT
     network: JudgeNetwork
     reward_ids: tuple[int, ...]
     """Of the reward tokens, in their order."""
-    adapted: bool
+    vision: bool = True
 
     @property
-    def cfg(self) -> JudgeConfig:
-        return self.network.cfg
+    def table(self) -> Table:
+        """All parameters."""
+        return judge_table(self.cfg)
+
+    def read(self, folder: Path, dtype: str, rule: Any, keep: Callable[[tuple[str, ...]], bool]) -> Params:
+        """See `Tuned`."""
+        return load_judge_params(folder, self.cfg, dtype, rule, keep)
 
     def is_trained(self, path: tuple[str, ...]) -> bool:
         """Whether a parameter of the network is trained in full."""
-        return path[0] != "model" or (not self.adapted and path != TABLE)
+        is_head = path[0] not in ("visual", "model")
+        return is_head or (path != TABLE and super().is_trained(path))
+
+    def is_read(self, path: tuple[str, ...]) -> bool:
+        """Those that are trained, and the table for its rows."""
+        return path == TABLE or self.is_trained(path)
+
+    def begin(self, read: Params) -> Params:
+        """What is trained, but for the adapter."""
+        network = merged(read, {})
+        table_VD = network["model"].pop("embed_tokens")["weight"]
+        if not network["model"]:
+            del network["model"]
+        return {"network": network, "token_rows": {"weight": table_VD[jnp.array(self.reward_ids)]}}
 
     def params(self, trained: Params, frozen: Params) -> Params:
         """The network's parameters, but for the adapter."""
-        params = _merged(frozen, trained["network"])
+        params = super().params(trained, frozen)
         table_VD = frozen["model"]["embed_tokens"]["weight"]
         rows_RD = trained["token_rows"]["weight"].astype(table_VD.dtype)
         params["model"]["embed_tokens"]["weight"] = table_VD.at[jnp.array(self.reward_ids)].set(rows_RD)
         return params
 
-    def variables(self, trained: Params, frozen: Frozen) -> Params:
-        """What the network is applied with."""
+    def exported(self, trained: Params, frozen: Frozen) -> Params:
+        """See `Tuned`; the rows of the table are float32, too."""
         assert frozen.params is not None
-        variables = {"params": self.params(trained, frozen.params)}
-        if self.adapted:
-            variables["adapters"] = combine([(states.with_scale(trained["pairs"], frozen.alpha_scale), 1.0)])
-        return variables
+        kept = merged(frozen.params, {})
+        table_VD = kept["model"]["embed_tokens"]["weight"]
+        kept["model"]["embed_tokens"]["weight"] = table_VD.astype(jnp.float32)
+        return super().exported(trained, Frozen(params=kept, alpha_scale=frozen.alpha_scale))
+
+    def bound(self, variables: Params) -> JudgeNetworks:
+        """The judge with these variables."""
+        return JudgeNetworks(scores=lambda batch: self.scores(variables, batch))
 
     def scores(self, variables: Params, batch: Mapping[str, Array]) -> Float[Array, "B V outputs"]:
         """Numbers of each video of each sample."""
@@ -75,29 +100,19 @@ class JudgeModel:
         scores_NQO = apply(variables, **given)
         return scores_NQO[:, 0].reshape(B, V, -1)
 
-    def exported(self, trained: Params, frozen: Frozen) -> Params:
-        """The parameters of a judge's folder, the adapter folded in.
-
-        What was trained is in float32: a narrower sum would lose most of what was added.
-        """
-        assert frozen.params is not None
-        kept = _merged(frozen.params, {})
-        table_VD = kept["model"]["embed_tokens"]["weight"]
-        kept["model"]["embed_tokens"]["weight"] = table_VD.astype(jnp.float32)
-        params = self.params(trained, kept)
-        if not self.adapted:
-            return params
-        layers = params["model"]["layers"]
-        for module in ADAPTED:
-            layers[module] = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layers[module])
-        return fold(params, [(states.with_scale(trained["pairs"], frozen.alpha_scale), 1.0)])
+    def cost(self, batch: Mapping[str, Any]) -> tuple[int, float]:
+        """See `Tuned`."""
+        B, V, pictures, patches, _ = batch["patches_BTSC"].shape
+        tokens, begun = batch["ids_BL"].shape[2], batch["begun_BP"].shape[2]
+        own = {"ends": 1, "end": tokens - begun}
+        forward = qwen2_vl_flops(self.cfg.network, pictures=pictures, patches=patches, begun=begun, **own)
+        return B * V * tokens, B * V * 3 * forward
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgeBase:
     """What a run reads of the judge that it starts from, but for the weights."""
 
-    cfg: JudgeConfig
     conversation: Conversation
 
     @classmethod
@@ -108,19 +123,31 @@ class JudgeBase:
             ValueError: no converted judge, or a damaged one.
         """
         cfg = load_judge_config(folder)
-        return cls(cfg, Conversation(cfg, store.tokenizer_folder(folder) / "tokenizer.json"))
+        return cls(Conversation(cfg, store.tokenizer_folder(folder) / "tokenizer.json"))
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What people's labels are about."""
+        return self.conversation.cfg.dimensions
 
     def model(self, cfg: TrainConfig) -> JudgeModel:
         """The network as a config trains it."""
-        dtype = jnp.dtype(cfg.dtype)
-        network = JudgeNetwork(self.cfg, dtype, remat=cfg.remat)
-        return JudgeModel(network, self.conversation.reward_ids, adapted=cfg.adapter is not None)
+        return JudgeModel(
+            network=JudgeNetwork(self.conversation.cfg, jnp.dtype(cfg.dtype), remat=cfg.remat),
+            reward_ids=self.conversation.reward_ids,
+            adapted=cfg.adapter is not None,
+            vision=cfg.train_vision is not False,
+        )
 
+    def check(self, cfg: TrainConfig) -> None:
+        """Raises ValueError for dimensions or an objective that the judge does not have the outputs for."""
+        judge = self.conversation.cfg
+        assert isinstance(cfg.data, PreferencesConfig)
+        assert isinstance(cfg.objective, PairPreference | RatingRegression)
+        cfg.objective.check(judge.outputs, chosen_dimensions(cfg.data, judge))
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Params:
-    """Two nested dicts as one that is new down to its leaves; they share no leaf."""
-    names = {**one, **other}
-    return {
-        name: _merged(one.get(name, {}), other.get(name, {})) if isinstance(value, Mapping) else value
-        for name, value in names.items()
-    }
+    def open_data(self, cfg: TrainConfig, **rows: Any) -> Batches:
+        """See `open_preferences`."""
+        assert isinstance(cfg.data, PreferencesConfig)
+        assert isinstance(cfg.objective, PairPreference | RatingRegression)
+        return open_preferences(cfg.data, self.conversation, cfg.objective.task, **rows)

@@ -17,19 +17,19 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.parallel.sharding import full_sharding, loading_rule, shardings
 from lcv_jax.training import state as states
 from lcv_jax.training.config import TrainConfig
-from lcv_jax.training.judges import JudgeBase, JudgeModel
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner
+from lcv_jax.training.tuned import Tuned
 
 WHOLE_CLIP = 1000
 """Latent frames at a time of an autoencoder in training: its clips are short, and loops have to be walked back."""
 
 
-def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | JudgeBase, mesh: Mesh) -> Learner:
+def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | Tuned, mesh: Mesh) -> Learner:
     """What a step is compiled for."""
-    model: LongCatVideo | WanVAE | JudgeModel
-    if isinstance(network, JudgeBase):
-        model = network.model(cfg)
+    model: LongCatVideo | WanVAE | Tuned
+    if isinstance(network, Tuned):
+        model = network
     elif isinstance(network, VAEConfig):
         model = WanVAE(network, chunk=WHOLE_CLIP, dtype=jnp.dtype(cfg.dtype))
     else:
@@ -47,9 +47,9 @@ def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | JudgeBase, mes
     )
 
 
-def initialise(model: LongCatVideo | WanVAE | JudgeModel, key: Array) -> Params:
+def initialise(model: LongCatVideo | WanVAE | Tuned, key: Array) -> Params:
     """Random float32 weights. A transformer begins with blocks that change nothing (Peebles and Xie, 2023)."""
-    assert not isinstance(model, JudgeModel), "a judge is never started from scratch"
+    assert not isinstance(model, Tuned), "these are never started from scratch"
     init: Any = model.init
     if isinstance(model, WanVAE):
         side = model.cfg.spatial_factor

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from lcv_jax.array_types import Params
-from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.data.config import DataConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
@@ -37,7 +37,7 @@ class Observer:
         self._validation = Validation(cfg, learner, learner.mesh, base) if cfg.validation.every else None
         self._sampler: Sampler | None = None
         self._evaluation: Evaluation | None = None
-        if isinstance(base, Pipeline) and not isinstance(cfg.data, PreferencesConfig):
+        if isinstance(base, Pipeline) and isinstance(cfg.data, DataConfig | PromptsConfig):
             if cfg.samples.every and cfg.network == "dit":
                 self._sampler = Sampler(cfg.samples, base, cfg.data.max_sequence_length, cfg.samples.prompts)
             if cfg.evaluation.every:

@@ -4,18 +4,14 @@ from collections.abc import Sequence
 
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig, Size, as_text
-from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.models.dit import sparse_order
-from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
 from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.evaluation import chosen_items
-from lcv_jax.training.judge_inputs import chosen_dimensions
-from lcv_jax.training.judges import JudgeBase
 
 
 def check_start(cfg: TrainConfig, base: Base) -> None:
@@ -26,12 +22,9 @@ def check_start(cfg: TrainConfig, base: Base) -> None:
         ValueError: a quantized checkpoint, an adapter that is not there or does not fit, samples that the networks
             cannot make, a suite without prompts, or a tokenizer and a text encoder that do not belong together.
     """
-    if isinstance(base, JudgeBase):
-        assert isinstance(cfg.data, PreferencesConfig)
-        assert isinstance(cfg.objective, PairPreference | RatingRegression)
-        cfg.objective.check(base.cfg.outputs, chosen_dimensions(cfg.data, base.cfg))
-        return
-    if cfg.network != "vae":
+    if not isinstance(base, Pipeline):
+        base.check(cfg)
+    elif cfg.network != "vae":
         _check_transformer(cfg, base)
 
 
@@ -66,7 +59,7 @@ def _check_samples(cfg: TrainConfig, pipeline: Pipeline, prompts: Sequence[str])
         check_sizes(cfg, pipeline, [(samples.num_frames, *samples.size)])
     except ValueError as error:
         raise ValueError(f"samples: {error}") from None
-    assert not isinstance(cfg.data, PreferencesConfig)
+    assert isinstance(cfg.data, DataConfig | PromptsConfig)
     pipeline.tokenizer.tokenize(prompts, cfg.data.max_sequence_length)
 
 

@@ -15,12 +15,11 @@ from lcv_jax.data.batches import BatchKind
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.objectives.networks import AutoencoderNetworks, Losses, Networks, Velocity
-from lcv_jax.objectives.preferences import JudgeNetworks
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.sharding import Rules, shardings
 from lcv_jax.training.config import OptimizerConfig
-from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.state import Frozen, TrainState, ema_weight, learning_rate, optimizer, variables_of
+from lcv_jax.training.tuned import Tuned
 
 Measured = dict[str, Array]
 """Of a step: loss, grad_norm, finite, learning_rate, error_B and perhaps t_B a sample, and the objective's metrics."""
@@ -30,7 +29,7 @@ Measured = dict[str, Array]
 class Learner:
     """What a step is compiled for: a static argument."""
 
-    model: LongCatVideo | WanVAE | JudgeModel
+    model: LongCatVideo | WanVAE | Tuned
     objective: Any
     """Of lcv_jax/objectives."""
     optimizer: OptimizerConfig
@@ -57,9 +56,8 @@ class Learner:
                 decode=functools.partial(apply, {"params": params}, method="decode_unclipped"),
             )
             return self.objective(halves, batch, key, **given)
-        if isinstance(self.model, JudgeModel):
-            scores = functools.partial(self.model.scores, self.model.variables(params, frozen))
-            return self.objective(JudgeNetworks(scores=scores), batch, key, **given)
+        if isinstance(self.model, Tuned):
+            return self.objective(self.model.bound(self.model.variables(params, frozen)), batch, key, **given)
         teacher = average = None
         if "teacher" in self.objective.needs:
             teacher = self._velocity({"params": frozen.params, **_if_any("adapters", frozen.adapters)})
@@ -122,7 +120,7 @@ def _gradients(
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Losses]:
         losses = learner.loss(params, state.ema, frozen, batch, key, kind)
-        return losses.loss, losses
+        return losses.loss * (losses.weight if parts > 1 else 1), losses
 
     def in_place(grads: Params) -> Params:
         return jax.lax.with_sharding_constraint(grads, shardings(grads, learner.mesh, learner.rules, "grads"))
@@ -133,7 +131,7 @@ def _gradients(
 
     if parts == 1:
         grads, losses = of_part(batch, key)
-        losses = jax.tree.map(lambda x: x[None], losses)
+        losses = jax.tree.map(lambda x: jnp.asarray(x)[None], losses)
     else:
         shared = {name: array for name, array in batch.items() if array.shape[0] == 1}
         own = {name: _in_parts(array, parts, learner.mesh) for name, array in batch.items() if name not in shared}
@@ -144,9 +142,10 @@ def _gradients(
 
         nothing = in_place(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params))
         grads, losses = jax.lax.scan(add, nothing, (own, jax.random.split(key, parts)))
-        grads = jax.tree.map(lambda grad: grad / parts, grads)
-    measured = {name: jnp.mean(value) for name, value in losses.metrics.items()}
-    measured |= {"loss": jnp.mean(losses.loss), "error_B": losses.error_B.reshape(-1)}
+        grads = jax.tree.map(lambda grad: grad / jnp.sum(losses.weight), grads)
+    mean = functools.partial(jnp.average, weights=losses.weight)
+    measured = {name: mean(value) for name, value in losses.metrics.items()}
+    measured |= {"loss": mean(losses.loss), "error_B": losses.error_B.reshape(-1)}
     if losses.t_B is not None:
         measured["t_B"] = losses.t_B.reshape(-1)
     return grads, measured

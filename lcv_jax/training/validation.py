@@ -6,13 +6,14 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from lcv_jax.array_types import Array, Params
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.data.config import DataConfig
-from lcv_jax.data.preferences import PreferencesConfig
+from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.inputs import Inputs
@@ -29,7 +30,7 @@ class Validation:
         Raises:
             ValueError: there are no such clips, or they do not suit the run.
         """
-        assert isinstance(cfg.data, DataConfig | PreferencesConfig)
+        assert isinstance(cfg.data, DataConfig | ManifestConfig)
         own = cfg.validation.path is not None
         # Without a gradient there are no parts to add up: a part of the batch at a time.
         size = cfg.batch_size // cfg.optimizer.accumulation
@@ -55,15 +56,16 @@ class Validation:
             frozen: those that are not trained.
         """
         self._inputs.set_state(self._start)
-        losses, samples = [], []
+        losses, weights, samples = [], [], []
         for number in range(self._batches):
             kind, batch = self._inputs.next()
             key = jax.random.fold_in(self._key, number)
-            loss, found = _loss(self._learner, params, state.ema, frozen, batch, key, kind)
+            loss, weight, found = _loss(self._learner, params, state.ema, frozen, batch, key, kind)
             losses.append(loss)
+            weights.append(weight)
             samples.append(found)
-        losses, samples = jax.device_get((losses, samples))
-        measured = {"validation_loss": float(np.mean(losses))}
+        losses, weights, samples = jax.device_get((losses, weights, samples))
+        measured = {"validation_loss": float(np.average(losses, weights=weights))}
         if samples[0]:
             together = {name: np.concatenate([one[name] for one in samples]) for name in samples[0]}
             found = self._learner.objective.summary(together, self._inputs.dimensions)
@@ -78,6 +80,7 @@ class Validation:
 @functools.partial(jax.jit, static_argnames=("learner", "kind"), compiler_options=IN_ORDER)
 def _loss(
     learner: Learner, params: Params, ema: Any, frozen: Frozen, batch: dict[str, Array], key: Array, kind: BatchKind
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, Array, dict[str, Array]]:
     losses = learner.loss(params, ema, frozen, batch, key, kind)
-    return jax.lax.with_sharding_constraint((losses.loss.mean(), losses.samples), PartitionSpec())
+    found = losses.loss.mean(), jnp.asarray(losses.weight), losses.samples
+    return jax.lax.with_sharding_constraint(found, PartitionSpec())

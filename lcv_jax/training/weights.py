@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Params
-from lcv_jax.checkpoint.judge_conversion import COMPONENT
 from lcv_jax.checkpoint.save import save_trained
 from lcv_jax.config import PublishedConfig, VAEConfig
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.training.config import TrainConfig
-from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.state import Frozen, TrainState, with_scale
 from lcv_jax.training.step import Learner
+from lcv_jax.training.tuned import Tuned
 
 WhichWeights = Literal["ema", "raw"]
 
@@ -63,8 +62,8 @@ def save_weights(
     trained = choose(state, which)
     networks: dict[str, Params] = {}
     adapters: dict[str, Params] = {}
-    if isinstance(learner.model, JudgeModel):
-        networks[COMPONENT] = learner.model.exported(trained, frozen)
+    if isinstance(learner.model, Tuned):
+        networks[learner.model.component] = learner.model.exported(trained, frozen)
     elif cfg.adapter is None:
         networks[cfg.network] = trained
     else:

@@ -12,8 +12,9 @@ from lcv_jax.models.judges import JudgeNetwork
 from lcv_jax.objectives.preferences import JudgeNetworks, PairPreference
 from lcv_jax.rewards import videoreward
 from lcv_jax.rewards.judge_batches import Shape, pack, shape_of
-from lcv_jax.training.judges import TABLE, JudgeModel
+from lcv_jax.training.judges import JudgeModel
 from lcv_jax.training.state import Frozen
+from lcv_jax.training.tuned import TABLE
 from tests.rewards.published import image_loads, row_of, video_loads
 
 TOLERANCE = 1e-3
@@ -77,7 +78,7 @@ def test_the_uncertainty_loss_has_the_published_gradients(golden, judge):
     totals, train = golden("rewards/hpsv3/train")
     hps = judge("hpsv3")
     network = JudgeNetwork(hps.cfg, exact_frequencies=True, remat="full")
-    model = JudgeModel(network, hps.conversation.reward_ids, adapted=False)
+    model = JudgeModel(network=network, reward_ids=hps.conversation.reward_ids, adapted=False)
     loads, grids = image_loads(io, hps.cfg), [tuple(map(int, grid)) for grid in io["out.image_grid_thw"]]
     rows = []
     for pair, (better, worse) in enumerate(((0, 1), (1, 2))):
@@ -109,7 +110,7 @@ def test_lora_the_tower_and_the_token_rows_have_the_published_gradients(golden, 
     published = open_judge(published_judges / "videoreward", "videoreward", templates)
     params, pairs = unmerged(published, video.params)
     network = JudgeNetwork(video.cfg, exact_frequencies=True)
-    model = JudgeModel(network, video.conversation.reward_ids, adapted=True)
+    model = JudgeModel(network=network, reward_ids=video.conversation.reward_ids, adapted=True)
     videos = [(io[f"in.video_{number}"], fps) for number, fps in enumerate(config["fps"])]
     grids = [videoreward.video_grid(each.shape, fps, video.cfg) for each, fps in videos]
     loads = video_loads(io, config, video.cfg)

@@ -169,7 +169,7 @@ def test_the_state_has_no_moments_of_frozen_parameters(config):
         shapes = start.shapes()
     assert jax.tree.structure(shapes.params) == jax.tree.structure(start.state().params)
     assert shapes.params["token_rows"]["weight"].shape == (3, 64)
-    table = base.cfg.num_embeddings, base.cfg.network.hidden_size
+    table = base.conversation.cfg.num_embeddings, base.conversation.cfg.network.hidden_size
     assert table not in {leaf.shape for leaf in jax.tree.leaves((shapes.params, shapes.opt_state))}
     frozen = start.frozen()
     held = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), start.frozen_shapes())

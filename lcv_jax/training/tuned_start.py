@@ -1,4 +1,4 @@
-"""What the training of a judge starts from: its weights, as those that are trained and those that stay."""
+"""What the training of a judge or a captioner starts from: weights that are trained, and weights that stay."""
 
 import functools
 from collections.abc import Callable
@@ -9,28 +9,26 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint import convert
-from lcv_jax.checkpoint.judge_conversion import load_judge_params
-from lcv_jax.checkpoint.judge_names import judge_table
 from lcv_jax.parallel.sharding import loading_rule, shardings
 from lcv_jax.training import state as states
-from lcv_jax.training.judges import ADAPTED, TABLE, TEXT_LAYERS, JudgeModel
 from lcv_jax.training.networks import Start, placed
 from lcv_jax.training.state import Frozen
+from lcv_jax.training.tuned import ADAPTED, TEXT_LAYERS, Tuned
 
 
-class JudgeStart(Start):
-    """What the training of a judge starts from."""
+class TunedStart(Start):
+    """What the training of a judge or a captioner starts from."""
 
     @property
-    def model(self) -> JudgeModel:
-        """The judge."""
+    def model(self) -> Tuned:
+        """The network."""
         model = self.learner.model
-        assert isinstance(model, JudgeModel)
+        assert isinstance(model, Tuned)
         return model
 
     def frozen(self) -> Frozen:
-        """The embedding table; with an adapter the text model."""
-        params = self._read(lambda path: path == TABLE or not self.model.is_trained(path), self.cfg.dtype)
+        """All that is not trained in full; with an adapter the text model too."""
+        params = self._read(lambda path: not self.model.is_trained(path), self.cfg.dtype)
         return Frozen(params=params, alpha_scale=self._scale())
 
     def frozen_shapes(self) -> Frozen:
@@ -48,19 +46,12 @@ class JudgeStart(Start):
         return None if adapter is None else self._everywhere(jnp.float32(adapter.alpha / adapter.rank))
 
     def _trained(self) -> Params:
-        read = self._read(lambda path: path == TABLE or self.model.is_trained(path), "float32")
-        table_VD = read["model"].pop("embed_tokens")["weight"]
-        rows_RD = self._everywhere(table_VD[jnp.array(self.model.reward_ids)])
-        trained = {"network": read, "token_rows": {"weight": rows_RD}}
-        if not read["model"]:
-            del read["model"]
+        trained = self.model.begin(self._read(self.model.is_read, "float32"))
         return trained | jax.jit(lambda: self._pairs(jax.random.key(self.cfg.seed)))()
 
     def _trained_shapes(self) -> Params:
-        cfg = self.model.cfg
-        rows = jax.ShapeDtypeStruct((len(self.model.reward_ids), cfg.network.hidden_size), jnp.float32)
-        pairs = jax.eval_shape(lambda: self._pairs(jax.random.key(0)))
-        return {"network": self._shapes(self.model.is_trained, "float32"), "token_rows": {"weight": rows}, **pairs}
+        trained = jax.eval_shape(self.model.begin, self._shapes(self.model.is_read, "float32"))
+        return trained | jax.eval_shape(lambda: self._pairs(jax.random.key(0)))
 
     def _pairs(self, key: Array) -> Params:
         if self.cfg.adapter is None:
@@ -71,11 +62,11 @@ class JudgeStart(Start):
 
     def _shapes(self, keep: Callable[[tuple[str, ...]], bool], dtype: str) -> Params:
         tree: Params = {}
-        for leaf in judge_table(self.model.cfg):
+        for leaf in self.model.table:
             if keep(leaf.path):
                 convert.place(tree, leaf.path, jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)))
         return tree
 
     def _read(self, keep: Callable[[tuple[str, ...]], bool], dtype: str) -> Params:
         rule = loading_rule(self.learner.mesh, self.learner.rules)
-        return load_judge_params(self.cfg.checkpoint, self.model.cfg, dtype, rule, keep)
+        return self.model.read(self.cfg.checkpoint, dtype, rule, keep)
