@@ -28,7 +28,7 @@ def _tell(done: int, total: int) -> None:
 
 
 def _read_runs(folders: tuple[Path, ...], least: int) -> list[Run]:
-    """Runs; prompts without a video are warned of.
+    """Several runs.
 
     Raises:
         ValueError: too few, or one that is there twice.
@@ -40,20 +40,19 @@ def _read_runs(folders: tuple[Path, ...], least: int) -> list[Run]:
     resolved = [folder.resolve() for folder in folders]
     if twice := [folder for folder in folders if resolved.count(folder.resolve()) > 1]:
         raise ValueError(f"{twice[0]} is given twice")
-    return [_read_run(folder) for folder in folders]
+    return [read_run(folder) for folder in folders]
 
 
-def _read_run(folder: Path) -> Run:
-    run = read_run(folder)
+def _warn_of_missing(run: Run) -> None:
     if run.missing:
         few = ", ".join(run.missing[:3]) + (", ..." if len(run.missing) > 3 else "")
-        print(f"warning: {folder}: {len(run.missing)} prompts have no video ({few})", file=sys.stderr)
-    return run
+        print(f"warning: {run.folder}: {len(run.missing)} prompts have no video ({few})", file=sys.stderr)
 
 
 def _print_failures(scores: Scores) -> None:
     if scores.outdated:
-        print(f"{scores.name}: {len(scores.outdated)} videos have changed since they were scored: scored again")
+        changed = f"{len(scores.outdated)} videos that were replaced since, or scored by an older version"
+        print(f"{scores.name}: scored again {changed}")
     for video, reason in list(scores.failures.items())[:5]:
         print(f"warning: {video} has no score: {reason}", file=sys.stderr)
     print(f"{scores.name}: {len(scores.by_video)} videos scored, {len(scores.failures)} without a score")
@@ -69,6 +68,7 @@ class MeasureRuns:
     def run(self) -> None:
         """Writes RUN/scores/measures.json."""
         for run in _read_runs(self.runs, 1):
+            _warn_of_missing(run)
             _print_failures(score_run(run, "measures", {"measures": list(MEASURES)}, measured(run), _tell))
 
 
@@ -132,7 +132,9 @@ class FrechetDistance:
     def run(self) -> None:
         """Prints the distance, and what it is of."""
         check_fields(self)
-        sets = [[video.path for video in _read_run(self.run_folder).videos], videos_of(self.reference)]
+        run = read_run(self.run_folder)
+        _warn_of_missing(run)
+        sets = [[video.path for video in run.videos], videos_of(self.reference)]
         network = make_features(self.features, dict(self.options))
         vectors = []
         for paths in sets:
@@ -182,6 +184,7 @@ class JudgeRuns:
         reward = open_reward(source, timeout=self.timeout)
         try:
             for run in runs:
+                _warn_of_missing(run)
                 _print_failures(score_run(run, self.name, made_by, judged(reward), _tell))
         finally:
             getattr(reward, "close", lambda: None)()

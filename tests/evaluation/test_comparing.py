@@ -208,7 +208,7 @@ def test_measuring_judging_and_comparing_by_command(runs, tmp_path, capsys):
     main(["measure", grainy, clean])
     captured = capsys.readouterr()
     assert "clean: 1 prompts have no video (p5)" in captured.err
-    assert "measures: 1 videos have changed since they were scored: scored again" in captured.out
+    assert "measures: scored again 1 videos that were replaced since" in captured.out
     assert "warning: p0-0 has no score: " in captured.err
     assert "5 videos scored, 1 without" in captured.out
 
