@@ -30,7 +30,9 @@ from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import Qwen2VisionConfig, Qwen2VLConfig
 from lcv_jax.data.media_writer import VideoWriter
+from lcv_jax.data.patches import normalise
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
+from lcv_jax.rewards.videoreward import video_patches
 from lcv_jax.toy.captions import caption, parse, vocabulary
 from lcv_jax.toy.readers import read_clip
 from lcv_jax.toy.rewards import edge_sharpness
@@ -114,6 +116,7 @@ def make(arguments: Arguments) -> None:
             _write_lines(work / f"{prefix}pairs.jsonl", pairs)
         cfg, tokenizer = judge_config()
         params = random_judge(cfg, np.random.default_rng([arguments.seed, 2]))
+        see_differences(params, cfg, np.random.default_rng([arguments.seed, 3]))
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
     print(f"wrote {count} clips, opinions of {arguments.raters.count} raters and a judge to {arguments.out}")
 
@@ -256,6 +259,23 @@ def random_judge(cfg: JudgeConfig, rng: np.random.Generator) -> Params:
             value = np.full(leaf.shape, leaf.path[-1] == "weight", np.float32)
         convert.place(params, leaf.path, value.astype(np.float32))
     return params
+
+
+def see_differences(params: Params, cfg: JudgeConfig, rng: np.random.Generator) -> None:
+    """Makes the embedding of patches whitening. Random kernels see little but the mean colour, and learn slowly.
+
+    Two thirds of the features are what varies most in clips' patches, one third random mixtures of what varies little,
+    edges and their motion.
+    """
+    clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(48)]
+    seen_NC = np.concatenate([normalise(np.concatenate(video_patches(clip, FPS, cfg))) for clip in clips])
+    size_C, direction_CC = np.linalg.eigh(np.cov(seen_NC.astype(np.float64), rowvar=False))
+    white_CC = (direction_CC / np.sqrt(size_C + 1e-4))[:, ::-1]
+    kernel = params["visual"]["patch_embed"]["proj"]["kernel"]
+    large = 2 * kernel.shape[1] // 3
+    rest_CF = white_CC[:, large : 8 * large]
+    mixtures_FF = rng.standard_normal((rest_CF.shape[1], kernel.shape[1] - large)) / math.sqrt(rest_CF.shape[1])
+    kernel[:] = np.concatenate([white_CC[:, :large], rest_CF @ mixtures_FF], axis=1)
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,10 +15,12 @@ from lcv_jax.checkpoint.judge_conversion import load_judge_params
 from lcv_jax.checkpoint.new_judge import write_judge
 from lcv_jax.convert import main as convert_main
 from lcv_jax.data.media_writer import VideoWriter, write_image
+from lcv_jax.data.patches import normalise
 from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.rewards.judge import load_judge
+from lcv_jax.rewards.videoreward import video_patches
 from lcv_jax.toy import judges as toy_judges
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import render, sample_scene
@@ -327,6 +329,22 @@ def test_simulated_raters_agree_with_the_truth_and_not_quite_with_one_another():
     assert toy_judges.vote([1.0, 0.7, -2.0], 0.5) == "a"
     assert toy_judges.vote([1.0, -0.7, 0.1], 0.5) == "same"
     assert toy_judges.vote([-1.0, -0.7, 0.1], 0.5) == "b"
+
+
+def test_the_toy_judge_begins_with_features_that_vary_alike():
+    cfg, _ = toy_judges.judge_config()
+    params, rng = toy_judges.random_judge(cfg, np.random.default_rng(0)), np.random.default_rng(1)
+    clips = [toy_judges.faulty_clip(sample_scene(seed), rng) for seed in range(100, 108)]
+    seen_NC = normalise(np.concatenate([video_patches(clip, 8.0, cfg).reshape(-1, 1176) for clip in clips]))
+
+    def spread():
+        """How many features of the embedding carry its variance."""
+        size_F = np.linalg.eigvalsh(np.cov(seen_NC @ params["visual"]["patch_embed"]["proj"]["kernel"], rowvar=False))
+        return size_F.sum() ** 2 / (size_F**2).sum()
+
+    assert spread() < 8
+    toy_judges.see_differences(params, cfg, rng)
+    assert spread() > 30
 
 
 def test_a_tint_tells_the_motion_to_those_who_see_colour_alone():
