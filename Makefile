@@ -22,7 +22,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
 # What only tests need of the larger extras; the first picture does not wait for it.
 .venv/tests-installed: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ocr,ray]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ocr,ray,cluster]"
 	touch $@
 
 demo: .venv/installed

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from lcv_jax.own_files import DiskFullError, full_disk
+from lcv_jax.serving.databases import DatabaseError
 from lcv_jax.serving.decoding import warm_up
 from lcv_jax.serving.errors import ApiError, invalid, not_found
 from lcv_jax.serving.guard import Guard, error_response
@@ -96,7 +98,7 @@ class Handlers:
     def show(self, job: Job) -> dict[str, Any]:
         """A job as the API shows it."""
         keep = self.limits.keep_hours * 3600
-        return video_object(job, self.store, self.scheduler.live(job.id), self.model, keep)
+        return video_object(job, self.store, self.scheduler.live(job), self.model, keep)
 
     def job_of(self, request: Request) -> Job:
         """The job of a path.
@@ -278,22 +280,25 @@ def make_app(
             yield
 
     async def refused(_: Request, error: Exception) -> Response:
-        response: Response = error_response(error)
-        return response
+        return error_response(error)
 
     async def failed(_: Request, error: Exception) -> Response:
+        if isinstance(error, DatabaseError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            told = "the database of jobs cannot be used at the moment: try again"
+            away = ApiError(503, told, code="database_unavailable", headers={"Retry-After": "10"})
+            return error_response(away)
         full = full_disk(error, handlers.store.folder)
         if full is None:
             raise error
-        response: Response = error_response(full)
-        return response
+        return error_response(full)
 
     async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return error_response(ApiError(error.status_code, str(error.detail), headers=error.headers))  # type: ignore[no-any-return]
+        return error_response(ApiError(error.status_code, str(error.detail), headers=error.headers))
 
     async def bug(_: Request, error: Exception) -> Response:
-        return error_response(ApiError(500, f"internal error ({type(error).__name__})", code="server_error"))  # type: ignore[no-any-return]
+        return error_response(ApiError(500, f"internal error ({type(error).__name__})", code="server_error"))
 
     app: ASGIApp = Starlette(
         routes=handlers.routes(),

@@ -11,7 +11,6 @@ import math
 import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
@@ -199,7 +198,7 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def error_response(error: Exception) -> Any:
+def error_response(error: Exception) -> JSONResponse:
     """The response of a refused request."""
     if isinstance(error, DiskFullError):
         error = ApiError(507, f"the server's disk is full: {error.strerror}", code="disk_full")

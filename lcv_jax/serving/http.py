@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -26,8 +27,19 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answers requests until SIGINT or SIGTERM."""
+class _Server(uvicorn.Server):
+    """Ends by itself, too."""
+
+    def __init__(self, config: uvicorn.Config, ended: Callable[[], bool]):
+        super().__init__(config)
+        self._ended = ended
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._ended()
+
+
+def serve(app: ASGIApp, listening: socket.socket, ended: Callable[[], bool]) -> None:
+    """Answers requests until SIGINT or SIGTERM, or until `ended` says so."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
@@ -42,4 +54,4 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=3,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, ended).run(sockets=[listening])

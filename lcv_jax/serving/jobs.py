@@ -1,10 +1,13 @@
-"""Jobs in SQLite, their files in folders beside it. A job has one state, and every change says from which it comes."""
+"""Jobs in a database, their files in folders. A job has one state, and every change says from which it comes.
 
-import contextlib
+Several servers may share a database and a folder. A server holds the jobs that it makes by a lease, which it renews; a
+job whose lease has run out is settled by another server.
+"""
+
 import json
+import re
 import secrets
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,36 +15,42 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from lcv_jax.own_files import disk_full
+from lcv_jax.serving.databases import Database, connect
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 SIDECAR = "video.json"
 """The last file that is written of a video: where it is, all others are."""
 IMAGE, CLIP = INPUTS = "image.png", "clip.mkv"
 """What a client sent, decoded."""
-VERSION = 1
+VERSION = 2
+STRAY_SECONDS = 3600.0
+"""A folder without a job that is older belongs to a request that another server has not finished and never will."""
 _TABLE = """
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+CREATE TABLE IF NOT EXISTS lcv_jobs (
+    number {number},
     id TEXT UNIQUE NOT NULL,
     owner TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('queued', 'in_progress', 'completed', 'failed')),
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
+    created DOUBLE PRECISION NOT NULL,
+    started DOUBLE PRECISION,
+    finished DOUBLE PRECISION,
     fields TEXT NOT NULL,
     task TEXT NOT NULL,
     warnings TEXT NOT NULL,
     video TEXT,
-    bytes INTEGER NOT NULL DEFAULT 0,
+    bytes BIGINT NOT NULL DEFAULT 0,
     error_code TEXT,
     error_message TEXT,
     remixed_from TEXT,
     request_key TEXT,
+    server TEXT,
+    lease DOUBLE PRECISION,
+    progress TEXT,
     UNIQUE (owner, request_key)
 );
-CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, number);
+CREATE INDEX IF NOT EXISTS lcv_jobs_by_status ON lcv_jobs (status, number);
 """
+_JSON = ("fields", "task", "warnings", "video", "progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,12 @@ class Job:
     error_message: str | None
     remixed_from: str | None
     request_key: str | None
+    server: str | None
+    """That makes it, or made it."""
+    lease: float | None
+    """Until when the server holds it, by the database's clock."""
+    progress: dict[str, Any] | None
+    """What its server said when it last renewed the lease."""
 
 
 def new_id() -> str:
@@ -78,34 +93,31 @@ class JobStore:
     """The jobs of a server. One thread uses it.
 
     Args:
-        folder: of the database and of a folder for each job.
+        folder: of a folder for each job, and of the SQLite file.
+        database: URL of a PostgreSQL database. None: SQLite, for one server.
+        lease_seconds: after this time without a sign of life, a server's jobs are settled by another.
 
     Raises:
-        ValueError: a database of another version.
+        ValueError: a database of another version, or none.
         OSError: it cannot be read or written.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, database: str | None = None, *, lease_seconds: float = 20.0):
+        self.folder, self.lease_seconds, self.server = folder, lease_seconds, secrets.token_hex(8)
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
-        self._path = folder / "jobs.sqlite"
-        with self._naming_errors():
-            self._db = sqlite3.connect(self._path, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise ValueError(
-                    f"{self._path} is of version {version}, this program reads {VERSION}: give another folder"
-                )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA wal_autocheckpoint = 200")
-            self._db.executescript(_TABLE)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self.database: Database = connect(database, folder)
+        found = self.database.create("lcv_jobs", VERSION, _TABLE)
+        if found != VERSION:
+            self.close()
+            raise ValueError(
+                f"{self.database.name} is of version {found}, this program reads {VERSION}: give another "
+                + ("--database" if database else "--folder")
+            )
+        self._run = self.database.run
 
     def close(self) -> None:
         """Closes the database."""
-        self._db.close()
+        self.database.close()
 
     def place(self, job_id: str) -> Path:
         """The folder of a job's files."""
@@ -128,9 +140,9 @@ class JobStore:
             request_key,
         )  # fmt: skip
         self._run(
-            "INSERT OR IGNORE INTO jobs"
+            "INSERT INTO lcv_jobs"
             " (id, owner, status, created, fields, task, warnings, remixed_from, request_key)"
-            " VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             *values,
         )
         job = self.find(job_id) or (self.find_by_key(owner, request_key) if request_key else None)
@@ -139,7 +151,7 @@ class JobStore:
 
     def find(self, job_id: str) -> Job | None:
         """A job, whoever's."""
-        return next(self._jobs("WHERE id = ?", job_id), None)
+        return next(self._jobs("WHERE id = ?", job_id), None) if re.fullmatch("video_[0-9a-f]{32}", job_id) else None
 
     def find_by_key(self, owner: str, request_key: str) -> Job | None:
         """The job that an earlier request with this key made."""
@@ -155,24 +167,33 @@ class JobStore:
 
     def count(self, status: Status) -> int:
         """How many jobs are in a state."""
-        return int(self._run("SELECT count(*) FROM jobs WHERE status = ?", status).fetchone()[0])
+        return self._total("count(*)", "WHERE status = ?", status)
 
     def count_open(self, owner: str) -> int:
         """An owner's jobs that wait or run."""
-        where = "status IN ('queued', 'in_progress') AND owner = ?"
-        return int(self._run(f"SELECT count(*) FROM jobs WHERE {where}", owner).fetchone()[0])
+        return self._total("count(*)", "WHERE status IN ('queued', 'in_progress') AND owner = ?", owner)
 
     def queue_position(self, job: Job) -> int:
         """How many jobs are taken up before this one, and 1."""
-        where = "status = 'queued' AND number <= ?"
-        return int(self._run(f"SELECT count(*) FROM jobs WHERE {where}", job.number).fetchone()[0])
+        return self._total("count(*)", "WHERE status = 'queued' AND number <= ?", job.number)
 
     def claim(self) -> Job | None:
-        """The job that has waited longest, from now on in progress."""
-        for job in self._jobs("WHERE status = 'queued' ORDER BY number LIMIT 1"):
-            if self._move(job.id, "queued", "in_progress", started=time.time()):
-                return self.find(job.id)
-        return None
+        """The job that has waited longest, from now on in progress and this server's; no other server gets it."""
+        oldest = "SELECT number FROM lcv_jobs WHERE status = 'queued' ORDER BY number LIMIT 1 {skip_locked}"
+        claimed = self._run(
+            "UPDATE lcv_jobs SET status = 'in_progress', started = ?, server = ?, lease = {now} + ?"
+            f" WHERE number = ({oldest}) AND status = 'queued' RETURNING *",
+            time.time(), self.server, self.lease_seconds,
+        )  # fmt: skip
+        return next(map(_job, claimed.rows), None)
+
+    def renew(self, job_id: str, progress: dict[str, Any] | None) -> bool:
+        """Renews the lease of a job and stores how far it is; False where the job is not this server's any more."""
+        statement = (
+            "UPDATE lcv_jobs SET lease = {now} + ?, progress = ? WHERE id = ? AND status = 'in_progress' AND server = ?"
+        )
+        told = None if progress is None else json.dumps(progress)
+        return self._run(statement, self.lease_seconds, told, job_id, self.server).changed == 1
 
     def complete(self, job_id: str, video: dict[str, Any]) -> bool:
         """Marks a job that is in progress as completed; False where it is not in progress any more."""
@@ -182,16 +203,17 @@ class JobStore:
     def fail(self, job_id: str, origin: Status, code: str, message: str) -> bool:
         """Marks a job as failed; False where it is not in that state any more."""
         return self._move(
-            job_id, origin, "failed", finished=time.time(), error_code=code, error_message=" ".join(message.split())
+            job_id,
+            origin,
+            "failed",
+            finished=time.time(),
+            error_code=code,
+            error_message=" ".join(message.replace("\0", "").split()),
         )
-
-    def requeue(self, job_id: str) -> bool:
-        """Puts a job that was not begun back into the queue, at its old place."""
-        return self._move(job_id, "in_progress", "queued", started=None)
 
     def remove(self, job_id: str) -> None:
         """Deletes a job and its files."""
-        self._run("DELETE FROM jobs WHERE id = ?", job_id)
+        self._run("DELETE FROM lcv_jobs WHERE id = ?", job_id)
         self.remove_files(job_id)
 
     def remove_files(self, job_id: str) -> None:
@@ -200,39 +222,51 @@ class JobStore:
 
     def remove_outputs(self, job_id: str) -> None:
         """Deletes what was made of a job that did not end well; its inputs stay, to try again with."""
-        folder = self.place(job_id)
-        if self.find(job_id) is None or not folder.is_dir():
+        folder, job = self.place(job_id), self.find(job_id)
+        if job is None or not folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-            return
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in INPUTS:
-                path.unlink(missing_ok=True)
+        elif job.status != "completed":
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in INPUTS:
+                    path.unlink(missing_ok=True)
 
     def segments(self, job: Job) -> list[str]:
         """The videos of single segments that are there, in their order."""
         found = [path.name for path in self.place(job.id).glob("*_[0-9][0-9][0-9][0-9].mp4")]
         return sorted(name for name in found if not name.startswith("."))
 
-    def recover(self) -> int:
-        """After a start: settles what a killed server left, and returns how many jobs it had begun.
+    def recover(self) -> None:
+        """At a start: settles the jobs of servers that are gone, and removes folders that no job has."""
+        self.settle_lost(all_are=not self.database.shared)
+        youngest = time.time() - (STRAY_SECONDS if self.database.shared else 0.0)
+        known = {row["id"] for row in self._run("SELECT id FROM lcv_jobs").rows}
+        for folder in (self.folder / "jobs").iterdir():
+            if folder.name not in known and folder.stat().st_mtime <= youngest:
+                shutil.rmtree(folder, ignore_errors=True)
 
-        A job whose last file is written is completed, any other that was begun has failed. Folders without a job go.
+    def settle_lost(self, *, all_are: bool = False) -> int:
+        """Settles jobs whose server has not renewed their lease, and returns how many there were.
+
+        A job whose last file is written is completed, any other has failed.
+
+        Args:
+            all_are: take all jobs in progress for lost: no other server can be alive.
         """
-        begun = list(self._jobs("WHERE status = 'in_progress'"))
-        for job in begun:
+        lost = self._run(
+            "UPDATE lcv_jobs SET server = ?, lease = {now} + ?"
+            " WHERE status = 'in_progress' AND (lease < {now} OR ?) RETURNING *",
+            self.server, self.lease_seconds, all_are,
+        )  # fmt: skip
+        for job in map(_job, lost.rows):
             try:
                 video = json.loads((self.place(job.id) / SIDECAR).read_text())["video"]
                 self.complete(job.id, {**video, "fps": float(Fraction(video["fps"]))})
             except (OSError, ValueError, KeyError):
                 self.fail(job.id, "in_progress", "interrupted", "the server was stopped while it made this video")
                 self.remove_outputs(job.id)
-        known = {row[0] for row in self._run("SELECT id FROM jobs")}
-        for folder in (self.folder / "jobs").iterdir():
-            if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
-        return len(begun)
+        return len(lost.rows)
 
     def expire(self, keep_seconds: float, keep_bytes: float) -> list[Job]:
         """Deletes finished jobs that are too old, and the oldest while all take too many bytes; returns them."""
@@ -249,27 +283,20 @@ class JobStore:
 
     def total_bytes(self) -> int:
         """Of the files of finished jobs."""
-        return int(self._run("SELECT coalesce(sum(bytes), 0) FROM jobs").fetchone()[0])
+        return self._total("coalesce(sum(bytes), 0)")
 
     def _move(self, job_id: str, origin: Status, target: Status, **values: Any) -> bool:
         columns = "".join(f", {name} = ?" for name in values)
-        statement = f"UPDATE jobs SET status = ?{columns} WHERE id = ? AND status = ?"
-        return self._run(statement, target, *values.values(), job_id, origin).rowcount == 1
+        statement = f"UPDATE lcv_jobs SET status = ?{columns} WHERE id = ? AND status = ?"
+        return self._run(statement, target, *values.values(), job_id, origin).changed == 1
+
+    def _total(self, what: str, where: str = "", *values: Any) -> int:
+        return int(self._run(f"SELECT {what} AS total FROM lcv_jobs {where}", *values).rows[0]["total"])
 
     def _jobs(self, where: str, *values: Any) -> Iterator[Job]:
-        for row in self._run(f"SELECT * FROM jobs {where}", *values).fetchall():
-            parsed = {name: json.loads(row[name]) for name in ("fields", "task", "warnings", "video") if row[name]}
-            yield Job(**{**dict(row), **parsed})
+        return map(_job, self._run(f"SELECT * FROM lcv_jobs {where}", *values).rows)
 
-    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        with self._naming_errors():
-            return self._db.execute(statement, values)
 
-    @contextlib.contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
-                raise disk_full(self._path, "the database cannot grow", "make room") from None
-            raise OSError(f"{self._path}: {error}") from None
+def _job(row: dict[str, Any]) -> Job:
+    parsed = {name: json.loads(row[name]) for name in _JSON if row[name]}
+    return Job(**{**row, **parsed})

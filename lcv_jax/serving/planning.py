@@ -184,6 +184,18 @@ def make_task(entry: Mapping[str, Any], folder: Path) -> Task:
     return dataclasses.replace(task, **inputs)
 
 
+def usual_task(defaults: Defaults, limits: Limits) -> Task:
+    """The task of a request that leaves out all it may.
+
+    Raises:
+        ValueError: the server itself would refuse it.
+    """
+    try:
+        return make_task(plan_task({"prompt": "a cat"}, None, defaults, limits), Path())
+    except ApiError as error:
+        raise ValueError(f"the defaults of requests do not fit the limits: {error.message}") from None
+
+
 def portable(task: Task) -> dict[str, Any]:
     """A task as JSON, its inputs by name instead of by path."""
     entry = task_to_json(task)

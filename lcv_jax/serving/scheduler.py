@@ -1,6 +1,8 @@
 """The queue: gives jobs to workers, follows them, stops them, replaces workers that end, deletes old videos.
 
-All of it runs in the event loop. A worker's messages arrive by a thread that does nothing else.
+All of it runs in the event loop. A worker's messages arrive by a thread that does nothing else. Servers that share a
+database meet there alone: each renews the leases of its jobs every second, notices what others have stopped or deleted,
+takes what waits, and settles the jobs of servers that are gone.
 """
 
 import asyncio
@@ -15,16 +17,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from lcv_jax.command_line import environment
-from lcv_jax.generate import Devices, Weights
 from lcv_jax.serving.jobs import Job, JobStore
 from lcv_jax.serving.limits import Limits
 from lcv_jax.serving.metrics import Metrics
+from lcv_jax.serving.settings import Settings
 from lcv_jax.serving.worker import Progress, work
 
 EXPIRY_SECONDS = 60.0
 STOP_SECONDS = 120.0
 """A worker that has not stopped a job by then, for it compiles or hangs, is replaced."""
 RESTART_SECONDS = 2.0
+BEAT_SECONDS = 1.0
 
 
 @dataclasses.dataclass
@@ -38,6 +41,20 @@ class Live:
     seconds_left: float | None = None
     last_step: float | None = None
     deadline: asyncio.TimerHandle | None = None
+    stopping: bool = False
+
+    def told(self) -> dict[str, Any] | None:
+        """What other servers can know of it."""
+        if self.progress is None:
+            return None
+        return {"progress": dataclasses.asdict(self.progress), "seconds_left": self.seconds_left}
+
+    @classmethod
+    def elsewhere(cls, job: Job) -> "Live | None":
+        """A job that another server makes, as it said last."""
+        if job.status != "in_progress" or job.progress is None:
+            return None
+        return cls(job, Progress(**job.progress["progress"]), seconds_left=job.progress["seconds_left"])
 
     def advance(self, progress: Progress, now: float) -> None:
         """Notes a step. Time left is counted from the first one on, before which programs are compiled."""
@@ -51,21 +68,23 @@ class Live:
 class Worker:
     """A worker's process, and what it is at."""
 
-    def __init__(self, weights: Weights, devices: Devices, visible: str | None):
-        self._settings, self._visible = (weights, devices), visible
+    def __init__(self, settings: Settings, visible: str | None):
+        self._settings, self._visible = settings, visible
         self.ready, self.facts = False, dict[str, Any]()
+        self.unable: str | None = None
+        """Why it cannot load the weights."""
         self.live: Live | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[["Worker", tuple[Any, ...]], None]) -> None:
         """Starts the process; `tell` gets its messages, the last of them ("ended",)."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, *self._settings), daemon=True)
+        self._process = context.Process(target=work, args=(theirs, self._settings), daemon=True)
         visible = {} if self._visible is None else {"CUDA_VISIBLE_DEVICES": self._visible}
         with environment(**visible):
             self._process.start()
         theirs.close()
-        self._connection, self.ready = ours, False
+        self._connection, self.ready, self.unable = ours, False, None
 
         def listen() -> None:
             with contextlib.suppress(RuntimeError):  # the event loop has ended
@@ -94,10 +113,14 @@ class Scheduler:
     def __init__(self, store: JobStore, workers: Sequence[Worker], limits: Limits, metrics: Metrics):
         self.store, self.workers, self.limits, self.metrics = store, workers, limits, metrics
         self._changed = asyncio.Event()
-        self.unable: str | None = None
-        """Why no worker can be started."""
         self._closing = False
         metrics.capacity.set(limits.max_queue)
+
+    @property
+    def unable(self) -> str | None:
+        """Why no worker can load the weights, if none can."""
+        reasons = [worker.unable for worker in self.workers]
+        return reasons[0] if all(reasons) else None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -106,44 +129,52 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         for worker in self.workers:
             worker.start(self._loop, self._on_message)
-        expiring = asyncio.create_task(self._expire())
+        repeated = [asyncio.create_task(self._beat()), asyncio.create_task(self._expire())]
         try:
-            self._update()
             yield
         finally:
             self._closing = True
-            expiring.cancel()
+            for task in repeated:
+                task.cancel()
             for worker in self.workers:
                 worker.end()
-                if worker.live:
-                    self._fail(worker.live, "interrupted", "the server was stopped while it made this video")
+            with contextlib.suppress(OSError):  # without the database, another server settles them
+                for worker in self.workers:
+                    if worker.live:
+                        self._fail(worker.live, "interrupted", "the server was stopped while it made this video")
             self._notify()
 
     def submitted(self) -> None:
         """Called when a job has joined the queue."""
         self._update()
 
-    def live(self, job_id: str) -> Live | None:
-        """What a worker has told of a job so far."""
-        return next((worker.live for worker in self.workers if worker.live and worker.live.job.id == job_id), None)
+    def live(self, job: Job) -> Live | None:
+        """What a worker, here or of another server, has told of a job so far."""
+        worker = self._worker_at(job.id)
+        return worker.live if worker else Live.elsewhere(job)
+
+    def _worker_at(self, job_id: str) -> Worker | None:
+        return next((worker for worker in self.workers if worker.live and worker.live.job.id == job_id), None)
 
     def stop(self, job: Job, code: str, message: str) -> bool:
         """Ends a job that waits or runs; False where it has ended already.
 
         Its record says so at once; a worker that makes it goes on until the end of its step.
         """
-        if self.store.fail(job.id, "queued", code, message):
-            pass
-        elif self.store.fail(job.id, "in_progress", code, message):
-            worker = next((one for one in self.workers if one.live and one.live.job.id == job.id), None)
-            if worker is not None and worker.live:
-                worker.send("stop", job.id)
-                self._at(worker.live, STOP_SECONDS, lambda: self._replace_if_at(worker, job.id))
-        else:
+        if not any(self.store.fail(job.id, origin, code, message) for origin in ("queued", "in_progress")):
             return False
+        if worker := self._worker_at(job.id):
+            self._stop_worker(worker)
         self.metrics.jobs.labels(job.task["task"], code).inc()
         self._update()
         return True
+
+    def _stop_worker(self, worker: Worker) -> None:
+        live = worker.live
+        if live and not live.stopping:
+            live.stopping = True
+            worker.send("stop", live.job.id)
+            self._at(live, STOP_SECONDS, lambda: self._replace_if_at(worker, live.job.id))
 
     def delete(self, job: Job) -> None:
         """Stops a job if need be, and deletes its record and its files."""
@@ -162,10 +193,9 @@ class Scheduler:
             return
         kind, *content = message
         if kind == "ready":
-            worker.ready, worker.facts, self.unable = True, content[0], None
+            worker.ready, worker.facts = True, content[0]
         elif kind == "unable":
-            self.unable = content[0]
-            print(f"error: no worker: {self.unable}", file=sys.stderr, flush=True)
+            worker.unable = content[0]
         elif kind == "ended":
             self._on_end(worker)
         elif worker.live and worker.live.job.id == content[0]:
@@ -209,8 +239,10 @@ class Scheduler:
         if was_ready:
             self.metrics.restarts.inc()
             self._loop.call_later(RESTART_SECONDS, self._restart, worker)
-        elif self.unable is None:
-            self.unable = "the worker ended while it loaded the weights; the server's log says more"
+            return
+        worker.unable = worker.unable or "the worker ended while it loaded the weights; the server's log says more"
+        if not self.unable:  # else the server ends with it
+            print(f"error: one worker less: {worker.unable}", file=sys.stderr, flush=True)
 
     def _restart(self, worker: Worker) -> None:
         if not self._closing:
@@ -245,6 +277,17 @@ class Scheduler:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def _beat(self) -> None:
+        """Again and again: renews leases, stops what is not this server's any more, takes over what servers left."""
+        while True:
+            with contextlib.suppress(OSError):  # the database is away: leases last longer than a beat
+                for worker in self.workers:
+                    if worker.live and not self.store.renew(worker.live.job.id, worker.live.told()):
+                        self._stop_worker(worker)
+                self.store.settle_lost()
+                self._update()
+            await asyncio.sleep(min(BEAT_SECONDS, self.store.lease_seconds / 4))
 
     async def _expire(self) -> None:
         while True:

@@ -28,14 +28,16 @@ from lcv_jax.checkpoint.store import package_versions
 from lcv_jax.command_line import mistake
 from lcv_jax.data.frames import contact_sheet, evenly, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_image
-from lcv_jax.generate import SHEET_FRAMES, Devices, Files, Weights, load, write_result
+from lcv_jax.generate import SHEET_FRAMES, Files, load, write_result
+from lcv_jax.generation import memory
 from lcv_jax.generation.long_video import Segments
 from lcv_jax.generation.results import Listeners, Result
 from lcv_jax.generation.tasks import Task, inputs_of, is_segmented, result_names
 from lcv_jax.own_files import DiskFullError, write_json
 from lcv_jax.pipeline import Frames, Pipeline
 from lcv_jax.serving.jobs import SIDECAR
-from lcv_jax.serving.planning import make_task, portable
+from lcv_jax.serving.planning import make_task, portable, usual_task
+from lcv_jax.serving.settings import Settings
 
 THUMBNAIL, SPRITESHEET, VIDEO = "thumbnail.webp", "spritesheet.jpg", "video.mp4"
 
@@ -68,7 +70,7 @@ class Progress:
         return (self.stage_number + within) / self.stages
 
 
-def work(connection: Connection, weights: Weights, devices: Devices) -> None:
+def work(connection: Connection, settings: Settings) -> None:
     """Runs a worker until its connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -96,10 +98,11 @@ def work(connection: Connection, weights: Weights, devices: Devices) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        pipeline = load(weights, devices)
-        for network in ("text_encoder", "dit", "vae") if weights.keep_text_encoder == "device" else ("dit", "vae"):
+        usual = usual_task(settings.defaults, settings.limits)
+        pipeline = load(settings.weights, settings.devices, [usual])
+        for network in ("text_encoder", "dit", "vae") if pipeline.keep_text_encoder == "device" else ("dit", "vae"):
             pipeline.params(network)
-        send("ready", {"device": jax.devices()[0].device_kind, "num_devices": len(jax.devices())})
+        send("ready", _facts(pipeline, usual))
     except Exception as error:
         send("unable", mistake(error) or _internal(error))
         return
@@ -112,6 +115,20 @@ def work(connection: Connection, weights: Weights, devices: Devices) -> None:
         if len(shapes) > MOST_SHAPES:
             jax.clear_caches()
             shapes.clear()
+
+
+def _facts(pipeline: Pipeline, usual: Task) -> dict[str, Any]:
+    """What clients can know of a worker: its devices, how it holds the weights, and the GB of a GPU that this takes."""
+    names = [field.name for field in dataclasses.fields(memory.Holding)]
+    held = {name: getattr(pipeline, name) for name in names}
+    works = memory.works_of(usual, pipeline)
+    needed = max(memory.needed_bytes(pipeline, work, memory.Holding(**held)) for work in works)
+    one = pipeline.mesh is None  # several devices share it in ways that this formula does not know
+    return {
+        "device": jax.devices()[0].device_kind,
+        "num_devices": len(jax.devices()),
+        "memory": {**held, "gigabytes": round(needed / 1e9, 2) if one else None},
+    }
 
 
 def _shape_of(entry: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """Parts of the server on their own: the table of jobs, decoding, what a worker says of errors, how GPUs are divided."""
 
 import concurrent.futures
-import json
-import time
 from pathlib import Path
 
 import jax
@@ -10,85 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcv_jax import serve
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.generate import Devices, Weights
+from lcv_jax.serving.application import make_workers
 from lcv_jax.serving.decoding import Decoder, Wanted
 from lcv_jax.serving.jobs import JobStore, new_id
 from lcv_jax.serving.limits import Defaults, Limits
 from lcv_jax.serving.planning import plan_task
 from lcv_jax.serving.scheduler import Live
+from lcv_jax.serving.settings import Server, Settings
 from lcv_jax.serving.worker import Progress, StoppedError, _end_of
 from tests.serving.served_model import ServedModel
-
-
-def add(store, **given):
-    job_id = new_id()
-    store.place(job_id).mkdir()
-    return store.add(job_id, "ann", {}, {"task": "text-to-video"}, warnings=[], **given)
-
-
-def finish(store, size=0):
-    job = store.claim()
-    (store.place(job.id) / "video.mp4").write_bytes(bytes(size))
-    assert store.complete(job.id, {"num_frames": 1})
-    return job
-
-
-def test_a_job_is_in_one_state_and_leaves_no_final_one(tmp_path):
-    store = JobStore(tmp_path)
-    first, second = add(store), add(store)
-    assert [store.queue_position(job) for job in (first, second)] == [1, 2]
-    assert store.claim().id == first.id
-    assert store.queue_position(store.find(second.id)) == 1
-    assert store.fail(first.id, "in_progress", "cancelled", "two\nlines")
-    assert not store.complete(first.id, {})
-    assert not store.fail(first.id, "queued", "x", "x")
-    assert (store.find(first.id).status, store.find(first.id).error_message) == ("failed", "two lines")
-    assert add(store, request_key="k").id == add(store, request_key="k").id
-    assert store.count("queued") == 2
-
-
-def test_a_start_settles_what_a_kill_left(tmp_path):
-    store = JobStore(tmp_path)
-    whole, half, waiting = (add(store) for _ in range(3))
-    store.claim()
-    store.claim()
-    facts = {"num_frames": 5, "height": 32, "width": 48, "fps": "15/2"}
-    (store.place(whole.id) / "video.json").write_text(json.dumps({"video": facts}))
-    for name in ("video.mp4", "clip.mkv"):
-        (store.place(half.id) / name).write_bytes(b"x")
-    (tmp_path / "jobs" / "stray").mkdir()
-    store.close()
-    store = JobStore(tmp_path)
-    assert store.recover() == 2
-    assert store.find(whole.id).video["fps"] == 7.5
-    assert store.find(half.id).error_code == "interrupted"
-    assert [path.name for path in store.place(half.id).iterdir()] == ["clip.mkv"]
-    assert store.claim().id == waiting.id
-    assert not (tmp_path / "jobs" / "stray").exists()
-
-
-def test_videos_expire_by_size_and_by_age(tmp_path):
-    store = JobStore(tmp_path)
-    for _ in range(4):
-        add(store)
-    jobs = [finish(store, 1000) for _ in range(3)]
-    assert store.total_bytes() == 3000
-    assert [job.id for job in store.expire(3600.0, 2500.0)] == [jobs[0].id]
-    assert not store.place(jobs[0].id).exists()
-    time.sleep(0.01)
-    assert {job.id for job in store.expire(0.005, 1e9)} == {jobs[1].id, jobs[2].id}
-    assert store.count("queued") == 1
-
-
-def test_a_database_of_another_version_is_refused(tmp_path):
-    store = JobStore(tmp_path)
-    store._db.execute("PRAGMA user_version = 7")
-    store.close()
-    with pytest.raises(ValueError, match="version 7, this program reads 1"):
-        JobStore(tmp_path)
 
 
 def test_decoding_keeps_every_pixel_and_its_bounds(tmp_path):
@@ -142,13 +73,20 @@ def test_what_a_worker_says_of_errors(capfd):
 
 
 def test_time_left_is_counted_from_the_first_step(tmp_path):
-    live = Live(add(JobStore(tmp_path)))
+    store = JobStore(tmp_path)
+    live = Live(store.add(new_id(), "ann", {}, {"task": "text-to-video"}, warnings=[]))
     shared = {"stage": "draft", "steps": 10, "segment": 0, "segments": 1, "stage_number": 0, "stages": 2}
     live.advance(Progress(step=1, **shared), 100.0)
     assert live.seconds_left is None
     live.advance(Progress(step=2, **shared), 102.0)
     assert live.progress.share == pytest.approx(0.1)
     assert live.seconds_left == pytest.approx(2 * 18)
+    # Another server reads it from the database.
+    store.claim()
+    store.renew(live.job.id, live.told())
+    elsewhere = Live.elsewhere(store.find(live.job.id))
+    assert (elsewhere.progress, elsewhere.seconds_left) == (live.progress, live.seconds_left)
+    store.close()
 
 
 def test_seconds_become_the_nearest_possible_number_of_frames():
@@ -161,10 +99,10 @@ def workers(monkeypatch, visible, replicas, **devices):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    chosen = serve.Command(
-        weights=Weights(checkpoint=Path("x")), server=serve.Server(replicas=replicas), devices=Devices(**devices)
+    chosen = Settings(
+        weights=Weights(checkpoint=Path("x")), server=Server(replicas=replicas), devices=Devices(**devices)
     )
-    return [worker._visible for worker in serve.make_workers(chosen)]
+    return [worker._visible for worker in make_workers(chosen)]
 
 
 def test_every_replica_has_gpus_of_its_own(monkeypatch):

@@ -3,9 +3,12 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -298,6 +301,8 @@ BAD_STARTS = [
     (("--keys", "short"), "line 1: a key has at least 16 characters"),
     (("--port", "70000"), "port must lie in 0..65535"),
     (("--replicas", "2", "--seq", "-1"), "-1 takes all devices"),
+    (("--max-frames", "33"), "the defaults of requests do not fit the limits: num_frames must be at most 33"),
+    (("--database", "jobs.sqlite"), "database must be like postgresql://USER@HOST/NAME"),
     (("--cors-origins", "*"), "cors_origins must be like https://example.org"),
 ]
 
@@ -312,3 +317,16 @@ def test_starts_that_are_refused(tiny_checkpoint, tmp_path, monkeypatch, capsys,
         serve.main([str(tiny_checkpoint), "--port", "0", *flags])
     assert stop.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_no_worker_can_load_ends_the_server(tiny_checkpoint, tmp_path, flip_bit):
+    shutil.copytree(tiny_checkpoint, tmp_path / "damaged", copy_function=os.link)
+    for path in (tmp_path / "damaged" / "dit").rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            flip_bit(path)
+    command = [sys.executable, "-m", "lcv_jax.serve", str(tmp_path / "damaged"), "--port", "0"]
+    command += ["--folder", str(tmp_path / "videos")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/damaged: no worker can load it: ")
