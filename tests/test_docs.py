@@ -123,4 +123,5 @@ def test_troubleshooting_is_of_messages_that_exist():
 
 def test_before_a_commit_runs_what_ci_runs():
     assert "entry: make lint" in (ROOT / ".pre-commit-config.yaml").read_text()
-    assert {"make lint", "make docs"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+    made = re.findall(r"^make (.*)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert {"lint", "docs"} <= {target for line in made for target in line.split()}
