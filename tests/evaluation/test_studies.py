@@ -419,7 +419,9 @@ def test_the_server_is_blind_and_strict(tmp_path, runs):
         assert status_of(lambda: server.ask("/api/rate", answer))[0] == 400
         stored = len(Ratings(study).answers())
         for wrong in (True, 1.0, "1", None, [1], 10**400):
-            assert status_of(lambda wrong=wrong: server.ask("/api/rate", {**answer, "score": wrong}))[0] == 400
+            for item in (shown["item"], training.id):  # the latter's sides are swapped
+                body = {**answer, "item": item, "score": wrong}
+                assert status_of(lambda body=body: server.ask("/api/rate", body))[0] == 400
         bodies = (b"[" * 5000 + b"]" * 5000, b"\xff", b'{"score": ' + b"9" * 5000 + b"}", b"[]", b'{"a": 1, "a": 2}')
         for body in bodies:
             assert status_of(lambda body=body: server.post("/api/rate", body))[0] == 400
