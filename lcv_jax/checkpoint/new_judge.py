@@ -1,6 +1,5 @@
 """A judge that is to be trained: from parameters in memory, or from a converted Qwen2-VL with a new head."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ import jax
 import numpy as np
 
 from lcv_jax.array_types import Params
-from lcv_jax.checkpoint import convert, qwen2_vl, store, streaming
-from lcv_jax.checkpoint.conversion import file_record, provenance_record
+from lcv_jax.checkpoint import convert, qwen2_vl, store
 from lcv_jax.checkpoint.judge_conversion import COMPONENT
 from lcv_jax.checkpoint.judge_names import judge_table
 from lcv_jax.checkpoint.judge_source import HPSV3_PIXELS, VIDEO_MIN_PIXELS
 from lcv_jax.checkpoint.judge_templates import read_templates
 from lcv_jax.checkpoint.judge_tokenizer import open_tokenizer
-from lcv_jax.checkpoint.workspace import workspace
+from lcv_jax.checkpoint.new_qwen2_vl import write_new
 from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.models.judges import HPSV3, JudgeConfig
 
@@ -88,26 +86,5 @@ def write_judge(dest: Path, cfg: JudgeConfig, tokenizer: str, params: Params, so
         ValueError: the destination exists, or the parameters do not fit the config.
         OSError: the disk is full.
     """
-    arrays = {path: np.asarray(array) for path, array in convert.flatten(params)}
-    wanted = {"/".join(leaf.path): leaf.shape for leaf in judge_table(cfg)}
-    convert.check_names("the judge", wanted, {"/".join(path): array.shape for path, array in arrays.items()})
-    promises = {
-        path: streaming.Promise(shape=array.shape, dtype=array.dtype, slice_shape=array.shape)
-        for path, array in arrays.items()
-    }
-    with workspace(dest, sum(promise.num_bytes for promise in promises.values())) as work:
-        (work / COMPONENT).mkdir()
-        parts = ((path, tuple(slice(0, size) for size in array.shape), array) for path, array in arrays.items())
-        streaming.write_checkpoint(work / COMPONENT / "params", promises, parts)
-        (work / COMPONENT / "config.json").write_text(json.dumps(cfg.to_json(), indent=2) + "\n")
-        path = work / "tokenizer" / "tokenizer.json"
-        path.parent.mkdir()
-        path.write_text(tokenizer, encoding="utf-8")
-        dtypes = sorted({array.dtype.name for array in arrays.values()})
-        components = {
-            COMPONENT: {"files": [], "dtypes": dtypes, "kind": cfg.kind, "merged": False},
-            "tokenizer": {"files": [file_record(path)]},
-        }
-        record = provenance_record(source, None, components)
-        (work / store.PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
-        store.write_checksums(work)
+    facts = {"kind": cfg.kind, "merged": False}
+    write_new(dest, COMPONENT, cfg.to_json(), judge_table(cfg), params, tokenizer, source, **facts)

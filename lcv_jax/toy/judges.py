@@ -13,7 +13,6 @@ differences the same, and leaves some dimensions out.
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,29 +20,32 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from lcv_jax.array_types import Params, UInt8
+from lcv_jax.array_types import UInt8
 from lcv_jax.bounds import Bounds, Seed, Share, check_fields
-from lcv_jax.checkpoint import convert
 from lcv_jax.checkpoint.judge_names import judge_table
 from lcv_jax.checkpoint.new_judge import write_judge
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
-from lcv_jax.config import Qwen2VisionConfig, Qwen2VLConfig
 from lcv_jax.data.media_writer import VideoWriter
-from lcv_jax.data.patches import normalise
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
-from lcv_jax.rewards.videoreward import video_patches
-from lcv_jax.toy.captions import caption, parse, vocabulary
+from lcv_jax.toy.captions import caption, parse
+from lcv_jax.toy.qwen2_vl import (
+    NUM_SEEN,
+    SEEN_FRAMES,
+    SEEN_SIDE,
+    VISION_TOKENS,
+    random_params,
+    see_differences,
+    tiny_config,
+    word_tokenizer,
+)
 from lcv_jax.toy.readers import read_clip
 from lcv_jax.toy.rewards import edge_sharpness
 from lcv_jax.toy.world import COLOURS, MOTIONS, SHAPES, Scene, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8.0
-SEEN_SIDE, SEEN_FRAMES = 56, 8
-"""Of what the judge sees of a clip."""
 FINER = 4
 """Moments of a clip that its frames are taken from, for each frame."""
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _BYTES_A_CLIP = 40_000
 
 
@@ -115,8 +117,10 @@ def make(arguments: Arguments) -> None:
             _write_lines(work / f"{prefix}ratings.jsonl", ratings)
             _write_lines(work / f"{prefix}pairs.jsonl", pairs)
         cfg, tokenizer = judge_config()
-        params = random_judge(cfg, np.random.default_rng([arguments.seed, 2]))
-        see_differences(params, cfg, np.random.default_rng([arguments.seed, 3]))
+        params = random_params(judge_table(cfg), np.random.default_rng([arguments.seed, 2]), {"rm_head": 0.1})
+        rng = np.random.default_rng([arguments.seed, 3])
+        clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(NUM_SEEN)]
+        see_differences(params, clips, FPS, cfg, rng)
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
     print(f"wrote {count} clips, opinions of {arguments.raters.count} raters and a judge to {arguments.out}")
 
@@ -214,26 +218,13 @@ def _other(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def judge_config() -> tuple[JudgeConfig, str]:
     """A tiny judge of the kind of VideoReward, and its tokenizer: a token for every word of the grammar."""
-    import tokenizers
-    from tokenizers import models, normalizers, pre_tokenizers
-
-    words = ["<unk>", *vocabulary()]
-    backend = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.add_special_tokens([*VISION_TOKENS, *REWARD_TOKENS[VIDEOREWARD]])
-    start, end, image, video = (len(words) + place for place in range(len(VISION_TOKENS)))
-    network = Qwen2VLConfig(
-        vision_config=Qwen2VisionConfig(hidden_size=128, depth=3, embed_dim=96, num_heads=4),
-        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=backend.get_vocab_size(), mrope_section=(4, 6, 6), rope_theta=1e4, image_token_id=image,
-        video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-    )  # fmt: skip
+    tokenizer = word_tokenizer(REWARD_TOKENS[VIDEOREWARD])
+    network = tiny_config(tokenizer)
     quality, motion, alignment = REWARD_TOKENS[VIDEOREWARD]
     cfg = JudgeConfig(
         kind=VIDEOREWARD,
         network=network,
-        num_embeddings=backend.get_vocab_size(),
+        num_embeddings=network.vocab_size,
         head_widths=(len(DIMENSIONS),),
         before_picture=VISION_TOKENS[0],
         before_caption=f"{VISION_TOKENS[1]}{quality}{motion}",
@@ -242,40 +233,7 @@ def judge_config() -> tuple[JudgeConfig, str]:
         max_pixels=SEEN_SIDE**2,
         num_frames=SEEN_FRAMES,
     )
-    return cfg, backend.to_str()
-
-
-def random_judge(cfg: JudgeConfig, rng: np.random.Generator) -> Params:
-    """Kernels that keep the variance of what goes in, a head that says little at first, norms of one."""
-    params: Params = {}
-    for leaf in judge_table(cfg):
-        if leaf.path[-1] == "kernel":
-            scale = 1 / math.sqrt(math.prod(leaf.turned[:-1]))
-            scale *= 0.1 if leaf.path[0] == "rm_head" else 1.0
-            value = scale * rng.standard_normal(leaf.shape, np.float32)
-        elif leaf.path[1:2] == ("embed_tokens",):
-            value = 0.5 * rng.standard_normal(leaf.shape, np.float32)
-        else:
-            value = np.full(leaf.shape, leaf.path[-1] == "weight", np.float32)
-        convert.place(params, leaf.path, value.astype(np.float32))
-    return params
-
-
-def see_differences(params: Params, cfg: JudgeConfig, rng: np.random.Generator) -> None:
-    """Makes the embedding of patches whitening. Random kernels see little but the mean colour, and learn slowly.
-
-    Two thirds of the features are what varies most in clips' patches, one third random mixtures of what varies little,
-    edges and their motion.
-    """
-    clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(48)]
-    seen_NC = np.concatenate([normalise(np.concatenate(video_patches(clip, FPS, cfg))) for clip in clips])
-    size_C, direction_CC = np.linalg.eigh(np.cov(seen_NC.astype(np.float64), rowvar=False))
-    white_CC = (direction_CC / np.sqrt(size_C + 1e-4))[:, ::-1]
-    kernel = params["visual"]["patch_embed"]["proj"]["kernel"]
-    large = 2 * kernel.shape[1] // 3
-    rest_CF = white_CC[:, large : 8 * large]
-    mixtures_FF = rng.standard_normal((rest_CF.shape[1], kernel.shape[1] - large)) / math.sqrt(rest_CF.shape[1])
-    kernel[:] = np.concatenate([white_CC[:, :large], rest_CF @ mixtures_FF], axis=1)
+    return cfg, tokenizer.to_str()
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

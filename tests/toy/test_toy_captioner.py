@@ -1,0 +1,66 @@
+"""The tiny captioner of the procedural world: it knows the words, and its captions are scored."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcv_jax.captioning.pairs import CaptionsConfig
+from lcv_jax.captioning.prompts import CaptionPrompts
+from lcv_jax.checkpoint import store
+from lcv_jax.toy.captioner import main
+from lcv_jax.toy.captions import caption
+from lcv_jax.toy.world import sample_scene
+from lcv_jax.train import read_config
+from lcv_jax.training.captioners import CaptionerBase
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_start_is_a_captioner_that_can_say_every_caption(tmp_path, capsys):
+    main(["start", str(tmp_path / "start"), "--seed", "3"])
+    cfg = read_config(str(ROOT / "configs" / "toy" / "captioner.py"))
+    assert isinstance(cfg.data, CaptionsConfig)
+    base = CaptionerBase.open(tmp_path / "start")
+    model = base.model(cfg)
+    params = model.read(tmp_path / "start", "float32", None, model.is_read)
+    assert params.keys() == {"visual", "model", "lm_head"}
+    prompts: CaptionPrompts = base.prompts
+    for seed in range(40):
+        text = caption(sample_scene(seed), seed)
+        clip = prompts.answered(prompts.asked(lambda: None, (1, 2, 2), cfg.data.question, is_picture=False), text)
+        said = prompts.text_of(clip.ids[clip.begin :])
+        assert said.replace(" ,", ",") == text
+    with pytest.raises(SystemExit):
+        main(["start", str(tmp_path / "start")])
+    assert "exists" in capsys.readouterr().err
+    assert "qwen2_vl" in store.read_provenance(tmp_path / "start")["components"]
+    assert all(np.isfinite(leaf).all() for leaf in params["visual"]["merger"]["mlp_0"].values())
+
+
+def test_captions_are_scored_by_what_was_drawn(tmp_path, capsys):
+    said = [
+        "a red circle moves slowly to the left over a plain grey background",
+        "a red square quickly moves left",
+        "a blue circle turns",
+        "nothing",
+    ]
+    scene = {"colour": "red", "shape": "circle", "motion": "left"}
+    lines = {
+        "captioned": [{"id": str(number), "caption": text} for number, text in enumerate(said)],
+        "scenes": [{"id": str(number), **scene} for number in range(len(said))],
+    }
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [str(tmp_path / "captioned.jsonl"), str(tmp_path / "scenes.jsonl")]
+    main(["score", *files, "--json", str(tmp_path / "scores.json")])
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert {name: share["hits"] for name, share in found.items()} == {
+        "colour": 2, "shape": 2, "motion": 2, "all three": 1
+    }  # fmt: skip
+    assert "colour      50.0 % right (95 %: 15.0 to 85.0)" in capsys.readouterr().out
+    (tmp_path / "scenes.jsonl").write_text("")
+    with pytest.raises(SystemExit):
+        main(["score", *files])
+    assert "has no scene 0: give the scenes.jsonl of the captioned clips" in capsys.readouterr().err
