@@ -5,7 +5,6 @@ Times come from every frame of the picture's own stream. Durations and rates tha
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -72,12 +71,12 @@ class Timeline:
 
 
 def make_timeline(
-    ticks: Sequence[int],
+    ticks: Sequence[int] | np.ndarray,
     time_base: Fraction,
     *,
     last_duration: int = 0,
     stated_rates: Sequence[Fraction] = (),
-    keyframes: Sequence[int] = (),
+    keyframes: Sequence[int] | np.ndarray = (),
 ) -> Timeline:
     """A timeline of frame times in any order.
 
@@ -127,7 +126,8 @@ def _rate(ticks: np.ndarray, time_base: Fraction, stated: list[Fraction]) -> tup
         period = float(1 / (rate * time_base))
         if np.abs(since_first - period * np.arange(len(ticks))).max() <= min(1.0, period / 4):
             return rate, True
-    median = statistics.median_low(np.diff(ticks).tolist())
+    middle = (len(ticks) - 2) // 2
+    median = int(np.partition(np.diff(ticks), middle)[middle])
     for rate in stated:
         if abs(1 / (rate * time_base) - median) <= 1:
             return rate, False

@@ -6,6 +6,7 @@ frame that it leads to. The rules are in docs/training.md.
 
 import functools
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,8 @@ _REORDERED = 32
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these codecs leave the alpha channel out."""
 _EXTREME_ASPECT = 8
+_KEY, _DISCARD = 1, 2
+_UNTIMED = np.iinfo(np.int64).min
 _REENCODE = "re-encode it (ffmpeg -i FILE -r RATE OUT.mp4)"
 
 
@@ -176,36 +179,57 @@ def _scan(path: str, size: int, mtime_ns: int) -> Timeline:
     av = media_package("av")
     container, stream = open_stream(path)
     with container:
-        packets, ends, ends_in_a_frame = [], [Fraction(0)], False
+        packets, end, ends_in_a_frame = _Packets(), Fraction(0), False
         try:
             for packet in container.demux():
                 if packet.pts is not None and packet.time_base:
-                    ends.append((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
                 if packet.stream_index == stream.index and packet.size:
-                    packets.append((packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+                    packets.add(packet)
                     ends_in_a_frame = packet.is_corrupt
         except av.FFmpegError as error:
             raise OSError(f"{path}: breaks off after {len(packets)} frames ({reason(error)})") from error
         if ends_in_a_frame:
             raise OSError(f"{path}: is cut off in the middle of its last frame; copy or download it again")
-        check_complete(path, size, container, stream, max(ends))
+        check_complete(path, size, container, stream, end)
         try:
             return _timeline(packets, stream)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
 
-def _timeline(packets: list[tuple[int | None, int, bool, bool]], stream: Any) -> Timeline:
-    # Frames before the first key frame cannot be decoded, nor can those that are shown before it.
-    first = next((place for place, packet in enumerate(packets) if packet[2]), 0)
-    packets = [packet for packet in packets[first:] if not packet[3]]
-    untimed = sum(packet[0] is None for packet in packets)
+class _Packets:
+    """What a timeline needs of a stream's packets: 17 bytes of each, as films can have a million."""
+
+    def __init__(self) -> None:
+        self._times, self._durations, self._flags = array("q"), array("q"), array("b")
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, packet: Any) -> None:
+        self._times.append(_UNTIMED if packet.pts is None else packet.pts)
+        self._durations.append(packet.duration or 0)
+        self._flags.append(_KEY * packet.is_keyframe + _DISCARD * packet.is_discard)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times, durations, and whether it is a key frame, of those that can be decoded and are shown."""
+        times, durations, flags = np.array(self._times), np.array(self._durations), np.array(self._flags)
+        # Frames before the first key frame cannot be decoded, nor can those that are shown before it.
+        shown = (flags & _DISCARD) == 0
+        if (flags & _KEY).any():
+            shown[: int(np.argmax(flags & _KEY > 0))] = False
+        return times[shown], durations[shown], (flags[shown] & _KEY) > 0
+
+
+def _timeline(packets: _Packets, stream: Any) -> Timeline:
+    times, durations, is_key = packets.arrays()
+    untimed = int((times == _UNTIMED).sum())
     if untimed:
-        raise ValueError(f"{untimed} of its {len(packets)} frames have no time; {_REENCODE}")
-    times = np.array([packet[0] for packet in packets], np.int64)
-    if len(times) and packets[0][2]:
-        packets = [packet for packet in packets if packet[0] >= times[0]]  # type: ignore[operator]
-        times = times[times >= times[0]]
+        raise ValueError(f"{untimed} of its {len(times)} frames have no time; {_REENCODE}")
+    if len(times) and is_key[0]:
+        shown = times >= times[0]
+        times, durations, is_key = times[shown], durations[shown], is_key[shown]
     moved = np.abs(np.argsort(np.argsort(times, kind="stable"), kind="stable") - np.arange(len(times)))
     limit = 0 if stream.codec_context.codec.intra_only else _REORDERED
     if (moved > limit).any():
@@ -213,11 +237,11 @@ def _timeline(packets: list[tuple[int | None, int, bool, bool]], stream: Any) ->
             f"its frame times do not rise (frame {int(np.argmax(moved > limit))} is the first); {_REENCODE}"
         )
     return make_timeline(
-        times.tolist(),
+        times,
         _exact(stream.time_base),
-        last_duration=packets[int(np.argmax(times))][1] if packets else 0,
+        last_duration=int(durations[np.argmax(times)]) if len(times) else 0,
         stated_rates=[_exact(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate],
-        keyframes=[packet[0] for packet in packets if packet[2]],  # type: ignore[misc]
+        keyframes=times[is_key],
     )
 
 

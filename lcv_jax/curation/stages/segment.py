@@ -26,7 +26,8 @@ STAGE = Stage(
     version=1,
     run=segment,
     settings=SegmentSettings(),
-    reads={"path": Path},
+    # Not None for a film that repeats another: those are not cut. A film that cannot be read has failed before.
+    reads={"path": Path, "duplicate_of": str},
     writes={
         "clip_starts": list[int],
         "clip_ends": list[int],
