@@ -42,11 +42,15 @@ def run(chosen: Settings) -> None:
         ValueError: settings that do not go together, a checkpoint that is none, or one that no worker can load.
         OSError: the port is taken, the folder cannot be written, or the database cannot be used.
     """
-    from lcv_jax.serving.application import make_application
+    from lcv_jax.serving.application import make_application, make_workers
     from lcv_jax.serving.http import serve
+    from lcv_jax.serving.ray_app import serve_on_ray
 
     server = chosen.server
-    app, scheduler = make_application(chosen)
+    if server.ray is not None:
+        serve_on_ray(chosen)
+        return
+    app, scheduler = make_application(chosen, make_workers(chosen))
     with listening(server.host, server.port) as sockets, contextlib.closing(scheduler.store):
         port = sockets.getsockname()[1]
         host = f"[{server.host}]" if ":" in server.host else server.host

@@ -130,12 +130,15 @@ class Handlers:
     async def create_and_wait(self, request: Request) -> Response:
         job = await self.submissions.create(request)
         self.scheduler.submitted()
-        while job.status in ("queued", "in_progress"):
-            await self.scheduler.changes(1.0)
-            if await request.is_disconnected():
-                self.scheduler.stop(job, "cancelled", "the client went away")
-                return Response(status_code=499)
-            job = self.store.find(job.id) or job
+        try:
+            while job.status in ("queued", "in_progress"):
+                await self.scheduler.changes(1.0)
+                if await request.is_disconnected():
+                    raise asyncio.CancelledError
+                job = self.store.find(job.id) or job
+        except asyncio.CancelledError:  # Ray Serve cancels the request of a client that went away
+            self.scheduler.stop(job, "cancelled", "the client went away")
+            return Response(status_code=499)
         if job.status == "failed":
             status = {"disk_full": 507, "invalid_value": 400, "cancelled": 409, "time_limit": 408}
             raise ApiError(status.get(job.error_code or "", 500), job.error_message or "", code=job.error_code)

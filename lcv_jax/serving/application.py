@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import ASGIApp
 
 from lcv_jax.data.buckets import buckets
+from lcv_jax.generate import Devices
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.serving.app import Handlers, make_app
 from lcv_jax.serving.guard import is_loopback, read_keys
@@ -20,22 +22,24 @@ from lcv_jax.serving.settings import Settings
 from lcv_jax.serving.submission import Submissions
 
 
-def make_application(chosen: Settings) -> tuple[ASGIApp, Scheduler]:
+def make_application(chosen: Settings, workers: Sequence[Worker]) -> tuple[ASGIApp, Scheduler]:
     """The application, and the scheduler that runs within it.
 
     Raises:
         ValueError: settings that do not go together, or a checkpoint that is none.
         OSError: the folder cannot be written, or the database cannot be used.
     """
-    server, limits = chosen.server, chosen.limits
+    server, limits, devices = chosen.server, chosen.limits, chosen.devices
     keys = read_keys(server.keys) if server.keys else {}
     if not keys and not is_loopback(server.host):
         raise ValueError(f"{server.host} can be reached from other machines: give --keys FILE, or listen on 127.0.0.1")
+    if devices.coordinator or devices.num_processes or devices.process_id is not None:
+        raise ValueError("a worker is one process: leave out coordinator, num_processes and process_id")
     for origin in server.cors_origins:
         if not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
             raise ValueError(f"cors_origins must be like https://example.org, got {origin!r}")
     usual_task(chosen.defaults, limits)
-    pipeline, workers = load_pipeline(chosen.weights.checkpoint), make_workers(chosen)
+    pipeline = load_pipeline(chosen.weights.checkpoint)
     store, metrics = JobStore(server.folder, server.database, lease_seconds=server.lease_seconds), Metrics()
     scheduler = Scheduler(store, workers, limits, metrics)
     submissions = Submissions(store, pipeline, chosen.defaults, limits, server.model)
@@ -51,20 +55,27 @@ def make_workers(chosen: Settings) -> list[Worker]:
         ValueError: there are fewer GPUs than the replicas need.
     """
     devices, replicas = chosen.devices, chosen.server.replicas
-    if devices.coordinator or devices.num_processes or devices.process_id is not None:
-        raise ValueError("a worker is one process: leave out coordinator, num_processes and process_id")
     if replicas == 1:
         return [Worker(chosen, None)]
-    axes = (devices.data, devices.fsdp, devices.seq)
-    if -1 in axes:
-        raise ValueError("with replicas, data, fsdp and seq must be given: -1 takes all devices")
-    each = axes[0] * axes[1] * axes[2]
+    each = gpus_of(devices)
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = given.split(",") if given else [str(number) for number in range(each * replicas)]
     if len(visible) < each * replicas:
         raise ValueError(f"{replicas} replicas of {each} GPUs need {each * replicas}, CUDA_VISIBLE_DEVICES has {given}")
     parts = [",".join(visible[each * i : each * (i + 1)]) for i in range(replicas)]
     return [Worker(chosen, part) for part in parts]
+
+
+def gpus_of(devices: Devices) -> int:
+    """How many GPUs a replica has.
+
+    Raises:
+        ValueError: it is not said.
+    """
+    axes = (devices.data, devices.fsdp, devices.seq)
+    if -1 in axes:
+        raise ValueError("with replicas, data, fsdp and seq must be given: -1 takes all devices")
+    return axes[0] * axes[1] * axes[2]
 
 
 def facts_of(chosen: Settings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from lcv_jax.serving.guard import MOST_HEADER_BYTES
 
 HEADER_SECONDS = 20
-_MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 1000
 
 
 class BoundedProtocol(H11Protocol):
@@ -49,7 +49,7 @@ def serve(app: ASGIApp, listening: socket.socket, ended: Callable[[], bool]) -> 
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=3,

@@ -27,7 +27,11 @@ class Server:
     lease_seconds: Annotated[float, Bounds(least=1)] = 20.0
     """A server that is silent for so long is taken to be dead: another one settles the jobs that it was making."""
     replicas: Count = 1
-    """Workers, each with devices of its own: data x fsdp x seq of the GPUs that are visible, in their order."""
+    """Workers, each with devices of its own: data x fsdp x seq of the GPUs that are visible, in their order, or of
+    those of the Ray cluster."""
+    ray: str | None = None
+    """Run the replicas by Ray Serve: auto joins the cluster that this machine is part of, HOST:PORT another one, local
+    starts one here. Needs `database`. None: the replicas run on this machine, without Ray."""
     model: str = "longcat-video"
     """Name that clients see."""
     cors_origins: tuple[str, ...] = ()
