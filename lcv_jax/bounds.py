@@ -17,6 +17,7 @@ import functools
 import numbers
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,6 +123,11 @@ def _problem(place: str, hint: Any, value: Any, bounds: Bounds | None = None) ->
         return None if fits else f"{place} must be {' or '.join(map(repr, arguments))}, got {shown(value)}"
     if origin is tuple:
         return _problem_of_tuple(place, arguments, value)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            return f"{place} must be a mapping, got {shown(value)}"
+        problems = (_problem(f"{place}[{key!r}]", arguments[1], each) for key, each in value.items())
+        return next(filter(None, problems), None)
     if not isinstance(hint, type) or origin is not None:
         return None
     if not _is_a(hint, value):

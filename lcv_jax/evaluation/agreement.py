@@ -36,6 +36,8 @@ def judge_agreement(rows: Sequence[Row], runs: Sequence[Run], name: str, match: 
     if any(row["other_model"] for row in rows):
         raise ValueError("agreement with a judge needs an absolute study, this one is pairwise")
     people = item_means([row for row in rows if row["role"] == "rating"])
+    if not people:
+        raise ValueError("there are no ratings yet")
     scores = [_scores(run, name) for run in runs]
     if len({json.dumps(one.made_by, sort_keys=True) for one in scores}) > 1:
         raise ValueError(f"scores {name!r} of {', '.join(run.name for run in runs)} were made differently: judge alike")

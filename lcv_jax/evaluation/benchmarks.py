@@ -136,6 +136,8 @@ def read_results(path: Path) -> dict[str, float]:
             if scores.setdefault(name, score) != score:
                 raise ValueError(f"{name} is {scores[name]:g} in {source[name]}, but {score:g} in {file}: keep one")
             source[name] = file
+    if not scores:
+        raise ValueError(f"{path}: holds no results")
     return scores
 
 

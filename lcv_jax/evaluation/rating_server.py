@@ -232,7 +232,7 @@ def serve(study: Study, host: str, port: int, on_start: Callable[[str], None]) -
             listening.bind((host, port))
             listening.listen()
         except OSError as error:
-            raise OSError(f"{host}:{port}: {error.strerror}; choose another --port") from error
-        on_start(f"http://{host}:{listening.getsockname()[1]}")
+            raise OSError(f"{host}:{port}: {error.strerror}; choose another --host or --port") from error
+        on_start(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])

@@ -21,6 +21,7 @@ from lcv_jax.evaluation.runs import Run, read_run, videos_of
 from lcv_jax.evaluation.scores import Scores, judged, measured, score_run
 from lcv_jax.own_files import write_text
 from lcv_jax.rewards.config import RewardSource, open_reward
+from lcv_jax.user_files import check_writable
 
 
 def _tell(done: int, total: int) -> None:
@@ -87,6 +88,8 @@ class MeasureVideo:
 
     def run(self) -> None:
         """Prints a line for each number of each video."""
+        if not self.videos:
+            raise ValueError("expected a video at least, got none")
         found = {str(path): measure_video(path, seams=self.seams, reference=self.reference) for path in self.videos}
         if self.as_json:
             print(json.dumps({path: finite_json(values) for path, values in found.items()}, indent=1))
@@ -210,6 +213,11 @@ class Compare:
 
     def run(self) -> None:
         """Prints the comparison and writes what is asked for."""
+        for path in (self.page, self.markdown):
+            if path is not None:
+                check_writable(path)
+        if self.page is not None and self.markdown is not None and self.page.resolve() == self.markdown.resolve():
+            raise ValueError(f"--page and --markdown are both {self.page}: give two files")
         found = compare_runs(_read_runs(self.runs, 2))
         files = [(self.markdown, report.markdown(found))] if self.markdown is not None else []
         if self.page is not None:

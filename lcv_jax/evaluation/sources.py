@@ -7,6 +7,7 @@ not count any more.
 import dataclasses
 import hashlib
 
+from lcv_jax.bounds import check_fields
 from lcv_jax.data.media_reader import open_clip
 from lcv_jax.evaluation.runs import Run, Video
 from lcv_jax.own_files import file_sha256
@@ -28,6 +29,9 @@ class Source:
     prompt: str
     image: str = ""
     """SHA-256 of the pixels of the reference image."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def source_of(run: Run, video: Video) -> Source:

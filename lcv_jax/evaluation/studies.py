@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lcv_jax.bounds import check_fields
 from lcv_jax.data.media_reader import probe_video
 from lcv_jax.data.media_writer import write_image
-from lcv_jax.evaluation.dimensions import dimensions_of
+from lcv_jax.evaluation.dimensions import BY_ID, dimensions_of
 from lcv_jax.evaluation.known_answers import known_answers
 from lcv_jax.evaluation.runs import Run, Video
 from lcv_jax.evaluation.suites import Item
@@ -132,6 +132,11 @@ def read_study(folder: Path) -> Study:
         study = Study(folder=folder, items=items, raters=raters, **content)
         for part in (study, *items, *raters):
             check_fields(part)
+        for item in items:
+            if unknown := {*item.dimensions, *item.expected} - BY_ID.keys():
+                raise ValueError(f"item {item.id}: unknown dimensions {', '.join(sorted(unknown))}")
+            if len(item.videos) != len(item.models) or len(item.videos) != (1 if study.kind == "absolute" else 2):
+                raise ValueError(f"item {item.id}: of another kind of study: {len(item.videos)} videos")
         return study
 
 

@@ -177,6 +177,7 @@ def test_nothing_is_written_where_an_option_is_wrong(runs, tmp_path, capsys):
     for wrong, told in (
         (["--page", str(page), "--rank-by", "measures", "beauty"], "there is no score measures:beauty"),
         (["--page", str(page), "--num-prompts", "-1"], "num_prompts must lie in 0..1000, got -1"),
+        (["--page", str(tmp_path)], "is a folder, and a file has to be written there"),
         (["--rank-by", "judge", "quality"], "--rank-by ranks the prompts of a --page"),
     ):
         with pytest.raises(SystemExit):

@@ -51,6 +51,8 @@ def run(tmp_path_factory):
         (["compare", "RUN"], "expected 2 runs at least, got 1"),
         (["compare", "RUN", "RUN"], "is given twice"),
         (["measure"], "expected 1 run at least, got 0"),
+        (["measure-video"], "expected a video at least, got none"),
+        (["compare", "RUN", "RUN2", "--page", "NEW", "--markdown", "NEW"], "give two files"),
         (["study", "NEW", "RUN", "--num-raters", "0"], "num_raters must lie in 1..1000, got 0"),
         (["study", "NEW", "RUN", "--training", "-1"], "training must lie in 0..1000, got -1"),
         (["study", "NEW", "RUN", "--raters", "ann", "ann"], "--raters names ann twice"),

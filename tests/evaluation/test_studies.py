@@ -294,6 +294,26 @@ def test_a_study_does_not_change_once_it_is_rated(tmp_path, runs):
         read_study(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("dimensions", ["beauty"], "unknown dimensions beauty"),
+        ("expected", {"overall": [None, 2]}, r"expected\['overall'\]\[0\] must be a whole number, got None"),
+        ("expected", 3, "expected must be a mapping, got 3"),
+        ("videos", ["a", "b"], "of another kind of study: 2 videos"),
+        ("role", "boss", "role must be 'rating' or 'training' or 'check', got 'boss'"),
+    ],
+)
+def test_a_study_edited_by_hand_is_checked(tmp_path, runs, field, value, told):  # types by beartype, in tests
+    make(tmp_path, runs[:1])
+    path = tmp_path / "study.json"
+    content = json.loads(path.read_text())
+    content["items"][0][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"study\.json: .*({told}|TypeCheckError)"):
+        read_study(tmp_path)
+
+
 def test_prompts_that_one_run_lacks_are_left_out_and_said(tmp_path, runs):
     longer = read_run(make_run(tmp_path / "longer", 8))
     study, warnings = create_study(tmp_path / "study", [runs[0], longer], "pairwise", NO_RATERS)
@@ -349,6 +369,8 @@ def test_a_judge_against_people(tmp_path, runs):
     # People: 1 2 3 4 5 1, the judge: 5 4 3 2 1 5. Beauty is on another scale and has no common mean.
     assert {dimension for _, dimension in found.finals} == {"overall"}
     assert found.finals["clean", "overall"].mean == pytest.approx((2 * 16 / 6 + 20 / 6) / 3)
+    with pytest.raises(ValueError, match="there are no ratings yet"):
+        judge_agreement([], runs, "vlm", {})
     with pytest.raises(ValueError, match="has no scores 'hps'; it has vlm"):
         judge_agreement(rating_rows(ratings), runs, "hps", {})
     for run in runs:
