@@ -27,6 +27,11 @@ class Comparison:
     values: Mapping[Key, Mapping[str, Mapping[str, float]]]
     """By score, run and item."""
 
+    def title(self, key: Key) -> str:
+        """The score's name, with the number of prompts where they are not all."""
+        count = len(next(iter(self.values[key].values())))
+        return f"{key[0]}: {key[1]}" + ("" if count == len(self.items) else f" ({count} prompts)")
+
     def estimates(self, key: Key) -> dict[str, Estimate]:
         """The mean of every run."""
         return {run: statistics.mean_estimate(list(by.values())) for run, by in self.values[key].items()}
@@ -79,8 +84,8 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
                 notes.append(f"{run.name}: {len(scores.failures)} videos have no score of {scores.name}")
             if scores.outdated:
                 notes.append(
-                    f"{run.name}: {len(scores.outdated)} scores of {scores.name} are left out: the videos, prompts or "
-                    "images were replaced since, or the version of this program was older; score them again"
+                    f"{run.name}: {len(scores.outdated)} outdated scores of {scores.name} are left out (their videos, "
+                    "prompts or images were replaced, or an older version made them): score again"
                 )
             for score, by_item in scores.by_item(run).items() if scores.name not in different else ():
                 kept = {item: by_item[item] for item in common if item in by_item}

@@ -40,7 +40,7 @@ def markdown(found: Comparison) -> str:
     for key in found.values:
         cells = [_interval(estimate) for estimate in found.estimates(key).values()]
         cells += [verdict(found.difference(key, first, other), key, first, other) for other in others]
-        rows.append([f"{key[0]}: {key[1]}", direction(key).removesuffix(" is better"), *cells])
+        rows.append([found.title(key), direction(key).removesuffix(" is better"), *cells])
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in lines)
     notes = "".join(f"\n\n{note}." for note in found.notes)
@@ -70,7 +70,7 @@ def page(found: Comparison, *, num_prompts: int = 3, shown: Key | None = None) -
     parts.append("means with 95 % bootstrap intervals over prompts; differences are paired by prompt.</p>")
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in found.notes]
     for key in found.values:
-        parts.append(f"<h2>{html.escape(f'{key[0]}: {key[1]}')}</h2><p>{html.escape(direction(key))}</p>")
+        parts.append(f"<h2>{html.escape(found.title(key))}</h2><p>{html.escape(direction(key))}</p>")
         parts += [bars(found.estimates(key)), _verdicts(found, key)]
         if categories := _categories(found, key):
             parts.append(f"<details><summary>by category</summary>{categories}</details>")

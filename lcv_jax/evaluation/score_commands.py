@@ -224,10 +224,9 @@ class Compare:
             files.append((self.page, report.page(found, num_prompts=self.num_prompts, shown=self.rank_by)))
         elif self.rank_by is not None:
             raise ValueError("--rank-by ranks the prompts of a --page: give one")
-        print("\n".join(lines_of_comparison(found)))
         for path, text in files:
             write_text(path, text)
-            print(f"wrote {path}")
+        print("\n".join([*lines_of_comparison(found), *(f"wrote {path}" for path, _ in files)]))
 
 
 COMMANDS: dict[str, type] = {

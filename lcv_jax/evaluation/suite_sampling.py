@@ -157,6 +157,8 @@ def _fields(options: SamplingOptions) -> dict[str, Any]:
 
 
 def _begin(folder: Path, suite: Suite, settings: Settings, options: Mapping[str, Any], provenance: Any) -> None:
+    if (folder / "study.json").exists():
+        raise ValueError(f"{folder} is a study: choose another folder for the run")
     made_by = {"suite": suite.name, "digest": suite.digest, **dataclasses.asdict(settings)}
     check_same(folder / "run.json", {**made_by, "options": dict(options), "provenance": provenance})
     items = folder / "items.jsonl"

@@ -94,7 +94,8 @@ def test_scores_of_replaced_videos_do_not_count(runs, tmp_path):
     (left,) = read_scores(clean)
     assert left.outdated == ("p0-0", "p2-0")
     found = comparing.compare_runs([clean, read_run(runs[1])])
-    assert "clean: 2 scores of judge are left out: " in "\n".join(found.notes)
+    assert "clean: 2 outdated scores of judge are left out " in "\n".join(found.notes)
+    assert "| judge: quality (4 prompts) |" in report.markdown(found)
     assert found.values["judge", "quality"]["clean"].keys() == {"p1", "p3", "p4", "p5"}
     calls = []
     again = score_run(clean, "judge", {}, lambda video: calls.append(video.id) or {"quality": 9.0})

@@ -86,6 +86,10 @@ def test_sizes_follow_aspect_ratios_and_images(tmp_path):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.json").touch()
+    with pytest.raises(ValueError, match="is a study: choose another folder for the run"):
+        make_run(tmp_path / "study", 2)
     with pytest.raises(ValueError, match=r"not a run, it has no items\.jsonl"):
         read_run(tmp_path)
     make_run(tmp_path / "run", 2)
