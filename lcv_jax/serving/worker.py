@@ -127,7 +127,7 @@ def _facts(pipeline: Pipeline, usual: Task) -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "num_devices": len(jax.devices()),
-        "memory": {**held, "gigabytes": round(needed / 1e9, 2) if one else None},
+        "memory": {**held, "gigabytes": round(needed / 1e9, 3) if one else None},
     }
 
 

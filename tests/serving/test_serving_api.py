@@ -1,6 +1,7 @@
 """The Videos API of a server in a process of its own: tasks, jobs, content, the real SDK, curl, events."""
 
 import base64
+import dataclasses
 import importlib.util
 import io
 import json
@@ -18,6 +19,7 @@ from PIL import Image
 from lcv_jax.client import Client, ServerError
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import VideoWriter
+from lcv_jax.generation.memory import Holding, Work, needed_bytes
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.serving.limits import Limits
 from lcv_jax.serving.openapi import document
@@ -213,8 +215,8 @@ def test_curl(server, tmp_path):
     assert len(read_video(tmp_path / "cat.mp4")[0]) == 5
 
 
-def test_what_the_server_says_of_itself(server):
-    assert server.ask("/health")[1]["status"] == "ok"
+def test_what_the_server_says_of_itself(server, tiny_checkpoint):
+    server.wait_until(lambda: server.ask("/health")[1]["status"] == "ok")
     _, (metrics, _) = server.ask("/metrics")
     assert b'lcv_jobs_total{end="completed",task="text-to-video"}' in metrics
     _, document = server.ask("/openapi.json")
@@ -222,7 +224,11 @@ def test_what_the_server_says_of_itself(server):
     assert document["paths"].keys() >= {"/v1/videos", "/v1/videos/{id}/remix"}
     _, models = server.ask("/v1/models")
     assert models["data"][0]["sizes"][0] == "48x32"
-    assert models["data"][0]["device"]["num_devices"] >= 1
+    device = models["data"][0]["device"]
+    work, holding = Work(height=32, width=48, frames=5, samples=2), Holding(keep_text_encoder="device")
+    needed = needed_bytes(load_pipeline(tiny_checkpoint), work, holding)
+    assert device["memory"] == {**dataclasses.asdict(holding), "gigabytes": round(needed / 1e9, 3)}
+    assert device["num_devices"] >= 1
 
 
 def test_the_page_about_serving_has_all_fields():

@@ -13,7 +13,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint, tmp_path_factory):
-    with ServedModel(tiny_checkpoint, tmp_path_factory.mktemp("page") / "videos") as served:
+    with ServedModel(tiny_checkpoint, tmp_path_factory.mktemp("page") / "videos", "--memory", "8") as served:
         yield served
 
 
@@ -84,6 +84,8 @@ def test_a_video_end_to_end_by_keyboard(page, server):
     card = finished(page, 1)
     assert card.find_element(By.TAG_NAME, "h3").text == "a cat"
     assert wait(page, lambda b: b.execute_script(PLAYS)) == 48
+    wait(page, lambda b: by_id(b, "memory").text.startswith("Memory: preset 8 GB; about 0.3 GB for a video of "))
+    assert "; 1 x cpu; weights as stored; all layers on the device; text encoder on the" in by_id(page, "memory").text
     card.find_element(By.TAG_NAME, "summary").click()
     wait(page, lambda b: '"seed"' in card.find_element(By.TAG_NAME, "pre").text)
     assert page.execute_script(UNNAMED) == []

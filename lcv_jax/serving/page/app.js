@@ -28,6 +28,7 @@ async function refresh() {
     const open = found.data.filter((video) => video.status === "queued" || video.status === "in_progress");
     if (open.length) pause = BUSY;
     document.body.dataset.open = open.length;
+    if (!model.device) describe(model = await connect());
   } catch (error) {
     actions.announce(error.message, true);
   }
@@ -58,21 +59,29 @@ function askKey() {
 }
 
 function describe(model) {
-  const { memory, device, replicas } = model;
-  const where = { device: "on the device", host: "in host memory between uses", disk: "read from disk for each use" };
+  const { device, replicas } = model;
   $("server").textContent = `${model.id}${replicas > 1 ? `, ${replicas} workers` : ""}`;
-  const parts = [
-    device ? `${device.num_devices} x ${device.device_kind ?? device.device}` : "the worker is loading its weights",
-    `weights ${memory.dtype === "stored" ? "as stored" : `in ${memory.dtype}`}`,
-    memory.weights === "stream" ? "layers in host memory, two at a time on the device" : "all layers on the device",
-    `text encoder ${where[memory.text_encoder]}`,
-    `autoencoder ${memory.vae_tiles ? "in tiles (less memory, a little slower)" : "whole"}`,
-    memory.fold_adapters ? "adapters folded into a copy of the weights" : "adapters added at each step (no copy, slower)",
-  ];
-  $("memory").textContent = `Memory: ${parts.join("; ")}.`;
+  $("memory").textContent = device ? `Memory: ${memoryOf(model)}.` : "Memory: the worker is loading its weights.";
 }
 
-const model = await connect();
+// The preset, what it costs, and how the weights are held.
+function memoryOf({ device, dtype, fold_adapters, memory_preset }) {
+  const { weights, keep_text_encoder, vae_tiles, gigabytes } = device.memory;
+  const where = { device: "on the device", host: "in host memory between uses", disk: "read from disk for each use" };
+  const cost = gigabytes === null ? null : `about ${gigabytes.toFixed(1)} GB`;
+  return [
+    memory_preset ? `preset ${memory_preset === "auto" ? "auto" : `${memory_preset} GB`}` : "no preset",
+    ...(cost === null ? [] : [`${cost} for a video of the default size`]),
+    `${device.num_devices} x ${device.device}`,
+    `weights ${dtype === "stored" ? "as stored" : `in ${dtype}`}`,
+    weights === "stream" ? "layers in host memory, two at a time on the device" : "all layers on the device",
+    `text encoder ${where[keep_text_encoder]}`,
+    `autoencoder ${vae_tiles ? "in tiles (less memory, a little slower)" : "whole"}`,
+    fold_adapters ? "adapters folded into a copy of the weights" : "adapters added at each step (no copy, slower)",
+  ].join("; ");
+}
+
+let model = await connect();
 describe(model);
 form.setUp(model, refresh);
 $("older").addEventListener("click", () => { limit = Math.min(MOST, limit + 24); refresh(); });
