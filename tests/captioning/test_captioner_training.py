@@ -163,6 +163,11 @@ def coloured(number):
     return np.broadcast_to(colour, (4, 28, 56, 3))
 
 
+def said(number):
+    """Its caption; they differ in length."""
+    return f"clip {number}" + " again" * number
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Clips and a picture; two captions of the first, a question of the second's own."""
@@ -174,7 +179,7 @@ def manifest(tmp_path_factory):
     rows = [
         {"path": "0.mp4", "captions": ["a grey clip", "a dark clip"]},
         {"video": "1.mp4", "prompt": "How bright?", "caption": "rather dark"},
-        *({"video": f"{number}.mp4", "caption": f"clip {number}"} for number in range(2, 6)),
+        *({"video": f"{number}.mp4", "caption": said(number)} for number in range(2, 6)),
         {"image": "6.png", "caption": "light grey"},
     ]
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -264,7 +269,7 @@ def test_all_weights_learn_captions_by_heart(config):
     assert all(not np.array_equal(before[path], after[path]) for path in after)
     captioner = load_captioner(cfg.run / "weights", dtype="float32", views=SMALL)
     clips = [coloured(2), coloured(5)]
-    assert captioner.caption(clips, [4.0] * 2, "What is it?") == ["clip 2", "clip 5"]
+    assert captioner.caption(clips, [4.0] * 2, "What is it?") == [said(2), said(5)]
 
 
 def test_devices_and_parts_of_a_batch_change_nothing_but_rounding(config, tmp_path):
@@ -309,7 +314,7 @@ def test_a_clip_comes_with_one_of_its_captions(manifest, prompts):
     batch_list = [next(batches).arrays for _ in range(24)]
     texts = [answers(prompts, arrays) for arrays in batch_list]
     seen = {text for batch in texts for text in batch}
-    assert seen == {"a grey clip", "a dark clip", "rather dark", "light grey", *(f"clip {n}" for n in range(2, 6))}
+    assert seen == {"a grey clip", "a dark clip", "rather dark", "light grey", *(said(n) for n in range(2, 6))}
     again = batches_of(cfg, prompts)
     again.set_state({**again.get_state(), "step": 20})
     assert answers(prompts, next(again).arrays) == texts[20]
