@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lcv_jax.bounds import Count, Seed, check_fields
+from lcv_jax.bounds import Axis, Count, Seed, check_fields
 from lcv_jax.captioning.prompts import QUESTION, Views
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
 from lcv_jax.sampling.text import TextSampling
@@ -38,7 +38,9 @@ class Arguments:
     seed: Seed = 0
     """Of the draws."""
     batch_size: Count = 4
-    """Clips of one call."""
+    """Clips of one call, on each device."""
+    data: Axis = 1
+    """Devices of this process that each caption a part of the clips; each has all weights. -1: all of them."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of weights and arithmetic."""
 
@@ -62,10 +64,13 @@ def run(arguments: Arguments) -> None:
         ValueError: a user's mistake.
         OSError: a file that cannot be read or written.
     """
+    import jax
+
     from lcv_jax.captioning.captioner import load_captioner
     from lcv_jax.captioning.files import write_captions
     from lcv_jax.checkpoint import store
     from lcv_jax.data.manifest import read_manifest
+    from lcv_jax.parallel.mesh import make_mesh
 
     entries = read_manifest(arguments.manifest, captions=False)
     check_writable(arguments.out)
@@ -78,12 +83,20 @@ def run(arguments: Arguments) -> None:
         "dtype": arguments.dtype,
     }
     views, size = arguments.views, arguments.batch_size
-    captioner = load_captioner(arguments.captioner, dtype=arguments.dtype, views=views, batch_size=size)
+    local = jax.local_devices()
+    mesh = make_mesh(data=arguments.data, devices=local[: arguments.data] if arguments.data > 0 else local)
+    captioner = load_captioner(
+        arguments.captioner,
+        dtype=arguments.dtype,
+        views=views,
+        batch_size=size,
+        mesh=None if mesh.size == 1 else mesh,
+    )
     caption = functools.partial(
         captioner.caption, question=arguments.question, sampling=arguments.sampling, seed=arguments.seed
     )
     faults: tuple[str, ...] = ()
-    for progress in write_captions(entries, arguments.out, caption, settings, views, size):
+    for progress in write_captions(entries, arguments.out, caption, settings, views, captioner.batch_size):
         for fault in progress.faults[len(faults) :]:
             print(f"warning: {fault}; left out", file=sys.stderr)
         faults = progress.faults

@@ -74,9 +74,10 @@ class Cached:
             own: keys and values of the new tokens.
             kept: those of the whole cache.
         """
+        attend = functools.partial(attention, implementation=implementation)
         if q_BLNK.shape[1] > 1:
-            return attention(q_BLNK, *own, causal=True, implementation=implementation)
-        return attention(q_BLNK, *kept, key_mask_BM=self.seen_BM, implementation=implementation)
+            return over_samples(functools.partial(attend, causal=True), q_BLNK, *own)
+        return over_samples(lambda q, k, v, seen_BM: attend(q, k, v, key_mask_BM=seen_BM), q_BLNK, *kept, self.seen_BM)
 
 
 def _by_end(x_BLNK: Array, ends: int) -> Array:

@@ -20,6 +20,7 @@ from lcv_jax.captioning.captioner import load_captioner
 from lcv_jax.captioning.prompts import Views, pack
 from lcv_jax.convert import main as convert
 from lcv_jax.data.media_writer import VideoWriter
+from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.sampling import text
 from lcv_jax.sampling.text import TextSampling, write_text
 
@@ -79,6 +80,17 @@ def test_a_text_does_not_depend_on_its_batch(captioner):
     assert together == [captioner.caption([clip], [FPS], "What?", hot, seed=3)[0] for clip in clips]
     assert captioner.caption(clips[:1], [FPS], "What?", hot, seed=4) != together[:1]
     assert captioner.caption(clips[:1], [FPS], "What?", TextSampling(max_tokens=8)) != together[:1]
+
+
+def test_two_devices_write_what_one_writes(captioner, folder):
+    """Three clips on a mesh of two: the fourth row is padding."""
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    both = load_captioner(folder, dtype="float32", views=VIEWS, batch_size=2, mesh=mesh)
+    hot = TextSampling(max_tokens=8, temperature=1.5, top_p=0.9)
+    clips = [CLIPS[0], CLIPS[0][::-1].copy(), CLIPS[0][:, ::-1].copy()]
+    assert both.caption(clips, [FPS] * 3, "What?", hot, seed=3) == captioner.caption(clips, [FPS] * 3, "What?", hot, 3)
+    (kernel,) = {leaf.sharding.num_devices for leaf in jax.tree.leaves(both.params)}
+    assert kernel == 2
 
 
 def test_tokens_are_drawn_by_their_probability_among_the_most_probable():
@@ -147,7 +159,7 @@ def test_a_manifest_is_captioned_and_a_stopped_run_resumes(folder, manifest, tmp
     # A process that dies leaves a part of a line.
     out.write_text(whole[: whole.rindex("{") + 9])
     with pytest.raises(SystemExit):
-        main([str(folder), str(manifest), str(out), *FLAGS])
+        main([str(folder), str(manifest), str(out), *FLAGS, "--data", "2"])
     assert out.read_text() == whole
     with pytest.raises(SystemExit) as stopped:
         main([str(folder), str(manifest), str(out), *FLAGS, "--question", "What?"])
