@@ -26,9 +26,14 @@ _CHANGED_SHARE = 0.65
 """A cut changes most of the picture; a subtitle or an object that appears does not."""
 _BRIGHT_SHARE = 0.9
 """The level of a frame is its brightness at this quantile: a logo over black is no light."""
+_LEAST_LIGHT, _LEAST_LIT = 12.0, 0.05
+"""Levels that a pixel reaches to count; the share of a picture that has to."""
 _MIX_REACHES = (6, 10, 15, 20)
 _LEAST_MIX = 8.0
 """Levels by which two frames must differ for one between them to be called a mix."""
+_RAMP_REACHES = (4, 6, 9, 13, 18)
+_LEAST_RAMP = 4.0
+"""Levels by which the ends of a ramp must differ; TransNet V2 has to agree, so fewer than of a mix."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,9 @@ class Signals:
     """Brightness 0..255 of the brighter parts."""
     mix: Float[np.ndarray, " T"]
     """How far the frame is from a mix of a frame before and one after it, as a share of what these differ by."""
+    ramp: Float[np.ndarray, " T"]
+    """How far the frames around it are from a steady mix from the first to the last of them, as a share of what these
+    differ by: 0 in the middle of a dissolve between still shots."""
     content: Bool[np.ndarray, " T"]
     """Where PySceneDetect sees a cut: the first frame after it."""
     middle: Float[np.ndarray, " T"] | None
@@ -90,6 +98,7 @@ def film_signals(
         change=joined["change"],
         level=joined["level"],
         mix=joined["mix"],
+        ramp=joined["ramp"],
         middle=joined.get("middle"),
         inside=joined.get("inside"),
     )
@@ -118,17 +127,27 @@ def windows(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
 
 def _window_signals(window_THWC: np.ndarray, count: int, network: Callable[..., Any] | None) -> dict[str, np.ndarray]:
     cv2 = import_extra("cv2", "curate", "finding shots needs")
-    pixels_TD = window_THWC.reshape(WINDOW, -1).astype(np.float32)
     small = [cv2.resize(frame, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_AREA) for frame in window_THWC]
+    small_TD = _lit(np.stack(small))
     signals = {
-        "change": _changes(pixels_TD),
+        "change": _changes(_lit(window_THWC)),
         "level": np.quantile(window_THWC.max(axis=-1).reshape(WINDOW, -1), _BRIGHT_SHARE, axis=1),
-        "mix": _mixes(np.stack(small).reshape(WINDOW, -1).astype(np.float32)),
+        "mix": _mixes(small_TD),
+        "ramp": _ramps(small_TD),
     }
     if network is not None:
         logits = network(window_THWC[None])
         signals |= {name: _sigmoid(np.asarray(x)[0]) for name, x in zip(("middle", "inside"), logits, strict=True)}
     return {name: x[_MARGIN : _MARGIN + count].astype(np.float32) for name, x in signals.items()}
+
+
+def _lit(window_THWC: np.ndarray) -> Float[np.ndarray, "T D"]:
+    """The pixels that are not black throughout: most of the picture is most of these, whatever surrounds it."""
+    pixels_TD3 = window_THWC.reshape(len(window_THWC), -1, 3)
+    lit_D = pixels_TD3.max(axis=(0, 2)) > _LEAST_LIGHT
+    if lit_D.mean() >= _LEAST_LIT:
+        pixels_TD3 = pixels_TD3[:, lit_D]
+    return pixels_TD3.reshape(len(window_THWC), -1).astype(np.float32)
 
 
 def _changes(pixels_TD: np.ndarray) -> np.ndarray:
@@ -154,11 +173,30 @@ def _mixes(pixels_TD: np.ndarray) -> np.ndarray:
         power = (difference**2).mean(axis=1)
         share = ((frame - before) * difference).mean(axis=1) / np.maximum(power, 1e-6)
         rest = np.sqrt(((frame - before - share[:, None] * difference) ** 2).mean(axis=1) / np.maximum(power, 1e-6))
-        # An object that moves changes a part of the picture, a dissolve all of it.
-        everywhere = np.quantile(np.abs(difference), 1 - _CHANGED_SHARE, axis=1) > _LEAST_MIX / 2
-        fits = (np.abs(share - 0.5) < 0.2) & (power > _LEAST_MIX**2) & everywhere
+        fits = (np.abs(share - 0.5) < 0.2) & _differ(difference, _LEAST_MIX)
         best[reach:-reach] = np.where(fits, np.minimum(best[reach:-reach], rest), best[reach:-reach])
     return best
+
+
+def _ramps(pixels_TD: np.ndarray) -> np.ndarray:
+    """How well the frames around each are mixes whose shares rise steadily, over the distance that suits best."""
+    best = np.full(len(pixels_TD), np.inf, np.float32)
+    for reach in _RAMP_REACHES:
+        first, last, steps = pixels_TD[: -2 * reach], pixels_TD[2 * reach :], 2 * reach
+        difference, rest = last - first, np.zeros(len(first), np.float32)
+        for step in range(1, steps):
+            mixed = first + step / steps * difference
+            rest += ((pixels_TD[step : step + len(first)] - mixed) ** 2).mean(axis=1) / (steps - 1)
+        rest = np.sqrt(rest / np.maximum((difference**2).mean(axis=1), 1e-6))
+        rest[~_differ(difference, _LEAST_RAMP)] = np.inf
+        best[reach:-reach] = np.minimum(best[reach:-reach], rest)
+    return best
+
+
+def _differ(difference_TD: np.ndarray, least: float) -> np.ndarray:
+    """Where two frames differ by so many levels, and in most places: an object that moves changes a part alone."""
+    everywhere = np.quantile(np.abs(difference_TD), 1 - _CHANGED_SHARE, axis=1) > least / 2
+    return ((difference_TD**2).mean(axis=1) > least**2) & everywhere
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

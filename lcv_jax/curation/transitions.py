@@ -1,9 +1,9 @@
 """Transitions between shots out of the signals of shot_signals.py, and the clips between them.
 
 Hard cuts are the union of PySceneDetect and TransNet V2; each has to change most of the picture by more than its
-brightness, which flicker, flashes and subtitles do not. Dissolves come from TransNet V2, and where its weights are
-missing from frames that mix those around them; fades from the brightness. The frames of a dissolve or a fade belong to
-no clip.
+brightness, which flicker, flashes and subtitles do not. Dissolves come from TransNet V2: where it is sure, and where it
+has a suspicion and the frames are a steady mix of one into another. Where its weights are missing they come from frames
+that mix those around them; fades from the brightness. The frames of a dissolve or a fade belong to no clip.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ _LEAST_CHANGE = 0.15
 """Of a hard cut: cuts of planted films begin at 0.22, what is none ends at 0.15."""
 _SURE, _LIKELY = 0.5, 0.2
 """Probabilities: a transition reaches the first, and goes on over frames above the second."""
+_SUSPECTED, _POSSIBLE, _RAMP = 0.12, 0.06, 0.25
+"""Likewise, of a transition in which `ramp` falls below the third."""
 _LEAST_GRADUAL = 4
 """Frames of a dissolve."""
 _BRIDGED = 2
@@ -95,9 +97,11 @@ def _dissolves(signals: Signals) -> Iterator[Transition]:
     if signals.middle is None or signals.inside is None:
         runs = _runs(_bridged(signals.mix < _MIXED))
     else:
-        likely = _bridged(signals.inside > _LIKELY)
         sure = (signals.inside > _SURE) | (signals.middle > _SURE)
-        runs = [(start, end) for start, end in _runs(likely) if sure[start:end].any()]
+        runs = _runs_with(signals.inside > _LIKELY, sure)
+        suspected = _runs_with(signals.inside > _POSSIBLE, signals.inside > _SUSPECTED)
+        steady = [(start, end) for start, end in suspected if signals.ramp[start:end].min() < _RAMP]
+        runs += [run for run in steady if not any(run[0] < end and start < run[1] for start, end in runs)]
     for start, end in runs:
         # A hard cut makes frames around it likely too, but a single step of them is most of the change.
         changes = signals.change[start : end + 1]
@@ -138,6 +142,11 @@ def _ramp(level: np.ndarray) -> int:
         elif place - end >= 3:
             break
     return end
+
+
+def _runs_with(flags: np.ndarray, peaks: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of flags, short gaps closed, that have a peak."""
+    return [(start, end) for start, end in _runs(_bridged(flags)) if peaks[start:end].any()]
 
 
 def _bridged(flags: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from lcv_jax.checkpoint.transnet import find_weights
 from lcv_jax.curation.clips import ClipSettings, available_encoder, write_clip
 from lcv_jax.curation.crop import BorderFinder, Box, find_box
 from lcv_jax.curation.segment import SegmentSettings, cuts, find_shots
-from lcv_jax.curation.shot_signals import Signals, film_signals, windows
+from lcv_jax.curation.shot_signals import Signals, _window_signals, film_signals, windows
 from lcv_jax.curation.stage import attempt
 from lcv_jax.curation.stages import clips as clips_stage
 from lcv_jax.curation.stages import segment as segment_stage
@@ -119,7 +119,8 @@ def test_a_film_of_a_single_frame_has_no_transition(tmp_path):
 
 def _signals(length, **arrays):
     flat = {name: np.zeros(length, np.float32) for name in ("change", "middle", "inside")}
-    flat |= {"level": np.full(length, 150, np.float32), "mix": np.full(length, np.inf, np.float32)}
+    flat |= {"level": np.full(length, 150, np.float32)}
+    flat |= {name: np.full(length, np.inf, np.float32) for name in ("mix", "ramp")}
     return Signals(fps=Fraction(25), content=arrays.pop("content", np.zeros(length, bool)), **{**flat, **arrays})
 
 
@@ -142,6 +143,28 @@ def test_dissolves_are_intervals_and_hard_cuts_are_none():
     content[72] = True
     found = find_transitions(_signals(100, inside=inside, change=change, content=content))
     assert found == [Transition(30, 45, "dissolve"), Transition(72, 72, "cut")]
+
+
+def test_a_suspected_dissolve_needs_frames_that_are_a_steady_mix():
+    inside, ramp = np.zeros(100), np.full(100, np.inf)
+    inside[30:45] = inside[60:75] = 0.15
+    ramp[36:40], ramp[66:70] = 0.1, 0.5
+    found = find_transitions(_signals(100, inside=inside, ramp=ramp))
+    assert found == [Transition(30, 45, "dissolve")]
+
+
+def test_signals_of_a_small_picture_within_borders():
+    """A dissolve over the frames 40 to 59 and a cut at 70, in the fourth part of the frame that is not black."""
+    pictures = np.random.default_rng(0).integers(40, 200, (3, 13, 24, 3)).astype(float)
+    share = np.clip((np.arange(100) - 39) / 21, 0, 1)[:, None, None, None]
+    window = np.zeros((100, 27, 48, 3), np.uint8)
+    window[:, 7:20, 12:36] = (1 - share) * pictures[0] + share * pictures[1]
+    window[70:, 7:20, 12:36] = pictures[2]
+    found = _window_signals(window, 50, None)
+    first = 25  # of the frames that the signals are of
+    assert found["ramp"][50 - first] < 0.05
+    assert found["ramp"][32 - first] > 0.25
+    assert found["change"][70 - first] > 0.15 > np.delete(found["change"], 70 - first).max()
 
 
 def test_fades_take_in_their_ramps():
