@@ -103,6 +103,11 @@ class Rate:
         missing = [path for item in study.items if (path := study.missing_file(item))]
         if len(missing) == len(study.items):
             raise ValueError(f"{self.study}: the clips are gone ({missing[0]}, ...): restore the runs that were rated")
+        if replaced := study.replaced_files():
+            raise ValueError(
+                f"{self.study}: {len(replaced)} clips were replaced since the study was made ({replaced[0]}): restore "
+                "them, or make a new study"
+            )
         if missing:
             text = f"{len(missing)} of {len(study.items)} items are not shown, because their clips are gone"
             print(f"warning: {text} ({missing[0]})", file=sys.stderr)
@@ -135,6 +140,9 @@ class StudyResults:
         print("\n".join(lines_of_findings(study_findings(study, rows))))
         if self.exclude:
             print(f"\nleft out: {', '.join(self.exclude)}")
+        if replaced := study.replaced_files():
+            text = f"{len(replaced)} clips were replaced since the study was made; ratings may be of others"
+            print(f"warning: {text} ({replaced[0]})", file=sys.stderr)
         for item, rater in ratings.skipped():
             print(f"{rater} could not play {' or '.join(item.videos)}")
 

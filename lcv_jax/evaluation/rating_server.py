@@ -56,11 +56,12 @@ class _Handlers:
 
     def __init__(self, ratings: Ratings, responses: Any):
         self.ratings, self.study, self.responses = ratings, ratings.study, responses
-        self._stamp = _stamp(self.study)
+        self._stamp = _stamp(self.study.folder / "study.json")
+        self._clips = {item.id: list(map(_stamp, self.study.paths(item))) for item in self.study.items}
 
     def _has_changed(self) -> bool:
         """Whether study.json is another than the one that is served."""
-        if _stamp(self.study) == self._stamp:
+        if _stamp(self.study.folder / "study.json") == self._stamp:
             return False
         try:
             return read_study(self.study.folder).digest != self.study.digest
@@ -144,6 +145,8 @@ class _Handlers:
     def _rate(self, answer: dict[str, Any], rater: Rater, item: StudyItem) -> Any:
         if self._has_changed():
             return self._refuse(409, "the study was changed while it is being rated: restart the server")
+        if not self.study.missing_file(item) and list(map(_stamp, self.study.paths(item))) != self._clips[item.id]:
+            return self._refuse(409, "a clip of this item was replaced while it is being rated: restart the server")
         score, dimension = answer.get("score"), str(answer.get("dimension", ""))
         if is_swapped(self.study, rater, item) and type(score) is int:  # true is no score
             score = -score
@@ -180,10 +183,10 @@ def is_swapped(study: Study, rater: Rater, item: StudyItem) -> bool:
     return len(item.videos) == 2 and random_place(study.seed, rater.name, f"side of {item.id}") % 2 == 1
 
 
-def _stamp(study: Study) -> tuple[int, int]:
-    """Changes whenever study.json is written."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes whenever a file is written."""
     try:
-        status = (study.folder / "study.json").stat()
+        status = path.stat()
     except OSError:
         return 0, 0
     return status.st_mtime_ns, status.st_size

@@ -24,7 +24,7 @@ from lcv_jax.evaluation.dimensions import BY_ID, dimensions_of
 from lcv_jax.evaluation.known_answers import known_answers
 from lcv_jax.evaluation.runs import Run, Video
 from lcv_jax.evaluation.suites import Item
-from lcv_jax.own_files import write_json
+from lcv_jax.own_files import file_sha256, write_json
 from lcv_jax.user_files import read_json, reading
 
 FORMAT = 2
@@ -74,6 +74,8 @@ class Study:
     kind: Kind
     items: tuple[StudyItem, ...]
     raters: tuple[Rater, ...]
+    files: Mapping[str, str]
+    """SHA-256 of each file that items show, when the study was made."""
     num_raters: int = 3
     """Ratings that every item gets."""
     extra_raters: int = 2
@@ -94,8 +96,16 @@ class Study:
 
     def missing_file(self, item: StudyItem) -> Path | None:
         """A file that an item shows and that is gone, or empty; such an item cannot be rated."""
-        names = (*item.videos, item.image) if item.image else item.videos
-        return next((path for path in map(self.folder.joinpath, names) if not _has_content(path)), None)
+        return next((path for path in self.paths(item) if not _has_content(path)), None)
+
+    def paths(self, item: StudyItem) -> list[Path]:
+        """The files that an item shows."""
+        return [self.folder / name for name in _names(item)]
+
+    def replaced_files(self) -> list[Path]:
+        """Files whose content is another than when the study was made; those that are gone are not among them."""
+        paths = {self.folder / name: sha256 for name, sha256 in self.files.items()}
+        return [path for path, sha256 in paths.items() if _has_content(path) and file_sha256(path) != sha256]
 
     def rater(self, token: str) -> Rater | None:
         """The rater with this token."""
@@ -138,6 +148,10 @@ def read_study(folder: Path) -> Study:
             if len(item.videos) != len(item.models) or len(item.videos) != (1 if study.kind == "absolute" else 2):
                 raise ValueError(f"item {item.id}: of another kind of study: {len(item.videos)} videos")
         return study
+
+
+def _names(item: StudyItem) -> tuple[str, ...]:
+    return (*item.videos, item.image) if item.image else item.videos
 
 
 def _has_content(path: Path) -> bool:
@@ -215,10 +229,12 @@ def create_study(
         for models in groups
     ]
     known = _known_items(folder, list(by_run[names[0]].values()), kind, num_training, num_checks)
+    folder.mkdir(parents=True, exist_ok=True)
     study = Study(
         folder=folder,
         kind=kind,
         items=(*known, *items),
+        files={name: file_sha256(folder / name) for name in {name for one in (*known, *items) for name in _names(one)}},
         raters=tuple(
             Rater(name=name, token=secrets.token_urlsafe(9), categories=tuple(categories))
             for name, categories in raters.items()
@@ -228,7 +244,6 @@ def create_study(
         disagreement=disagreement,
         seed=seed,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", study.to_json())
     return study, warnings
 

@@ -105,8 +105,8 @@ def test_a_pair_plays_together_and_its_sides_are_put_right(tmp_path, browser):
 def test_a_clip_that_cannot_be_played_is_not_rated_but_skipped(tmp_path, browser):
     run = read_run(make_run(tmp_path / "run", 2))
     study, _ = create_study(tmp_path / "study", [run], "absolute", {"ann": ()}, num_training=0, num_checks=0)
-    (tmp_path / "study" / study.items[0].videos[0]).write_bytes(b"no video")
     with Served(tmp_path / "study") as server:
+        (tmp_path / "study" / study.items[0].videos[0]).write_bytes(b"no video")
         browser.get(server.links["ann"])
         for _ in range(2):
             shown = wait(browser, item_of)

@@ -173,6 +173,13 @@ def test_a_study_moves_with_its_runs_and_shows_nothing_that_is_gone(moved, capsy
     out = capsys.readouterr().out
     assert f"bob could not play {skipped.videos[0]}" in out
     assert "left out: ann" in out
+    clip = moved.folder / skipped.videos[0]
+    clip.write_bytes(clip.read_bytes() + b"more")
+    with pytest.raises(SystemExit):
+        main(["rate", str(moved.folder), "--port", "0"])
+    assert "1 clips were replaced since the study was made" in capsys.readouterr().err
+    main(["study-results", str(moved.folder)])
+    assert "1 clips were replaced since the study was made; ratings may be of others" in capsys.readouterr().err
     for path in moved.folder.parent.rglob("*.mp4"):
         path.write_bytes(b"")
     with pytest.raises(SystemExit):
@@ -458,6 +465,12 @@ def test_the_server_is_blind_and_strict(tmp_path, runs):
         assert status_of(lambda: server.ask("/api/next?rater="))[0] == 403
         assert status_of(lambda: server.ask("/media/x/0"))[0] == 404
         assert status_of(lambda: server.ask(f"/media/{shown['item']}/7"))[0] == 404
+        clip = tmp_path / study.by_id[shown["item"]].videos[0]
+        before = clip.read_bytes()
+        clip.write_bytes(before + b"more")
+        code, reason = status_of(lambda: server.ask("/api/rate", {**answer, "score": 1}))
+        clip.write_bytes(before)
+        assert (code, reason.split(":")[0]) == (409, "a clip of this item was replaced while it is being rated")
         content = (tmp_path / "study.json").read_text()
         (tmp_path / "study.json").write_text(content.replace('"num_raters": 3', '"num_raters": 2'))
         code, reason = status_of(lambda: server.ask("/api/rate", {**answer, "score": 1}))
