@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -91,12 +92,18 @@ class Study:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     @functools.cached_property
+    def _root(self) -> str:
+        return str(self.folder)
+
+    @functools.cached_property
     def by_id(self) -> dict[str, StudyItem]:
         return {item.id: item for item in self.items}
 
     def missing_file(self, item: StudyItem) -> Path | None:
         """A file that an item shows and that is gone, or empty; such an item cannot be rated."""
-        return next((path for path in self.paths(item) if not _has_content(path)), None)
+        # Every request asks this of every item: texts are twice as fast as paths.
+        absent = [name for name in _names(item) if not _has_content(os.path.join(self._root, name))]
+        return self.folder / absent[0] if absent else None
 
     def paths(self, item: StudyItem) -> list[Path]:
         """The files that an item shows."""
@@ -154,11 +161,12 @@ def _names(item: StudyItem) -> tuple[str, ...]:
     return (*item.videos, item.image) if item.image else item.videos
 
 
-def _has_content(path: Path) -> bool:
+def _has_content(path: Path | str) -> bool:
     try:
-        return path.is_file() and path.stat().st_size > 0
-    except OSError:
+        status = os.stat(path)
+    except (OSError, ValueError):
         return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
