@@ -17,8 +17,8 @@ STEPS = ("--num-steps", "2", "--max-sequence-length", "16")
 
 
 class ServedModel:
-    def __init__(self, checkpoint, folder, *flags, file_kilobytes=None):
-        self.command = [sys.executable, "-m", "lcv_jax.serve", str(checkpoint), "--port", "0", "--folder", str(folder)]
+    def __init__(self, checkpoint, folder, *flags, file_kilobytes=None, module="lcv_jax.serve"):
+        self.command = [sys.executable, "-m", module, str(checkpoint), "--port", "0", "--folder", str(folder)]
         self.command += [*SIZES, *STEPS, *flags]
         if file_kilobytes:
             self.command = ["bash", "-c", f'ulimit -f {file_kilobytes}; exec "$@"', "--", *self.command]

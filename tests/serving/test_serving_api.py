@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -21,6 +22,7 @@ from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.generation.memory import Holding, Work, needed_bytes
 from lcv_jax.pipeline import load_pipeline
+from lcv_jax.serving.app import Handlers
 from lcv_jax.serving.limits import Limits
 from lcv_jax.serving.openapi import document
 from tests.serving.served_model import picture
@@ -229,6 +231,19 @@ def test_what_the_server_says_of_itself(server, tiny_checkpoint):
     needed = needed_bytes(load_pipeline(tiny_checkpoint), work, holding)
     assert device["memory"] == {**dataclasses.asdict(holding), "gigabytes": round(needed / 1e9, 3)}
     assert device["num_devices"] >= 1
+
+
+def test_the_openapi_document_has_every_route_and_its_references_lead_somewhere():
+    said = document(Limits())
+    served = {
+        (route.path, method.lower())
+        for route in Handlers.routes(object.__new__(Handlers))
+        for method in route.methods - {"HEAD"}
+        if route.path not in ("/", "/page/{name}", "/openapi.json", "/v1/models/{id}")
+    }
+    assert served == {(path, method) for path, methods in said["paths"].items() for method in methods}
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(said)))
+    assert references <= said["components"]["schemas"].keys()
 
 
 def test_the_page_about_serving_has_all_fields():

@@ -11,6 +11,7 @@ from PIL import Image
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.generate import Devices, Weights
+from lcv_jax.own_files import disk_full
 from lcv_jax.serving.application import make_workers
 from lcv_jax.serving.decoding import Decoder, Wanted
 from lcv_jax.serving.jobs import JobStore, new_id
@@ -64,6 +65,7 @@ def test_what_a_worker_says_of_errors(capfd):
     assert _end_of("a", raising(full))[:3] == ("failed", "a", "out_of_memory")
     assert "choose a smaller size" in _end_of("a", raising(full))[3]
     assert _end_of("a", raising(MemoryError()))[2] == "out_of_memory"
+    assert _end_of("a", raising(disk_full(Path("a.mp4"), "no space left on device")))[2] == "disk_full"
     assert _end_of("a", raising(ValueError("no")))[2:] == ("invalid_value", "no")
     assert _end_of("a", raising(StoppedError())) == ("stopped", "a")
     assert _end_of("a", raising(KeyError("bug")))[2:] == (

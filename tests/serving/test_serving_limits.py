@@ -151,6 +151,43 @@ def test_uploads_without_an_end(server):
     assert server.ask("/health")[0] == 200
 
 
+def test_a_body_that_is_cut_off_leaves_nothing(server):
+    host, port = server.address.removeprefix("http://").split(":")
+    parts = {
+        "application/json": '{"prompt": "a c',
+        "multipart/form-data; boundary=e": '--e\r\nContent-Disposition: form-data; name="video"; filename="a"\r\n'
+        "Content-Type: image/png\r\n\r\n\x89PNG",
+    }
+    for kind, begun in parts.items():
+        head = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ANN}\r\nContent-Type: {kind}\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(f"{head}Content-Length: 5000\r\n\r\n{begun}".encode("latin-1"))
+    assert server.ask("/health")[0] == 200
+    assert server.ask("/v1/videos")[1]["data"] == []
+    assert not list((server.folder / "jobs").iterdir())
+
+
+def test_a_client_that_waits_and_goes_away_cancels_its_job(server):
+    host, port = server.address.removeprefix("http://").split(":")
+    body = json.dumps({"prompt": "a cat", "num_inference_steps": 100, "num_frames": 101})
+    head = f"POST /v1/videos/sync HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ANN}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}{body}".encode())
+        (video,) = server.wait_until(lambda: server.ask("/v1/videos")[1]["data"])
+    assert server.wait(video, seconds=20)["error"] == {"code": "cancelled", "message": "the client went away"}
+    server.ask(f"/v1/videos/{video['id']}", method="DELETE")
+
+
+BAD_QUERIES = [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("order=up", "order")]
+
+
+@pytest.mark.parametrize(("query", "param"), BAD_QUERIES)
+def test_queries_that_are_refused(server, query, param):
+    status, reply = server.ask(f"/v1/videos?{query}")
+    assert (status, reply["error"]["param"]) == (400, param)
+
+
 def test_ids_and_names_that_lead_elsewhere(server):
     connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=10)
     headers = {"Authorization": f"Bearer {ANN}"}
@@ -174,6 +211,8 @@ def test_keys_decide_whose_a_job_is(server):
             assert server.ask(f"/v1/videos/{video['id']}{path}")[0] == expected
         assert server.ask(f"/v1/videos/{video['id']}", method="DELETE")[0] == expected
         assert server.ask(f"/v1/videos/{video['id']}/remix", {"prompt": "x"})[0] == expected
+        assert server.ask(f"/v1/videos/{video['id']}/cancel", b"", "POST")[0] == expected
+        assert server.ask(f"/v1/videos?after={video['id']}")[0] == expected
         assert server.ask("/v1/videos", reference)[0] == expected
         assert server.ask("/health")[0] == 200
         assert server.ask("/metrics")[0] == (200 if key == BOB else 401)
@@ -330,3 +369,16 @@ def test_a_checkpoint_that_no_worker_can_load_ends_the_server(tiny_checkpoint, t
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/damaged: no worker can load it: ")
+
+
+def test_a_full_queue_and_a_device_without_memory(tiny_checkpoint, tmp_path):
+    flags = ("--max-queue", "1")
+    with ServedModel(tiny_checkpoint, tmp_path, *flags, module="tests.serving.small_device") as server:
+        large = server.create(prompt="a cat")  # it waits until the worker has loaded its weights
+        status, reply = server.ask("/v1/videos", {"prompt": "a cat"})
+        assert (status, reply["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert "the queue holds 1 jobs, at most 1" in reply["error"]["message"]
+        error = server.wait(large)["error"]
+        assert error["code"] == "out_of_memory"
+        assert "choose a smaller size, fewer frames" in error["message"]
+        assert server.wait(server.create(prompt="a cat", num_frames=1))["status"] == "completed"
