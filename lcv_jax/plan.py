@@ -3,6 +3,7 @@
     python -m lcv_jax.plan text-to-video --gpu h200
     python -m lcv_jax.plan text-to-video --gpu rtx4090 --num-gpus 4 --parameters split
     python -m lcv_jax.plan refine --gpu h200 --sweep 1 2 4 8
+    python -m lcv_jax.plan stream --gpu h200 --distilled
     python -m lcv_jax.plan train configs/longcat_13b/pretrain_4.py --gpu h200 --num-gpus 32 --remat offload
 
 No GPU is needed, no checkpoint and hardly any memory: the very programs of generation and training are compiled for
@@ -260,6 +261,7 @@ def make_plan(
         num_prompts=getattr(request, "num_prompts", 1),
         parameters=devices.parameters,
         mesh=str(devices.shape()) if devices.num_gpus > 1 else "",
+        chunk_frames=4 * request.chunk if isinstance(request, requests.StreamVideo) else 0,
     )
     return Plan(**devices.facts(), setup=setup, stages=stages)
 

@@ -1,5 +1,6 @@
 """Eight CPU devices for all tests, quick compilation, and shared fixtures: the golden numbers, read once a session."""
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -109,3 +110,13 @@ def browser():
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def compiled_for_here(monkeypatch):
+    """The compiler for this machine stands in for that of GPUs, which are as many CPU devices."""
+    from lcv_jax import gpus
+    from lcv_jax.planning import compiling
+
+    monkeypatch.setattr(gpus, "described_devices", lambda name, count, per_host: jax.devices("cpu")[:count])
+    monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())

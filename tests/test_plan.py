@@ -3,7 +3,6 @@
 The compiler for GPUs is needed by the last tests alone; `make test-compile` runs them.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -560,13 +559,6 @@ def run(arguments, capsys):
     return 0, capsys.readouterr()
 
 
-@pytest.fixture
-def compiled_for_here(monkeypatch):
-    """The compiler for this machine stands in for that of GPUs."""
-    monkeypatch.setattr(gpus, "described_devices", lambda name, count, per_host: jax.devices("cpu")[:count])
-    monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())
-
-
 def test_the_command_prints_and_writes_a_plan(tiny_checkpoint, tmp_path, capsys, compiled_for_here):
     where = tmp_path / "new" / "plan.json"
     flags = [tiny_checkpoint if flag == "WEIGHTS" else flag for flag in TINY]
@@ -620,6 +612,8 @@ def test_stages_can_be_chosen(tiny_checkpoint, capsys, compiled_for_here):
         (["text-to-video", "--checkpoint", "nowhere"], "nowhere is no folder"),
         (["continue-video", "--num-cond-frames", "12"], "num_cond_frames must be a multiple of 4 plus 1, got 12"),
         (["refine", "--distilled"], "refinement has a schedule and an adapter of its own"),
+        (["stream", "--sink", "9", "--ring", "6"], "sink must not exceed ring, got sink=9 and ring=6 latent frames"),
+        (["stream", "--height", "512", "--sparse", "True"], "needs chunk in multiples of 4 latent frames"),
         (["refine", "--segment-frames", "0"], "segment_frames must lie in 1..65536, got 0"),
     ],
 )  # fmt: skip

@@ -181,15 +181,23 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         ValueError: it cannot be split so.
         jax.errors.JaxRuntimeError: the compiler refuses it.
     """
-    arguments = [_placed(argument, machine, program) for argument in program.arguments]
+    arguments = [_placed(place, argument, machine, program) for place, argument in enumerate(program.arguments)]
     compiled = compile_program(program.function, arguments, program.options, machine)
     memory = compiled.memory
-    inputs = sum(machine.bytes_each(argument) for argument in program.arguments if not isinstance(argument, dict))
+    inputs = sum(
+        machine.bytes_each(argument)
+        for place, argument in enumerate(program.arguments)
+        if not _is_parameters(place, argument, program)
+    )
+    # What is written over an argument, a stream's cache, takes no memory of its own.
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     resident = {name: machine.bytes_each(tree, name) for name, tree in program.resident.items()}
     whole = {name: _bytes(program.resident[name]) for name in program.own}
     in_host = {name: _streamed_bytes(tree) for name, tree in program.resident.items()}
     known = program.sampling
     rounds = known.steps if known else 1
+    # A stream's cache is read at every step.
+    carried = sum(machine.bytes_each(program.arguments[place]) for place in program.carried)
     cache_bytes = known.cache_bytes // _tokens_split(machine) if known else 0
     return Stage(
         name=program.name,
@@ -197,7 +205,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         resident_bytes=resident,
         argument_bytes=memory.argument_size_in_bytes,
         input_bytes=inputs,
-        output_bytes=memory.output_size_in_bytes,
+        output_bytes=outputs,
         temporary_bytes=memory.temp_size_in_bytes,
         cache_bytes=cache_bytes,
         largest=compiled.largest,
@@ -207,7 +215,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         shares=machine.shares(program),
         host_bytes=sum(in_host.values()),
         fetched_bytes=rounds * sum(in_host[name] for name in program.own),
-        moved_bytes=rounds * (sum(whole.values()) + cache_bytes) + inputs + memory.output_size_in_bytes,
+        moved_bytes=rounds * (sum(whole.values()) + cache_bytes + carried) + inputs - carried + outputs,
     )
 
 
@@ -227,9 +235,13 @@ def _use_cache(enabled: bool) -> None:
     compilation_cache.reset_cache()  # it looks at the setting once
 
 
-def _placed(argument: Any, machine: Machine, program: Program) -> Any:
-    """An argument with shardings; trees are parameters, or a transformer's parameters beside adapters."""
-    if not isinstance(argument, dict):
+def _is_parameters(place: int, argument: Any, program: Program) -> bool:
+    return isinstance(argument, dict) and place not in program.carried
+
+
+def _placed(place: int, argument: Any, machine: Machine, program: Program) -> Any:
+    """An argument with shardings; dicts are parameters, or a transformer's parameters beside adapters, or carried."""
+    if not _is_parameters(place, argument, program):
         return machine.place(argument)
     if program.sampling:
         return {name: machine.place(tree, "dit") for name, tree in argument.items()}

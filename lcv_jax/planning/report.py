@@ -48,6 +48,8 @@ class Setup:
     num_prompts: int = 1
     parameters: str = "whole"
     mesh: str = ""
+    chunk_frames: int = 0
+    """Of a stream: frames of video that one run of the stages makes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,12 @@ class Plan:
             + ", all at their peaks; the longest of them, the others hidden behind it. Of memory traffic only "
             "parameters, caches, inputs and outputs are counted. Real programs take longer.",
         ]
+        if self.setup.chunk_frames:
+            seconds = sum(self.floor(stage).seconds for stage in self.stages if stage.name != "encode text")
+            lines.append(
+                f"Stream: {self.setup.chunk_frames} frames in at least {seconds:.3g} s, so at most "
+                f"{self.setup.chunk_frames / seconds:.3g} frames a second."
+            )
         if self.setup.weights == "stream":
             lines.append(
                 f"Streamed weights: {gigabytes(self.host_bytes)} of pinned host memory, up to twice that while they "

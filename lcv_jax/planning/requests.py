@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ import numpy as np
 
 from lcv_jax import pipeline as pipelines
 from lcv_jax.array_types import Array, Params
-from lcv_jax.bounds import Bounds, FrameCount, Pixels, Shift, check_fields
+from lcv_jax.bounds import Bounds, Count, FrameCount, Pixels, Shift, Whole, check_fields
 from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.streamed import STACKS
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
@@ -31,7 +32,9 @@ from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling import denoise as programs
+from lcv_jax.sampling import streaming
 from lcv_jax.sampling.options import SamplingOptions
+from lcv_jax.sampling.streaming import StreamState, StreamWindow
 
 ADAPTER_RANK = 128
 """Of the released adapters (report, section 4)."""
@@ -85,7 +88,7 @@ class Sampling:
     flops: ForwardFlops
     """Of the whole loop."""
     cache_bytes: int
-    """Of the condition's keys and values."""
+    """Of the condition's keys and values; those of a stream are among its arguments."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ class Program:
     sampling: Sampling | None = None
     rows_split: bool = False
     """Over a mesh each device computes its rows of the frames."""
+    carried: tuple[int, ...] = ()
+    """Which arguments are caches that the program before it left, not parameters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,12 +219,39 @@ class Refine:
         pipeline.refine(video, condition_video=condition, num_cond_frames=known, **given, **options)
 
 
-Request = TextToVideo | ImageToVideo | ContinueVideo | Refine
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamVideo:
+    """Plan a chunk of a stream whose cache is full, as are all but the first ones."""
+
+    height: Pixels = 480
+    """Pixels, a multiple of 16."""
+    width: Pixels = 832
+    """Pixels, a multiple of 16."""
+    chunk: Annotated[int, Bounds(least=1, most=4)] = 3
+    """Latent frames, four frames of video each, that are denoised together."""
+    sink: Whole = 3
+    """First latent frames of the stream, which every chunk sees."""
+    ring: Count = 18
+    """Last latent frames that a chunk sees."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def run(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
+        """What generation does."""
+        window = StreamWindow(chunk=self.chunk, sink=self.sink, ring=self.ring)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of checkpoints that were not trained for it
+            next(pipeline.stream("", height=self.height, width=self.width, window=window, **options))
+
+
+Request = TextToVideo | ImageToVideo | ContinueVideo | Refine | StreamVideo
 REQUESTS: dict[str, type] = {
     "text-to-video": TextToVideo,
     "image-to-video": ImageToVideo,
     "continue-video": ContinueVideo,
     "refine": Refine,
+    "stream": StreamVideo,
 }
 
 
@@ -275,6 +307,10 @@ class RecordingPipeline(Pipeline):
         self._params: dict[str, Params] = {}
         self._active = None
 
+    def content(self, options: SamplingOptions) -> dict[str, Any]:
+        """Nothing is made that would have to say what it was made with."""
+        return {}
+
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, what the pipeline calls are recorders."""
@@ -283,6 +319,10 @@ class RecordingPipeline(Pipeline):
             "denoise_streamed": self._denoise,
             "encode_frames": self._encode_frames,
             "upsample_clip": self._upsample_clip,
+            "start_stream": self._start_stream,
+            "next_latents": self._next_latents,
+            "next_latents_streamed": self._next_latents,
+            "decode_chunk": self._decode_chunk,
             "_as_float": lambda frames: jnp.zeros(frames.shape, jnp.float32),
             "_fit": lambda frames, height, width, fit: np.broadcast_to(np.uint8(0), (len(frames), height, width, 3)),
         }
@@ -354,6 +394,44 @@ class RecordingPipeline(Pipeline):
         grid = 1 + (T - 1) // cfg.temporal_factor, H // cfg.spatial_factor, W // cfg.spatial_factor
         return jnp.zeros((B, *grid, cfg.z_dim), jnp.float32)
 
+    def _start_stream(self, cfg: DiTConfig, window: StreamWindow, height: int, width: int, dtype: Any) -> StreamState:
+        """A stream whose cache is full."""
+        begun = streaming.start_stream(cfg, window, height, width, dtype)
+        first = jax.ShapeDtypeStruct((1, 1, height, width, self.vae.cfg.z_dim), jnp.float32)
+        decode = functools.partial(streaming.decode_next, self.vae)
+        _, decoder = jax.eval_shape(decode, self.params("vae"), first, None)
+        with jax.ensure_compile_time_eval():
+            num_frames = jnp.int32(window.size)
+        return StreamState(num_frames, begun.cache, decoder)
+
+    def _next_latents(
+        self,
+        model: LongCatVideo,
+        variables: Params,
+        cache: Params,
+        num_frames: Any,
+        noise_BTHWC: Any,
+        text_GLD: Any,
+        *others: Any,
+        window: StreamWindow,
+        **options: Any,
+    ) -> tuple[Array, Params]:
+        own = ("dit", ADAPTERS) if "adapters" in variables else ("dit",)
+        run = streaming.next_latents_streamed if self.weights == "stream" else streaming.next_latents
+        schedule = others[1]
+        known = chunk_sampling(model, variables, noise_BTHWC, text_GLD, schedule, window)
+        arguments = (model, variables, cache, num_frames, noise_BTHWC, text_GLD, *others)
+        options = {"window": window, **options}
+        self._record("denoise", run, arguments, *own, options=options, sampling=known, carried=(2,))
+        return jnp.zeros(noise_BTHWC.shape, jnp.float32), cache
+
+    def _decode_chunk(self, vae: WanVAE, params: Params, latents_BTHWC: Any, cache: Any) -> tuple[np.ndarray, Any]:
+        arguments = (vae, params, latents_BTHWC, cache)
+        self._record("decode", streaming.decode_next, arguments, "vae", rows_split=True, carried=(3,))
+        _, T, H, W, _ = latents_BTHWC.shape
+        size = T * vae.cfg.temporal_factor, H * vae.cfg.spatial_factor, W * vae.cfg.spatial_factor
+        return np.broadcast_to(np.float32(0), (*size, 3)), cache
+
     def _upsample_clip(self, video_THWC: Any, num_frames: int, height: int, width: int) -> Array:
         self._record("upsample", programs.upsample_clip, (video_THWC, num_frames, height, width))
         return jnp.zeros((num_frames, height, width, video_THWC.shape[-1]), jnp.float32)
@@ -368,6 +446,7 @@ class RecordingPipeline(Pipeline):
         options: dict[str, Any] | None = None,
         sampling: Sampling | None = None,
         rows_split: bool = False,
+        carried: tuple[int, ...] = (),
     ) -> None:
         program = Program(
             name=name,
@@ -379,6 +458,7 @@ class RecordingPipeline(Pipeline):
             resident=dict(self._params),
             sampling=sampling,
             rows_split=rows_split,
+            carried=carried,
         )
         self.programs.append(program)
 
@@ -470,6 +550,18 @@ def sampling(
     tokens = condition * rows * columns * (condition_bTHWC.shape[0] if cached else 0)
     cache_bytes = 2 * cfg.depth * tokens * cfg.hidden_size * width
     return Sampling(steps=steps, batch=G, flops=flops, cache_bytes=cache_bytes)
+
+
+def chunk_sampling(
+    model: LongCatVideo, variables: Params, noise_BTHWC: Any, text_GLD: Any, schedule: Any, window: StreamWindow
+) -> Sampling:
+    """What a call of `next_latents` with a full cache amounts to: the steps, and once more to keep keys and values."""
+    (B, T, H, W, _), (G, L, _), cfg = noise_BTHWC.shape, text_GLD.shape, model.cfg
+    grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]
+    rank, steps = _rank(variables.get("adapters", {})), schedule.shape[0]
+    forward = functools.partial(forward_flops, cfg, adapter_rank=rank, grid=grid, cached=window.size)
+    flops = forward(text_tokens=L) * (G * steps) + forward(text_tokens=0) * B
+    return Sampling(steps=steps, batch=G, flops=flops, cache_bytes=0)
 
 
 def _rank(adapters: Params) -> int:
