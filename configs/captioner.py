@@ -1,6 +1,6 @@
 """Fine-tunes Qwen2-VL-7B as a captioner on clips with captions of your own (report section 2.1.2).
 
-Hardware: one H200 (141 GB), by arithmetic: 15 GB of frozen bfloat16 weights, 2.6 GB of the adapter's float32 weights,
+Hardware: one H200 (141 GB), by arithmetic: 17 GB of frozen bfloat16 weights, 3 GB of the adapter's float32 weights,
 average, gradients and moments, and what is kept for the backward pass. Before it, the published model converted to
 captioners/qwen2_vl_7b, and a manifest of clips with captions (docs/captioning.md).
 

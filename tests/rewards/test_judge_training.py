@@ -158,12 +158,13 @@ def test_a_run_resumes_to_the_bit_and_its_folder_is_a_judge(config, small_judge,
     assert store.read_provenance(cfg.run / "weights")["components"]["judge"]["kind"] == "videoreward"
 
 
-def test_the_state_has_no_moments_of_frozen_parameters(config):
+@pytest.mark.parametrize("vision", [None, False])
+def test_the_state_has_no_moments_of_frozen_parameters(config, vision):
     from lcv_jax.parallel.mesh import make_mesh
     from lcv_jax.training import networks
     from lcv_jax.training.base import network_of, open_base, start_of
 
-    cfg = config()
+    cfg = config(train_vision=vision)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     base = open_base(cfg, mesh)
     with jax.set_mesh(mesh):
@@ -174,6 +175,7 @@ def test_the_state_has_no_moments_of_frozen_parameters(config):
     table = base.conversation.cfg.num_embeddings, base.conversation.cfg.network.hidden_size
     assert table not in {leaf.shape for leaf in jax.tree.leaves((shapes.params, shapes.opt_state))}
     frozen = start.frozen()
+    assert ("visual" in shapes.params["network"], "visual" in frozen.params) == (vision is None, vision is False)
     held = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), start.frozen_shapes())
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), frozen) == held
 
