@@ -229,7 +229,7 @@ def create_study(
         if len(videos) > len(common)
     ]
     warnings += _raters_of(common, raters, num_raters)
-    warnings += _lengths(by_run, [item.id for item in common])
+    warnings += _clip_differences(by_run, [item.id for item in common])
     groups = [(run.name,) for run in runs] if kind == "absolute" else list(itertools.combinations(names, 2))
     items = [
         _item(folder, runs[0], [by_run[name][item.id] for name in models], models)
@@ -278,13 +278,16 @@ def _raters_of(items: Sequence[Item], raters: Mapping[str, Sequence[str]], num_r
     return [f"{text} ({few[0]}, ...): add raters, or lower --num-raters"] if few else []
 
 
-def _lengths(by_run: Mapping[str, Mapping[str, Video]], ids: Sequence[str]) -> list[str]:
-    """Reads a frame of every video; tells where clips of one prompt differ in length."""
-    different = 0
+def _clip_differences(by_run: Mapping[str, Mapping[str, Video]], ids: Sequence[str]) -> list[str]:
+    """Reads a frame of every video; tells where clips of one prompt differ in length or size."""
+    lengths = sizes = 0
     for one in ids:
-        seconds = [probe_video(videos[one].path)[2] for videos in by_run.values()]
-        different += max(seconds) - min(seconds) > 0.1
-    return [f"{different} prompts have videos of different lengths; raters may notice"] if different else []
+        probed = [probe_video(videos[one].path) for videos in by_run.values()]
+        seconds = [found[2] for found in probed]
+        lengths += max(seconds) - min(seconds) > 0.1
+        sizes += len({found[:2] for found in probed}) > 1
+    counts = {"lengths": lengths, "sizes": sizes}
+    return [f"{n} prompts have videos of different {what}; raters may notice" for what, n in counts.items() if n]
 
 
 def _item(folder: Path, run: Run, videos: Sequence[Video], models: Sequence[str]) -> StudyItem:

@@ -1,5 +1,7 @@
 """Runs for tests: small clips written by a pipeline that needs no weights."""
 
+import dataclasses
+
 import numpy as np
 
 from lcv_jax.evaluation.suite_sampling import Settings, sample_suite
@@ -46,7 +48,8 @@ def suite_of(num, name="stub", num_samples=1):
     return Suite(name=name, items=tuple(items))
 
 
-def make_run(folder, num=6, **stub):
+def make_run(folder, num=6, size=SETTINGS.size, **stub):
     """A run of `num` prompts, one clip each."""
-    sample_suite(StubPipeline(**stub), suite_of(num), folder, SETTINGS, SamplingOptions(seed=1), batch=2)
+    settings = dataclasses.replace(SETTINGS, size=size)
+    sample_suite(StubPipeline(**stub), suite_of(num), folder, settings, SamplingOptions(seed=1), batch=2)
     return folder

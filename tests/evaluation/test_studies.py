@@ -326,6 +326,9 @@ def test_prompts_that_one_run_lacks_are_left_out_and_said(tmp_path, runs):
     study, warnings = create_study(tmp_path / "study", [runs[0], longer], "pairwise", NO_RATERS)
     assert sum(item.role == "rating" for item in study.items) == 6
     assert warnings == ["longer: 2 of 8 prompts are not in all runs and are left out"]
+    shutil.copy(make_run(tmp_path / "tall", 1, size=(48, 32)) / "videos" / "p0-0.mp4", longer.videos[0].path)
+    _, warnings = create_study(tmp_path / "sizes", [runs[0], longer], "pairwise", NO_RATERS)
+    assert warnings[1:] == ["1 prompts have videos of different sizes; raters may notice"]
     longer.videos[0].path.write_bytes(b"no video")
     with pytest.raises(OSError, match="p0-0.mp4"):
         make(tmp_path / "other", [runs[0], longer], "pairwise")
