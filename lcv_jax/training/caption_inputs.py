@@ -10,11 +10,12 @@ import numpy as np
 
 from lcv_jax.captioning.pairs import Buckets, CaptionsConfig, Pair, measure, pack_pair, read_lines
 from lcv_jax.captioning.prompts import CaptionPrompts
-from lcv_jax.data.batches import Batches, batches_by_shape
+from lcv_jax.data.batches import Batches
 from lcv_jax.data.held_out import held_out_clips
 from lcv_jax.data.identity import file_rows
 from lcv_jax.data.plans import Plans
 from lcv_jax.data.rows import Rows, read_or_replace
+from lcv_jax.data.shaped_batches import batches_by_shape
 
 CAPTIONS = "captions"
 

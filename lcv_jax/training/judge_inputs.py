@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.array_types import UInt8
-from lcv_jax.data.batches import Batches, batches_by_shape
+from lcv_jax.data.batches import Batches
 from lcv_jax.data.held_out import held_out_clips
 from lcv_jax.data.media_reader import read_image
 from lcv_jax.data.pictures import picture_size
 from lcv_jax.data.plans import Plans
 from lcv_jax.data.preferences import PAIRS, Opinion, PreferencesConfig, opinion_rows, read_opinions
 from lcv_jax.data.rows import Rows, read_or_replace
+from lcv_jax.data.shaped_batches import batches_by_shape
 from lcv_jax.models.judges import HPSV3, JudgeConfig
 from lcv_jax.objectives.preferences import MISSING
 from lcv_jax.rewards import clip_files, hpsv3, videoreward
