@@ -89,3 +89,18 @@ def test_one_of_two_servers_is_killed_and_nothing_is_lost_or_made_twice(servers)
             assert killed.ask(f"/v1/videos/{video['id']}/content")[1][0][4:8] == b"ftyp"
     again = killed.ask(f"/v1/videos/{lost[0]['id']}/remix", {"prompt": "a cat"})[1]
     assert other.wait(again)["status"] == "completed"
+
+
+def test_servers_wait_for_a_database_that_is_away(servers, postgres):
+    video = servers[0].create(**LONG)
+    maker(servers, video)
+    postgres.stop()
+    for server in servers:
+        status, reply = server.ask("/v1/videos")
+        assert (status, reply["error"]["code"]) == (503, "database_unavailable")
+    postgres.start()
+    for server in servers:
+        server.wait_until(lambda server=server: server.ask("/v1/videos")[0] == 200)
+    assert servers[0].ask(f"/v1/videos/{video['id']}/cancel", b"", "POST")[1]["error"]["code"] == "cancelled"
+    servers[0].wait_until(lambda: at_rest(servers), seconds=10)
+    assert servers[1].wait(servers[0].create(prompt="a cow", seed=2))["status"] == "completed"
