@@ -56,11 +56,12 @@ def main() -> None:
     parser.add_argument("stages", nargs="+", choices=sorted(STAGES), metavar="STAGE", help=", ".join(sorted(STAGES)))
     parser.add_argument("--films", type=Path, default=Path("outputs/curation_films"))
     parser.add_argument("--num-films", type=int, default=200)
+    parser.add_argument("--skip", type=int, default=0, help="of them that are not counted: those that were tuned on")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     if not args.films.exists():
         make_films(Arguments(out=args.films, num_films=args.num_films, seed=args.seed))
-    films = sorted((args.films / "films").glob("*.mp4"))[: args.num_films]
+    films = sorted((args.films / "films").glob("*.mp4"))[args.skip : args.num_films]
     for stage in args.stages:
         print(f"\n{stage}: {len(films)} films, {datetime.date.today()}\n\n{table(run(stage, films))}", flush=True)
 

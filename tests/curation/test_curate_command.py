@@ -4,7 +4,7 @@ import pytest
 from lcv_jax import curate
 from lcv_jax.curation.recipe import Recipe
 from lcv_jax.curation.segment import SegmentSettings
-from lcv_jax.curation.stages import with_needed
+from lcv_jax.curation.stages import ORDER, stage_named, with_needed
 from lcv_jax.data.media_writer import VideoWriter
 
 
@@ -74,6 +74,8 @@ def test_stages_bring_along_those_that_they_need():
     cut = ["probe", "fingerprint", "duplicates", "segment", "clips"]
     assert names() == [*cut, "text", "staying_text"]
     assert names("clips") == ["text", "staying_text"]
+    again = with_needed(["measures"], ORDER, {"segment": SegmentSettings(trim=5), "logo": stage_named("logo").settings})
+    assert [stage.name for stage in again] == ["segment", "measures"]
 
 
 def test_flags_set_what_a_stage_is_run_with(curated, monkeypatch):

@@ -43,7 +43,7 @@ def all_settings() -> dict[str, Any]:
 
 
 def with_needed(names: Iterable[str], have: Collection[str], settings: Mapping[str, Any]) -> list[Stage | GroupStage]:
-    """Stages in order, with all that write columns for them and are not there yet.
+    """Stages in order, with all that write columns for them and are not there yet, or are with other settings.
 
     Args:
         names: that are wanted, in any order.
@@ -53,11 +53,22 @@ def with_needed(names: Iterable[str], have: Collection[str], settings: Mapping[s
     Raises:
         ValueError: an unknown name.
     """
+    wanted = _needed(names, have, settings)
+    # Settings may be given of a stage that has run, above all when a command is repeated.
+    wanted |= {name for name in _needed(names, (), settings) if settings.get(name, _own(name)) != _own(name)}
+    return [stage_named(name, settings.get(name)) for name in ORDER if name in wanted]
+
+
+def _needed(names: Iterable[str], have: Collection[str], settings: Mapping[str, Any]) -> set[str]:
     writers = {column: name for name in ORDER for column in stage_named(name).writes}
-    wanted, found = list(names), {}
+    wanted, found = list(names), set[str]()
     while wanted:
         name = wanted.pop()
-        found[name] = stage_named(name, settings.get(name))
-        needed = {writers[column] for column in found[name].reads if column in writers}
-        wanted += needed - found.keys() - set(have)
-    return [found[name] for name in ORDER if name in found]
+        found.add(name)
+        needed = {writers[column] for column in stage_named(name, settings.get(name)).reads if column in writers}
+        wanted += needed - found - set(have)
+    return found
+
+
+def _own(name: str) -> Any:
+    return stage_named(name).settings

@@ -1,0 +1,87 @@
+"""Data and the table of examples/curation_evidence.sh: what curation is worth, by training.
+
+    python examples/curation_evidence.py blind FILMS OUT             # clips cut blindly, and manifest.jsonl
+    python examples/curation_evidence.py caption FILMS LIBRARY MANIFEST OUT.jsonl
+    python examples/curation_evidence.py table OUT
+
+Captions of both are those of the planted films: what a perfect captioner says of the frame in a clip's middle.
+"""
+
+import json
+import math
+import sys
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcv_jax.curation.clips import write_clip
+from lcv_jax.curation.library import Library
+from lcv_jax.toy.films import read_truth
+
+SECONDS = 1.25
+MEASURES = ("all", "colour", "shape", "motion", "alignment_reward", "motion_reward", "visible", "sharpness", "flicker")
+
+
+def caption_at(truth: dict[str, Any], frame: float) -> str:
+    """The caption of the shot that a frame shows, or of the one nearest to it."""
+    shots = [shot for shot in truth["shots"] if shot["caption"]]
+    return min(shots, key=lambda shot: max(shot["start"] - frame, frame - shot["end"], 0))["caption"]
+
+
+def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One row a line."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    print(f"wrote {path}: {len(rows)} clips")
+
+
+def blind(films: Path, out: Path) -> None:
+    """Cuts every film into clips of one length, whatever they show."""
+    (out / "clips").mkdir(parents=True)
+    rows = []
+    for film in sorted(films.glob("*.mp4")):
+        truth = read_truth(film)
+        length = math.ceil(SECONDS * Fraction(truth["fps"]))
+        for start in range(0, truth["num_frames"] - length + 1, length):
+            path = out / "clips" / f"{film.stem}_{start:05}.mp4"
+            write_clip(film, path, start, start + length)
+            rows.append(
+                {"id": path.stem, "path": str(path.absolute()), "caption": caption_at(truth, start + length / 2)}
+            )
+    write_manifest(out / "manifest.jsonl", rows)
+
+
+def caption(films: Path, library: Path, manifest: Path, out: Path) -> None:
+    """Gives the clips that were selected the captions of the planted films."""
+    found = Library(library).connect().execute('SELECT clip, path, start, "end" FROM clips').fetchall()
+    places = {clip: (films / Path(path).name, (start + end) / 2) for clip, path, start, end in found}
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        film, middle = places[row["id"]]
+        row["captions"] = [caption_at(read_truth(film), middle)]
+    write_manifest(out, rows)
+
+
+def table(out: Path) -> None:
+    """Means over the seeds that are there, with their standard deviation, as Markdown."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted((out / "scores").glob("*.json")):
+        for name, value in json.loads(path.read_text(encoding="utf-8"))["measured"].items():
+            found[path.stem.partition("_")[0]][name].append(value.get("percent", value.get("mean")))
+    sets = [name for name in ("start", "blind", "curated") if name in found]
+    seeds = {name: len(next(iter(found[name].values()))) for name in sets}
+    print("| mean (seeds) | " + " | ".join(f"{name} ({seeds[name]})" for name in sets) + " |")
+    print("|---" * (len(sets) + 1) + "|")
+    for measure in MEASURES:
+        cells = []
+        for name in sets:
+            values = found[name][measure]
+            spread = f" ± {np.std(values, ddof=1):.3g}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3g}{spread}")
+        print(f"| {measure} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    {"blind": blind, "caption": caption, "table": table}[sys.argv[1]](*map(Path, sys.argv[2:]))

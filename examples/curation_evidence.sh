@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# What curation is worth: the small model of this repository is trained on clips cut blindly out of planted films, and on
+# those that curation keeps of the same films, for the same number of steps, and scored by the readers. Sizes for a
+# laptop; the same command resumes. FILMS, STEPS, CLIPS (scored) and SEEDS can be set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-outputs/curation_evidence} films=${FILMS:-12} steps=${STEPS:-200} clips=${CLIPS:-32} seeds=${SEEDS:-"1 2 3"}
+encode() { [ -e "$2" ] || python -m lcv_jax.encode "$1" "$out/weights" "$2" --sizes 9,64,64 --fps 8 --max-sequence-length 24; }
+train() { python -m lcv_jax.train configs/toy/pretrain_2.py --checkpoint "$out/weights" --batch-size 8 --steps "$steps" \
+  --data.tasks.t2i 0 --data.tasks.t2v 1 --optimizer.warmup-steps 20 --optimizer.ema-decay 0.95 --samples.every 1000000 "$@"; }
+score() { [ -e "$out/scores/$2.json" ] || python -m lcv_jax.toy.score "$1" --num-clips "$clips" --num-frames 9 --num-steps 16 \
+  --seed "$3" --json "$out/scores/$2.json"; }
+mkdir -p "$out/scores"
+
+# 1. Films of the procedural world, whose captions are known, with cuts, dissolves, fades, borders, logos and defects.
+[ -e "$out/planted" ] || python -m lcv_jax.toy.films "$out/planted" --num-films "$films" --num-shots 12 --world-share 1 --seed 301
+[ -e "$out/weights" ] || python -m lcv_jax.convert examples/toy_checkpoint "$out/weights"
+
+# 2. Cut blindly, and curated.
+[ -e "$out/blind/manifest.jsonl" ] || { rm -rf "$out/blind"; python examples/curation_evidence.py blind "$out/planted/films" "$out/blind"; }
+python -m lcv_jax.curate run "$out/planted/films" "$out/library" --stages duplicates segment clips measures logo --segment.shortest 1.2
+python -m lcv_jax.curate select "$out/library" "$out/selected.jsonl" --most-flicker 2 --most-clipped-dark 0.5 --most-edge-width 0.4 \
+  --most-logo 0.5 --default-caption "to be replaced"
+python examples/curation_evidence.py caption "$out/planted/films" "$out/library" "$out/selected.jsonl" "$out/curated.jsonl"
+encode "$out/blind/manifest.jsonl" "$out/encoded_blind"
+encode "$out/curated.jsonl" "$out/encoded_curated"
+
+# 3. Train on each and score, seed by seed; `start` is the model before.
+score "$out/weights" start_1 1
+for seed in $seeds; do
+  for set in blind curated; do
+    [ -e "$out/scores/${set}_$seed.json" ] && continue
+    train --data.path "$out/encoded_$set" --run "$out/run_${set}_$seed" --seed "$seed"
+    score "$out/run_${set}_$seed/weights" "${set}_$seed" "$seed"
+    python examples/curation_evidence.py table "$out"
+  done
+done
+python examples/curation_evidence.py table "$out"
