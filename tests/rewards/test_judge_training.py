@@ -12,6 +12,7 @@ import pytest
 from lcv_jax import export, train
 from lcv_jax.checkpoint import convert, store
 from lcv_jax.checkpoint.judge_conversion import load_judge_params
+from lcv_jax.checkpoint.judge_names import judge_table
 from lcv_jax.checkpoint.new_judge import write_judge
 from lcv_jax.convert import main as convert_main
 from lcv_jax.data.media_writer import VideoWriter, write_image
@@ -23,6 +24,7 @@ from lcv_jax.rewards.judge import load_judge
 from lcv_jax.rewards.videoreward import video_patches
 from lcv_jax.toy import judges as toy_judges
 from lcv_jax.toy.captions import caption
+from lcv_jax.toy.qwen2_vl import random_params, see_differences
 from lcv_jax.toy.world import render, sample_scene
 from lcv_jax.train import read_config
 from lcv_jax.training.config import (
@@ -335,8 +337,10 @@ def test_simulated_raters_agree_with_the_truth_and_not_quite_with_one_another():
 
 def test_the_toy_judge_begins_with_features_that_vary_alike():
     cfg, _ = toy_judges.judge_config()
-    params, rng = toy_judges.random_judge(cfg, np.random.default_rng(0)), np.random.default_rng(1)
-    clips = [toy_judges.faulty_clip(sample_scene(seed), rng) for seed in range(100, 108)]
+    params, rng = random_params(judge_table(cfg), np.random.default_rng(0), {}), np.random.default_rng(1)
+    clips, others = (
+        [toy_judges.faulty_clip(sample_scene(seed), rng) for seed in seeds] for seeds in (range(100, 108), range(48))
+    )
     seen_NC = normalise(np.concatenate([video_patches(clip, 8.0, cfg).reshape(-1, 1176) for clip in clips]))
 
     def spread():
@@ -345,7 +349,7 @@ def test_the_toy_judge_begins_with_features_that_vary_alike():
         return size_F.sum() ** 2 / (size_F**2).sum()
 
     assert spread() < 8
-    toy_judges.see_differences(params, cfg, rng)
+    see_differences(params, others, 8.0, cfg, rng)
     assert spread() > 30
 
 
