@@ -181,8 +181,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         ValueError: it cannot be split so.
         jax.errors.JaxRuntimeError: the compiler refuses it.
     """
-    arguments = [_placed(place, argument, machine, program) for place, argument in enumerate(program.arguments)]
-    compiled = compile_program(program.function, arguments, program.options, machine)
+    compiled = compile_program(program.function, placed_arguments(program, machine), program.options, machine)
     memory = compiled.memory
     inputs = sum(
         machine.bytes_each(argument)
@@ -239,13 +238,17 @@ def _is_parameters(place: int, argument: Any, program: Program) -> bool:
     return isinstance(argument, dict) and place not in program.carried
 
 
-def _placed(place: int, argument: Any, machine: Machine, program: Program) -> Any:
-    """An argument with shardings; dicts are parameters, or a transformer's parameters beside adapters, or carried."""
-    if not _is_parameters(place, argument, program):
-        return machine.place(argument)
-    if program.sampling:
-        return {name: machine.place(tree, "dit") for name, tree in argument.items()}
-    return machine.place(argument, program.own[0])
+def placed_arguments(program: Program, machine: Machine) -> list[Any]:
+    """Arguments with shardings; dicts are parameters, or a transformer's parameters beside adapters, or carried."""
+
+    def place(number: int, argument: Any) -> Any:
+        if not _is_parameters(number, argument, program):
+            return machine.place(argument)
+        if program.sampling:
+            return {name: machine.place(tree, "dit") for name, tree in argument.items()}
+        return machine.place(argument, program.own[0])
+
+    return [place(number, argument) for number, argument in enumerate(program.arguments)]
 
 
 def _tokens_split(machine: Machine) -> int:

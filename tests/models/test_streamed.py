@@ -139,7 +139,7 @@ def test_the_planner_keeps_layers_in_the_host():
 def test_each_layer_is_one_copy_that_spans_the_layer_before(gpu):
     machine = plan.Devices(gpu=gpu).machine()
     program = streamed_program()
-    arguments = [compiling._placed(argument, machine, program) for argument in program.arguments]
+    arguments = compiling.placed_arguments(program, machine)
     compiled = compiling.compile_program(program.function, arguments, program.options, machine)
     (body,) = [text for text in compiled.text.split("\n\n") if re.search(r"fusion-start\(.*kind=kCustom", text)]
     lines = body.splitlines()
