@@ -47,7 +47,9 @@ class TunedStart(Start):
 
     def _trained(self) -> Params:
         trained = self.model.begin(self._read(self.model.is_read, "float32"))
-        return trained | jax.jit(lambda: self._pairs(jax.random.key(self.cfg.seed)))()
+        trained |= jax.jit(lambda: self._pairs(jax.random.key(self.cfg.seed)))()
+        # Rows of a table that are trained without the rest of it lie where the table lay.
+        return jax.jit(lambda trained: trained, out_shardings=self.places().params)(trained)
 
     def _trained_shapes(self) -> Params:
         trained = jax.eval_shape(self.model.begin, self._shapes(self.model.is_read, "float32"))
