@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 SIZES = ("--size", "32", "48", "--refine-size", "64", "64", "--num-frames", "5", "--num-cond-frames", "1", "--fps", "8")
-STEPS = ("--num-steps", "2", "--max-sequence-length", "16")
+STEPS = ("--num-steps", "2", "--max-sequence-length", "16", "--max-steps", "9000")
+# Never finished on any machine before a test has seen what it looks for and cancels it.
+LONG = {"prompt": "a cat", "num_inference_steps": 9000, "num_frames": 21}
 
 
 class ServedModel:
@@ -106,3 +108,13 @@ def picture(height=32, width=48, seed=0, kind="png"):
     file = io.BytesIO()
     Image.fromarray(levels).save(file, kind)
     return file.getvalue()
+
+
+def lost_and_kept(server, videos):
+    """Of two videos that run, the one whose worker was killed, once the server says so, and the other."""
+
+    def now():
+        return sorted((server.ask(f"/v1/videos/{video['id']}")[1] for video in videos), key=lambda v: v["status"])
+
+    lost, kept = server.wait_until(lambda: [v["status"] for v in now()] == ["failed", "in_progress"] and now())
+    return lost, kept

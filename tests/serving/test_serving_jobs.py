@@ -20,7 +20,7 @@ from lcv_jax.serving.planning import plan_task
 from lcv_jax.serving.scheduler import Live
 from lcv_jax.serving.settings import Server, Settings
 from lcv_jax.serving.worker import Progress, StoppedError, _end_of
-from tests.serving.served_model import ServedModel
+from tests.serving.served_model import LONG, ServedModel
 
 
 def test_decoding_keeps_every_pixel_and_its_bounds(tmp_path):
@@ -120,7 +120,7 @@ def test_replicas_make_videos_at_once(tiny_checkpoint, tmp_path):
     with ServedModel(tiny_checkpoint, tmp_path, "--replicas", "2", "--max-job-seconds", "4") as server:
         server.wait_until(lambda: server.ask("/health")[1]["ready"] == 2)
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            made = list(pool.map(lambda i: server.create(prompt="a cat", seed=i, num_inference_steps=100), range(2)))
+            made = list(pool.map(lambda i: server.create(**LONG, seed=i), range(2)))
         running = server.wait_until(lambda: server.ask("/health")[1]["running"] == 2)
         assert running
         for video in made:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving.served_model import ServedModel, picture
+from tests.serving.served_model import LONG, ServedModel, picture
 
 pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
 
@@ -129,11 +129,11 @@ def test_an_image_a_clip_and_several_prompts(page, server, tmp_path):
 def test_a_running_video_shows_its_progress_and_is_cancelled(page):
     by_id(page, "prompt").send_keys("a very long cat")
     by_id(page, "more").find_element(By.TAG_NAME, "summary").click()
-    by_id(page, "num_inference_steps").send_keys("100")
+    by_id(page, "num_inference_steps").send_keys(str(LONG["num_inference_steps"]))
     by_id(page, "num_frames").send_keys("21")
     by_id(page, "submit").click()
     card = wait(page, lambda b: b.find_element(By.CSS_SELECTOR, "article[data-status=in_progress]"))
-    wait(page, lambda _: "of 100" in card.find_element(By.CLASS_NAME, "state").text)
+    wait(page, lambda _: "of 9000" in card.find_element(By.CLASS_NAME, "state").text)
     assert int(card.find_element(By.TAG_NAME, "progress").get_attribute("value")) < 100
     press(card, "Cancel")
     wait(page, lambda _: card.find_element(By.CLASS_NAME, "state").text == "Cancelled")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lcv_jax import encode, train
@@ -47,7 +46,7 @@ def test_an_image_is_kept(weights):
 
 
 @pytest.mark.slow
-def test_two_minutes_of_training_learn(weights, tmp_path, monkeypatch):
+def test_a_minute_of_training_learns(weights, tmp_path, monkeypatch):
     """Text to image from random weights, as configs/toy/pretrain_1.py has it, on fewer pictures."""
     make.main([str(tmp_path / "clips"), "--num-clips", "0", "--num-images", "256"])
     arguments = ["--sizes", "1,64,64", "--fps", "8"]
@@ -58,9 +57,9 @@ def test_two_minutes_of_training_learn(weights, tmp_path, monkeypatch):
         [
             "configs/toy/pretrain_1.py",
             *("--checkpoint", str(weights), "--data.path", str(tmp_path / "encoded"), "--run", str(run)),
-            *("--steps", "200", "--samples.every", "None"),
+            *("--steps", "100", "--samples.every", "None"),
         ]
     )
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert losses[0] > 1
-    assert np.mean(losses[-2:]) < 0.68  # 0.58 when this was written, 0.73 after half the steps
+    assert losses[0] > 1.2
+    assert losses[-1] < 0.9  # 0.76 when this was written, 0.98 after three quarters of the steps
