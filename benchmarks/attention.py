@@ -15,11 +15,8 @@ forward pass's results.
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import itertools
 import json
-import platform
 import shlex
 import sys
 import time
@@ -31,13 +28,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.facts import facts, reason
 from benchmarks.kernel_cases import BLOCKS, GRIDS
 from benchmarks.timing import Times, times_of
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention, selected_attention_with_lse
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
 from lcv_jax.kernels.implementations import IMPLEMENTATIONS
 
-VERSIONS_TOLD = ("jax", "nvidia-cuda-nvcc", "nvidia-cudnn", "triton")
 DENSE_ONLY, SPARSE_ONLY, COMPARED_LAST = ("cudnn",), ("jax_triton",), ("jax_triton", "xla")
 SPARSITIES = (0.9375, 0.875, 0.0)
 FLOP = {"selection": 0, "attention alone": 4, "forward": 4, "backward": 10}
@@ -144,14 +141,6 @@ def plan(args: argparse.Namespace) -> list[Work]:
     return [work for _, _, work in sorted(ranked, key=lambda each: each[:2])]
 
 
-def reason(error: Exception) -> str:
-    """The part of an error that fits a table."""
-    text = str(error).strip()
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return "out of memory"
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:160]
-
-
 def passes_of(work: Work, x: tuple[jax.Array, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each pass, compiled, as a call; a pass may need the results of the one before it."""
     q, k, v, d_out = x
@@ -248,36 +237,30 @@ def selection_share(row: Row, rows: list[Row]) -> float | None:
 
 def as_json(rows: list[Row], matmul: list[float], args: argparse.Namespace) -> dict:
     """Everything that the table says, and where it is from."""
-    device = jax.devices()[0]
-    installed = {package.name: package.version for package in importlib.metadata.distributions()}
-    versions = {name: version for name, version in sorted(installed.items()) if name.startswith(VERSIONS_TOLD)}
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.attention", *sys.argv[1:]]),
-        "device": device.device_kind,
-        "platform": " ".join(device.client.platform_version.split()),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {"python": platform.python_version(), **versions},
+        **facts(shlex.join(["python", "-m", "benchmarks.attention", *sys.argv[1:]])),
         "heads": args.heads,
         "head_dim": args.head_dim,
         "dtype": args.dtype,
         "matmul_tflops": {"size": args.matmul_size, "before": matmul[0], "after": matmul[-1]},
-        "rows": [
-            {
-                **dataclasses.asdict(row.work),
-                "density": row.work.density,
-                "pass": row.what,
-                "median_ms": 1000 * row.times.median if row.times else None,
-                "fastest_ms": 1000 * row.times.fastest if row.times else None,
-                "repeats": row.times.repeats if row.times else 0,
-                "tflops": row.rate,
-                "of_matmul": row.rate / max(matmul) if row.rate else None,
-                "speed_up": speed_up(row, rows),
-                "selection_share": selection_share(row, rows),
-                "note": row.note,
-            }
-            for row in sorted(rows, key=order)
-        ],
+        "rows": [row_as_json(row, rows, max(matmul)) for row in sorted(rows, key=order)],
+    }
+
+
+def row_as_json(row: Row, rows: list[Row], matmul: float) -> dict:
+    """A row of the table; `rows` are all those that it is compared with."""
+    return {
+        **dataclasses.asdict(row.work),
+        "density": row.work.density,
+        "pass": row.what,
+        "median_ms": 1000 * row.times.median if row.times else None,
+        "fastest_ms": 1000 * row.times.fastest if row.times else None,
+        "repeats": row.times.repeats if row.times else 0,
+        "tflops": row.rate,
+        "of_matmul": row.rate / matmul if row.rate else None,
+        "speed_up": speed_up(row, rows),
+        "selection_share": selection_share(row, rows),
+        "note": row.note,
     }
 
 

@@ -6,6 +6,7 @@ critical step samples each group once up to it. Nothing is decoded or scored.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,12 +15,74 @@ import rich
 from rich.table import Table
 
 from benchmarks.timing import seconds_of
+from lcv_jax.array_types import Params
 from lcv_jax.diffusion import schedule as schedules
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.sampling.denoise import denoise
 from lcv_jax.training.rollout import rollout
 from lcv_jax.training.rollout_config import SDEConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What groups start from, on the device."""
+
+    noise_PTHWC: jax.Array
+    text_PLD: jax.Array
+    mask_PL: jax.Array
+    negative: tuple[jax.Array, jax.Array]
+    """Embedding and mask of the negative prompt."""
+
+
+Ways = dict[str, tuple[int, Callable[[], object]]]
+
+
+def ways_of(
+    model: LongCatVideo,
+    variables: Params,
+    prompts: Prompts,
+    schedule: jax.Array,
+    scale: float,
+    *,
+    group_size: int,
+    critical: int,
+) -> Ways:
+    """By name how many samples a way evaluates, and the call."""
+    negative, groups, num_steps = prompts.negative, prompts.noise_PTHWC.shape[0], schedule.shape[0]
+    videos = groups * group_size
+
+    def plain() -> object:
+        def of_all(x: jax.Array, empty: jax.Array) -> jax.Array:
+            asked = jnp.repeat(x, group_size, axis=0)
+            return jnp.concatenate([jnp.repeat(empty, videos, axis=0), asked]) if scale > 1 else asked
+
+        text, mask = of_all(prompts.text_PLD, negative[0]), of_all(prompts.mask_PL, negative[1])
+        noise = jnp.repeat(prompts.noise_PTHWC, group_size, axis=0)
+        return denoise(model, variables, noise, None, text, mask, schedule, jnp.float32(scale))[0]
+
+    def rolled(noise: SDEConfig) -> object:
+        return rollout(
+            model,
+            variables,
+            prompts.noise_PTHWC,
+            prompts.text_PLD,
+            prompts.mask_PL,
+            *(negative if scale > 1 else (None, None)),
+            schedule,
+            jnp.float32(scale),
+            jnp.int32(critical),
+            jax.random.key(1),
+            group_size=group_size,
+            noise=noise,
+        )
+
+    once = critical + 1  # up to the critical step, and that step's own
+    return {
+        "plain sampling": (videos * num_steps, plain),
+        "rollout, noise at all steps": (videos * num_steps, lambda: rolled(SDEConfig(noisy_steps="all"))),
+        "rollout, a critical step": (groups * once + videos * (num_steps - once), lambda: rolled(SDEConfig())),
+    }
 
 
 def main() -> None:
@@ -38,56 +101,23 @@ def main() -> None:
 
     pipeline = load_pipeline(args.weights, dtype=args.dtype)
     model = LongCatVideo(pipeline.dit_config)
-    variables = {"params": pipeline.params("dit")}
     height, width, num_frames = map(int, args.size.split("x"))
     shape = pipeline.latent_shape(num_frames, height, width)
     groups, videos = args.groups, args.groups * args.group_size
-    steps = schedules.uniform(args.num_steps, 1.0)
-    schedule = jnp.asarray(steps, jnp.float32)
+    schedule = jnp.asarray(schedules.uniform(args.num_steps, 1.0), jnp.float32)
     text_PLD, mask_PL = pipeline.encode_text(["a cat surfs a wave"] * groups, args.max_sequence_length)
     negative = pipeline.encode_text([""], args.max_sequence_length)
     noise_PTHWC = jax.random.normal(jax.random.key(0), (groups, *shape))
 
-    def plain(scale: float) -> object:
-        def of_all(x: jax.Array, empty: jax.Array) -> jax.Array:
-            asked = jnp.repeat(x, args.group_size, axis=0)
-            return jnp.concatenate([jnp.repeat(empty, videos, axis=0), asked]) if scale > 1 else asked
-
-        text, mask = of_all(text_PLD, negative[0]), of_all(mask_PL, negative[1])
-        noise = jnp.repeat(noise_PTHWC, args.group_size, axis=0)
-        return denoise(model, variables, noise, None, text, mask, schedule, jnp.float32(scale))[0]
-
-    def rolled(scale: float, noise: SDEConfig) -> object:
-        return rollout(
-            model,
-            variables,
-            noise_PTHWC,
-            text_PLD,
-            mask_PL,
-            *(negative if scale > 1 else (None, None)),
-            schedule,
-            jnp.float32(scale),
-            jnp.int32(args.critical),
-            jax.random.key(1),
-            group_size=args.group_size,
-            noise=noise,
-        )
+    variables = {"params": pipeline.params("dit")}
+    prompts = Prompts(noise_PTHWC, text_PLD, mask_PL, negative)
 
     title = f"{videos} videos of {args.size}, {args.num_steps} steps, {jax.devices()[0].device_kind}"
     table = Table(title=title)
     for heading in ("guidance", "", "evaluations", "seconds", "ms an evaluation"):
         table.add_column(heading, justify="right")
-    once = args.critical + 1  # up to the critical step, and that step's own
     for scale in (1.0, 4.0):
-        every = videos * len(steps)
-        ways: dict[str, tuple[int, Callable[[], object]]] = {
-            "plain sampling": (every, lambda scale=scale: plain(scale)),
-            "rollout, noise at all steps": (every, lambda scale=scale: rolled(scale, SDEConfig(noisy_steps="all"))),
-            "rollout, a critical step": (
-                groups * once + videos * (len(steps) - once),
-                lambda scale=scale: rolled(scale, SDEConfig()),
-            ),
-        }
+        ways = ways_of(model, variables, prompts, schedule, scale, group_size=args.group_size, critical=args.critical)
         runs = [lambda run=run: jax.block_until_ready(run()) for _, run in ways.values()]
         passes = 2 if scale > 1 else 1
         for (label, (count, _)), (_, seconds) in zip(

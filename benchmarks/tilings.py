@@ -12,7 +12,8 @@ import jax
 import rich
 from rich.table import Table
 
-from benchmarks.attention import pair_of, reason
+from benchmarks.attention import pair_of
+from benchmarks.facts import reason
 from benchmarks.kernel_cases import DTYPE, GRIDS, HEAD_WIDTH, HEADS, SPARSITY, tilings
 from benchmarks.timing import times_of
 from lcv_jax.kernels import flash_backward, flash_forward

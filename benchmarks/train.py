@@ -71,19 +71,7 @@ def main() -> None:
     for heading in ("remat", "tokens", "first step, s", "step, s", "tokens/s", "TFLOP/s", "MFU"):
         table.add_column(heading, justify="right")
     for remat in args.remat or [usual.remat]:
-        cfg = TrainConfig(
-            run=Path("unused"),
-            checkpoint=Path("unused"),
-            objective=FlowMatching(),
-            data=DataConfig(path=Path("unused")),
-            steps=1,
-            batch_size=batch,
-            from_scratch=True,
-            dtype=dtype,
-            remat=remat,
-            optimizer=OptimizerConfig(learning_rate=1e-5),
-            devices=DevicesConfig(seq=args.seq, sharding="full"),
-        )
+        cfg = config(batch=batch, dtype=dtype, remat=remat, seq=args.seq)
         tokens, flops, first, step = time_step(cfg, usual, grid, args.repeats)
         rate = flops / step / 1e12
         share = "" if peak is None else f"{rate * 1e12 / (peak * len(devices)):.1%}"
@@ -91,6 +79,23 @@ def main() -> None:
             remat, f"{tokens:,}", f"{first:.1f}", f"{step:.3g}", f"{tokens / step:,.0f}", f"{rate:.3g}", share
         )
     rich.print(table)
+
+
+def config(*, batch: int, dtype: str, remat: str, seq: int = 1) -> TrainConfig:
+    """Full training from scratch; data and checkpoint are not used."""
+    return TrainConfig(
+        run=Path("unused"),
+        checkpoint=Path("unused"),
+        objective=FlowMatching(),
+        data=DataConfig(path=Path("unused")),
+        steps=1,
+        batch_size=batch,
+        from_scratch=True,
+        dtype=dtype,
+        remat=remat,
+        optimizer=OptimizerConfig(learning_rate=1e-5),
+        devices=DevicesConfig(seq=seq, sharding="full"),
+    )
 
 
 def time_step(cfg: TrainConfig, setting: Setting, grid: str, repeats: int) -> tuple[int, float, float, float]:
