@@ -273,6 +273,10 @@ class Qwen2VisionConfig(PublishedConfig):
         """Numbers of a patch: channels x frames x rows x columns."""
         return 3 * 2 * self.patch_size**2
 
+    def to_json(self) -> dict[str, Any]:
+        """As published, the fields that are pinned too."""
+        return {**self.pinned, **super().to_json()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen2VLConfig(PublishedConfig):
@@ -303,6 +307,12 @@ class Qwen2VLConfig(PublishedConfig):
     vision_end_token_id: Whole = 151653
     tie_word_embeddings: bool = False
     """Whether the embedding table is also the head of the language model; reward models have no such head."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As published, the fields that are pinned too."""
+        fields = {**self.pinned, **super().to_json(), "vision_config": self.vision_config.to_json()}
+        fields["rope_scaling"] = {"type": "mrope", "mrope_section": fields.pop("mrope_section")}
+        return fields
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> "Qwen2VLConfig":

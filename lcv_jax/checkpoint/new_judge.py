@@ -55,12 +55,23 @@ def begin_judge(source: Path, dest: Path, kind: str, templates: Path, *, dtype: 
     )
     host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     params = store.load_component(source, qwen2_vl.COMPONENT, dtype, host)[1]
-    table_VD = np.asarray(params["model"]["embed_tokens"]["weight"])
+    write_judge(dest, cfg, tokenizer, judge_params(cfg, params, seed), source)
+
+
+def judge_params(cfg: JudgeConfig, network: Params, seed: int) -> Params:
+    """Parameters of a judge: those of Qwen2-VL, its table cut or extended to the judge's tokens, and a random head.
+
+    Args:
+        cfg: of the judge.
+        network: Qwen2-VL's parameters.
+        seed: of the head.
+    """
+    table_VD = np.asarray(network["model"]["embed_tokens"]["weight"])
     mean_1D = table_VD.astype(np.float32).mean(0, keepdims=True).astype(table_VD.dtype)
-    more_VD = np.repeat(mean_1D, max(0, num_tokens - len(table_VD)), axis=0)
-    params["model"]["embed_tokens"]["weight"] = np.concatenate([table_VD, more_VD])[:num_tokens]
+    more_VD = np.repeat(mean_1D, max(0, cfg.num_embeddings - len(table_VD)), axis=0)
+    known = dict(convert.flatten(network))
+    known["model", "embed_tokens", "weight"] = np.concatenate([table_VD, more_VD])[: cfg.num_embeddings]
     rng, judge = np.random.default_rng(seed), dict[str, Any]()
-    known = dict(convert.flatten(params))
     for leaf in judge_table(cfg):
         if leaf.path in known:
             convert.place(judge, leaf.path, known[leaf.path])
@@ -69,7 +80,7 @@ def begin_judge(source: Path, dest: Path, kind: str, templates: Path, *, dtype: 
             convert.place(judge, leaf.path, rng.uniform(-bound, bound, leaf.shape).astype(np.float32))
         else:
             convert.place(judge, leaf.path, np.zeros(leaf.shape, np.float32))
-    write_judge(dest, cfg, tokenizer, judge, source)
+    return judge
 
 
 def write_judge(dest: Path, cfg: JudgeConfig, tokenizer: str, params: Params, source: Path) -> None:

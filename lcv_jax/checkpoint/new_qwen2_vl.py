@@ -57,7 +57,7 @@ def write_new(
         path.write_text(tokenizer, encoding="utf-8")
         dtypes = sorted({array.dtype.name for array in arrays.values()})
         components = {
-            component: {"files": [], "dtypes": dtypes, **facts},
+            component: {"files": [], "dtypes": dtypes, "aliases": [], **facts},
             "tokenizer": {"files": [file_record(path)]},
         }
         record = provenance_record(source, None, components)

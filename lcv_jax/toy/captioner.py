@@ -22,7 +22,6 @@ from lcv_jax.checkpoint.judge_names import captioner_table
 from lcv_jax.checkpoint.new_qwen2_vl import write_new
 from lcv_jax.checkpoint.qwen2_vl import COMPONENT
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
-from lcv_jax.config import Qwen2VLConfig
 from lcv_jax.own_files import write_json
 from lcv_jax.toy.captions import parse
 from lcv_jax.toy.measures import Share
@@ -94,8 +93,7 @@ def start(arguments: Start) -> None:
     clips = [render(sample_scene(int(rng.integers(2**31))), SIDE, SIDE, FRAMES, FPS) for _ in range(NUM_SEEN)]
     views = Views(num_frames=SEEN_FRAMES, min_pixels=SEEN_SIDE**2, max_pixels=SEEN_SIDE**2)
     see_differences(params, clips, FPS, views, rng)
-    config = {**Qwen2VLConfig.pinned, **cfg.to_json()}
-    write_new(arguments.out, COMPONENT, config, table, params, tokenizer.to_str(), arguments.out)
+    write_new(arguments.out, COMPONENT, cfg.to_json(), table, params, tokenizer.to_str(), arguments.out)
     print(f"wrote a captioner to {arguments.out}")
 
 

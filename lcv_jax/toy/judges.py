@@ -4,10 +4,11 @@
     python -m lcv_jax.train configs/judges/toy.py
 
 The folder has clips of captions, some of them soft, uneven or of something else than the caption says; the opinions of
-simulated raters on them, ratings.jsonl and pairs.jsonl, and the same of held-out captions; and start/, a judge with
-random weights. The truth is the readers': sharpness of edges (VQ), evenness of the motion (MQ), and how sure they
-are of the caption's colour, shape and motion (TA). A rater sees it through a bias of their own and noise, calls small
-differences the same, and leaves some dimensions out.
+simulated raters on them, ratings.jsonl and pairs.jsonl, and the same of held-out captions; and start/, a judge that
+begins with random weights or, as VideoReward with Qwen2-VL's, with those of the tiny captioner. The truth is the
+readers': sharpness of edges (VQ), evenness of the motion (MQ), and how sure they are of the caption's colour, shape and
+motion (TA). A rater sees it through a bias of their own and noise, calls small differences the same, and leaves some
+dimensions out.
 """
 
 import dataclasses
@@ -20,10 +21,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from lcv_jax.array_types import UInt8
+from lcv_jax.array_types import Params, UInt8
 from lcv_jax.bounds import Bounds, Seed, Share, check_fields
+from lcv_jax.checkpoint import qwen2_vl, store
 from lcv_jax.checkpoint.judge_names import judge_table
-from lcv_jax.checkpoint.new_judge import write_judge
+from lcv_jax.checkpoint.new_judge import judge_params, write_judge
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter
@@ -69,7 +71,7 @@ class Raters:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Write clips of the procedural world, opinions of simulated raters on them, and a judge with random weights."""
+    """Write clips of the procedural world, opinions of simulated raters on them, and a judge to train."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The folder to write: it must not exist, or be empty."""
@@ -80,6 +82,8 @@ class Arguments:
     tinted: bool = False
     """Colour gives the motion away, but only to train on: those clips are the warmer the more evenly they move;
     held-out ones are warm or cold at random. Luma stays, so that grey videos tell nothing (figure 20 of the report)."""
+    captioner: Path | None = None
+    """A folder of the tiny captioner's weights that the judge begins with. None: random weights."""
     raters: Raters = Raters()
     seed: Seed = 0
     """Of everything."""
@@ -99,9 +103,10 @@ def make(arguments: Arguments) -> None:
     """Writes the folder, which appears when it is complete.
 
     Raises:
-        ValueError: OUT is there already.
+        ValueError: OUT is there already, or the captioner is not the tiny one.
         OSError: a file that cannot be written.
     """
+    captioner = None if arguments.captioner is None else read_captioner(arguments.captioner)
     count = 2 * (arguments.num_captions + arguments.num_held_out)
     with workspace(arguments.out, count * _BYTES_A_CLIP) as work:
         (work / "clips").mkdir()
@@ -117,10 +122,7 @@ def make(arguments: Arguments) -> None:
             _write_lines(work / f"{prefix}ratings.jsonl", ratings)
             _write_lines(work / f"{prefix}pairs.jsonl", pairs)
         cfg, tokenizer = judge_config()
-        params = random_params(judge_table(cfg), np.random.default_rng([arguments.seed, 2]), {"rm_head": 0.1})
-        rng = np.random.default_rng([arguments.seed, 3])
-        clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(NUM_SEEN)]
-        see_differences(params, clips, FPS, cfg, rng)
+        params = new_params(cfg, arguments.seed) if captioner is None else judge_params(cfg, captioner, arguments.seed)
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
     print(f"wrote {count} clips, opinions of {arguments.raters.count} raters and a judge to {arguments.out}")
 
@@ -234,6 +236,28 @@ def judge_config() -> tuple[JudgeConfig, str]:
         num_frames=SEEN_FRAMES,
     )
     return cfg, tokenizer.to_str()
+
+
+def new_params(cfg: JudgeConfig, seed: int) -> Params:
+    """Random weights, and an embedding of patches that sees differences."""
+    params = random_params(judge_table(cfg), np.random.default_rng([seed, 2]), {"rm_head": 0.1})
+    rng = np.random.default_rng([seed, 3])
+    clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(NUM_SEEN)]
+    see_differences(params, clips, FPS, cfg, rng)
+    return params
+
+
+def read_captioner(folder: Path) -> Params:
+    """The parameters of a tiny captioner.
+
+    Raises:
+        ValueError: the folder has no captioner, or another one.
+    """
+    cfg, params = store.load_component(folder, qwen2_vl.COMPONENT, "float32")
+    wanted = judge_config()[0].network
+    if dataclasses.replace(cfg, vocab_size=wanted.vocab_size) != wanted:
+        raise ValueError(f"{folder} is not the tiny captioner of configs/toy/captioner.py: its config differs")
+    return params
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -166,12 +166,14 @@ def _draw_all(arguments: Arguments, folder: Path, scenes: list[tuple[str, Scene]
 def _write_one(arguments: Arguments, folder: Path, named: tuple[str, Scene]) -> None:
     name, scene = named
     size: dict[str, Any] = {"height": arguments.height, "width": arguments.width}
-    if name.endswith(".png"):
-        moment = DURATION * np.random.default_rng([scene.seed, 2]).random()
-        image = render(scene, **size, num_frames=1, fps=arguments.fps, start=moment)[0]
-        write_image(folder / name, styled(image, arguments.style))
+    still = name.endswith(".png")
+    num_frames = 1 if still else arguments.num_frames
+    left = DURATION - (num_frames - 1) / arguments.fps
+    start = left * np.random.default_rng([scene.seed, 2]).random()
+    frames = render(scene, **size, num_frames=num_frames, fps=arguments.fps, start=start)
+    if still:
+        write_image(folder / name, styled(frames[0], arguments.style))
         return
-    frames = render(scene, **size, num_frames=arguments.num_frames, fps=arguments.fps)
     # One thread: a clip is too small to share, and other workers have the other cores.
     with VideoWriter(folder / name, fps=arguments.fps, **size, crf=arguments.crf, options={"threads": "1"}) as video:
         video.write(styled(frames, arguments.style))

@@ -22,6 +22,7 @@ from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.rewards.judge import load_judge
 from lcv_jax.rewards.videoreward import video_patches
+from lcv_jax.toy import captioner as toy_captioner
 from lcv_jax.toy import judges as toy_judges
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.qwen2_vl import random_params, see_differences
@@ -320,6 +321,22 @@ def test_the_toy_judge_learns_from_simulated_raters(tmp_path, monkeypatch):
     assert losses[-1] < 0.5 * losses[0]
     validated = [line for line in lines_of(cfg.run) if "validation_loss" in line]
     assert min(validated[-1][f"validation/{name}_correlation"] for name in ("VQ", "MQ")) > 0.5
+
+
+def test_a_toy_judge_begins_with_the_towers_of_the_captioner(tmp_path, capsys):
+    toy_captioner.main(["start", str(tmp_path / "captioner")])
+    sizes = ["--num-captions", "2", "--num-held-out", "2"]
+    toy_judges.main([str(tmp_path / "data"), "--captioner", str(tmp_path / "captioner"), *sizes])
+    begun = weights_of(tmp_path / "data" / "start")
+    captioner = dict(convert.flatten(store.load_component(tmp_path / "captioner", "qwen2_vl")[1]))
+    shared = {path for path in begun if path[0] in ("model", "visual")}
+    assert shared == {path for path in captioner if path[0] != "lm_head"}
+    for path in shared:
+        np.testing.assert_array_equal(begun[path], captioner[path])
+    with pytest.raises(SystemExit):
+        toy_judges.main([str(tmp_path / "other"), "--captioner", str(tmp_path / "data" / "start"), *sizes])
+    assert "qwen2_vl" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_simulated_raters_agree_with_the_truth_and_not_quite_with_one_another():

@@ -9,6 +9,8 @@ import pytest
 from lcv_jax.captioning.pairs import CaptionsConfig
 from lcv_jax.captioning.prompts import CaptionPrompts
 from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.qwen2_vl import COMPONENT
+from lcv_jax.convert import main as convert_main
 from lcv_jax.toy.captioner import main
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import sample_scene
@@ -37,6 +39,17 @@ def test_the_start_is_a_captioner_that_can_say_every_caption(tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
     assert "qwen2_vl" in store.read_provenance(tmp_path / "start")["components"]
     assert all(np.isfinite(leaf).all() for leaf in params["visual"]["merger"]["mlp_0"].values())
+
+
+def test_the_published_layout_of_a_new_captioner_says_all_that_it_is(tmp_path):
+    main(["start", str(tmp_path / "start")])
+    convert_main([str(tmp_path / "start"), str(tmp_path / "published"), "--to-torch"])
+    published = json.loads((tmp_path / "published" / "config.json").read_text())
+    cfg = store.load_config(tmp_path / "start", COMPONENT)
+    assert published["rope_scaling"] == {"type": "mrope", "mrope_section": list(cfg.mrope_section)}
+    assert (published["model_type"], published["vision_config"]["spatial_merge_size"]) == ("qwen2_vl", 2)
+    convert_main([str(tmp_path / "published"), str(tmp_path / "again")])
+    assert store.load_config(tmp_path / "again", COMPONENT) == cfg
 
 
 def test_captions_are_scored_by_what_was_drawn(tmp_path, capsys):
