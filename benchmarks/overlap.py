@@ -85,17 +85,17 @@ def watching(groups: Sequence[int] = GROUPS) -> Iterator[list[list[Overlap]]]:
     def watched(q_BINK: jax.Array, k_BJNK: jax.Array, **options: object) -> Selection:
         selection, num_keys = select(q_BINK, k_BJNK, **options), k_BJNK.shape[1]
 
-        def note(*lists: np.ndarray) -> None:
+        def note(*lists: np.ndarray) -> Selection:
             found.append([overlap_of(Selection(*lists), group, num_keys) for group in groups])
+            return Selection(*lists)
 
-        jax.debug.callback(note, *selection)
-        return selection
+        # Not jax.debug.callback: its effect is more than Flax's scan over layers takes in JAX 0.12.
+        return jax.pure_callback(note, jax.eval_shape(lambda: selection), *selection)
 
     jax.clear_caches()  # programs that were traced before are not watched
     try:
         with mock.patch.object(attention, "select_blocks", watched):
             yield found
-            jax.effects_barrier()
     finally:
         jax.clear_caches()
 

@@ -83,7 +83,7 @@ def run_here(stage: Stage, run: Run) -> None:
     write(path, record)
     try:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its inner workings through it
-        from benchmarks.facts import facts  # this imports JAX, which the parent does without
+        from benchmarks.facts import facts, reason  # this imports JAX, which the parent does without
 
         record |= facts(run.command)
         for row in importlib.import_module(f"{run.package}.{stage.module}").rows(run.toy, **stage.options):
@@ -91,8 +91,8 @@ def run_here(stage: Stage, run: Run) -> None:
             record["seconds"] = time.monotonic() - start
             write(path, record)
         record["status"] = "done"
-    except Exception:
-        record |= {"status": "failed", "error": traceback.format_exc(limit=-4)}
+    except Exception as error:
+        record |= {"status": "failed", "error": reason(error), "traceback": traceback.format_exc(limit=-4)}
     record["seconds"] = time.monotonic() - start
     write(path, record)
 
@@ -101,7 +101,7 @@ def faults_of(record: Mapping[str, Any]) -> list[str]:
     """What went wrong in a stage, a line each."""
     faults = [row["error"] for row in record["rows"] if row.get("error")]
     if record["error"]:
-        faults.append(record["error"].strip().splitlines()[-1])
+        faults.append(record["error"])
     return faults
 
 
