@@ -30,7 +30,7 @@ ARCHITECTURE = "sm_90a"
 
 COLUMNS = (
     *("kernel", "tokens", "blocks", "tiles", "warps", "stages"),
-    *("registers", "spills", "shared memory", "products", "programs"),
+    *("registers", "spills", "shared memory", "products", "loop", "waits", "programs"),
 )
 
 PTXAS_PACKAGES = ("cuda_nvcc", "cu13")
@@ -39,9 +39,24 @@ PTXAS_PACKAGES = ("cuda_nvcc", "cu13")
 WITHOUT_PRODUCTS = ("select_blocks",)
 """Kernels that multiply no matrices: of them alone no tensor cores are asked."""
 
+PRODUCT = re.compile(r"^\s*(wgmma\.mma_async|mma)\.\S*sync", re.MULTILINE)
 THREADS_PER_WARP, REGISTERS_AT_ONCE, RESERVED_SHARED_MEMORY, MAX_PROGRAMS = 32, 256, 1024, 32
 """Of compute capability 9.0: registers are given a warp at a time in pieces, a program takes 1 KiB more shared memory
 than it asks for, and a multiprocessor runs 32 programs at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """What the assembler and the PTX of a kernel say."""
+
+    registers: int
+    spills: int
+    products: str
+    """wgmma, mma (the tensor cores as before Hopper), both or none."""
+    loop: int
+    """PTX instructions of a step of the main loop, 0 where it multiplies no matrices."""
+    waits: str
+    """How many groups of loads may be under way where a step waits for its own; empty where it waits for none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +74,8 @@ class Resources:
     shared_memory: int
     spills: int
     products: str
-    """wgmma, mma (the tensor cores as before Hopper), both or none."""
+    loop: int
+    waits: str
     programs: int
     """That fit a multiprocessor together."""
     limit: str
@@ -109,8 +125,28 @@ def ptxas() -> Path:
     raise OSError('no ptxas here: pip install "lcv_jax[gpu-compile]"')
 
 
-def assembled(ptx_files: list[Path]) -> dict[str, tuple[int, int, str]]:
-    """Of every kernel in the files its registers, spilled bytes and products."""
+def main_loop(body: str) -> list[str]:
+    """The instructions of the loop of a kernel's PTX that multiplies matrices, a line each; empty if none does."""
+    lines = body.splitlines()
+    labels = {line.split(":")[0]: number for number, line in enumerate(lines) if re.match(r"\$\w+:", line)}
+    loops = []
+    for number, line in enumerate(lines):
+        back = re.search(r"\bbra(?:\.uni)?\s+(\$\w+);", line)
+        if back and labels.get(back.group(1), number) < number:
+            loop = lines[labels[back.group(1)] + 1 : number + 1]
+            loops.append([one for one in loop if re.match(r"\s+(@!?%p\d+\s+)?[a-z]", one)])
+    with_products = [loop for loop in loops if any(PRODUCT.search(line) for line in loop)]
+    return min(with_products, key=len, default=[])
+
+
+def waits_of(loop: list[str]) -> str:
+    """How many groups of loads may be under way at each wait of a loop for some of them."""
+    found = re.findall(r"cp\.async\.wait_group\s+(\d+);", "\n".join(loop))
+    return ", ".join(dict.fromkeys(found))
+
+
+def assembled(ptx_files: list[Path]) -> dict[str, Assembled]:
+    """Of every kernel in the files what it takes."""
     found = {}
     for path in ptx_files:
         text = path.read_text()
@@ -127,7 +163,8 @@ def assembled(ptx_files: list[Path]) -> dict[str, tuple[int, int, str]]:
             kinds = [
                 kind for kind in ("wgmma", "mma") if re.search(rf"^\s*{kind}\.\S*sync", bodies[name], re.MULTILINE)
             ]
-            found[name] = registers, spills, " and ".join(kinds) or "none"
+            loop = main_loop(bodies[name])
+            found[name] = Assembled(registers, spills, " and ".join(kinds) or "none", len(loop), waits_of(loop))
     return found
 
 
@@ -152,8 +189,8 @@ def read_case(folder: Path, case: dict, gpu: gpus.GPU) -> list[Resources]:
     for kernel, shared_memory in sorted(set(launches)):
         if kernel not in pallas:
             continue
-        (num_stages, num_warps), (registers, spills, products) = pallas[kernel], reports[kernel]
-        programs, limit = programs_per_core(gpu, num_warps, registers, int(shared_memory))
+        (num_stages, num_warps), report = pallas[kernel], reports[kernel]
+        programs, limit = programs_per_core(gpu, num_warps, report.registers, int(shared_memory))
         rows.append(
             Resources(
                 kernel=kernel,
@@ -162,10 +199,8 @@ def read_case(folder: Path, case: dict, gpu: gpus.GPU) -> list[Resources]:
                 tiles=case["tiles"].get(kernel.rsplit("_", 1)[-1], ""),
                 num_warps=num_warps,
                 num_stages=num_stages,
-                registers=registers,
+                **dataclasses.asdict(report),
                 shared_memory=int(shared_memory),
-                spills=spills,
-                products=products,
                 programs=programs,
                 limit=limit,
             )
@@ -208,7 +243,8 @@ def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
         f"`python -m benchmarks.kernel_resources`: JAX {importlib.metadata.version('jax')}, ptxas {version}; bfloat16, "
         "32 heads of 128.",
         "Registers are a thread's, shared memory and spills a program's in bytes, programs those that fit a "
-        "multiprocessor at once and what keeps one more away.",
+        "multiprocessor at once and what keeps one more away. The loop is PTX instructions of a thread for a pair of "
+        "tiles, waits the groups of loads that may be under way where a step waits for its own.",
     ]
     for rows in dict.fromkeys(map(tuple, rows_by_gpu.values())):
         lines += [
@@ -221,7 +257,7 @@ def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
         lines += [
             f"| {row.kernel} | {row.num_tokens:,} | {row.blocks} | {row.tiles} | {row.num_warps} | {row.num_stages} "
             f"| {row.registers} | {row.spills} | {row.shared_memory:,} | {row.products} "
-            f"| {row.programs} ({row.limit}) |"
+            f"| {row.loop or ''} | {row.waits} | {row.programs} ({row.limit}) |"
             for row in rows
         ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from jax.experimental.pallas import triton as plt
 
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
+from lcv_jax.kernels.arithmetic import exp2_scaled
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.block_transpose import transpose_selection
 from lcv_jax.kernels.platform import has_large_shared_memory
@@ -25,7 +26,21 @@ from lcv_jax.kernels.tiling import Tiling
 
 
 def _dq_kernel(
-    lists, q_ref, k_ref, v_ref, key_mask_ref, do_ref, lse_ref, delta_ref, dq_ref, *, block_q, block_k, width, tiles
+    lists,
+    q_ref,
+    k_ref,
+    v_ref,
+    key_mask_ref,
+    do_ref,
+    lse_ref,
+    delta_ref,
+    dq_ref,
+    *,
+    block_q,
+    block_k,
+    width,
+    tiles,
+    fast,
 ):
     query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
     q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
@@ -34,23 +49,26 @@ def _dq_kernel(
     lse_X, delta_X = tiling.load_row(lse_ref, q_rows, q_valid), tiling.load_row(delta_ref, q_rows, q_valid)
     to_base_2 = tiling.LOG2_E / math.sqrt(width)
 
-    def attend(step, dq_XK):
-        position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
-        key_block = 0 if lists is None else lists[0][query_block, position]
+    def attend(key_block, key_start, dq_XK):
         k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
         k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
         v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
         if key_mask_ref is not None:
             k_valid = tiling.load_row(key_mask_ref, k_rows, k_valid)
-        weights_XY = jnp.exp2(tiling.product(q_XK, k_YK, transpose=True) * to_base_2 - lse_X[:, None])
+        scores_XY = tiling.product(q_XK, k_YK, transpose=True)
+        weights_XY = exp2_scaled(scores_XY, to_base_2, lse_X[:, None], fast=fast)
         if k_valid is not None:
             weights_XY = jnp.where(k_valid[None, :], weights_XY, 0.0)
         dlogits_XY = weights_XY * (tiling.product(do_XK, v_YK, transpose=True) - delta_X[:, None])
         return dq_XK + tiling.product(dlogits_XY.astype(k_YK.dtype), k_YK)
 
-    num_blocks = 1 if lists is None else lists[1][query_block]
-    steps = num_blocks * pl.cdiv(block_k, tiles.tile_k)
-    dq_XK = jax.lax.fori_loop(0, steps, attend, jnp.zeros(q_XK.shape, jnp.float32))
+    nothing = jnp.zeros(q_XK.shape, jnp.float32)
+    walk = functools.partial(tiling.walk, attend, nothing, block=block_k, tile=tiles.tile_k)
+    if lists is None:
+        dq_XK = walk(1)
+    else:
+        indices, counts = lists
+        dq_XK = walk(counts[query_block], read=lambda place: indices[query_block, place], most=indices.shape[1] - 1)
     tiling.store_tile(dq_ref, q_rows, dq_XK / math.sqrt(width), q_valid, width)
 
 
@@ -70,32 +88,40 @@ def _dkdv_kernel(
     block_k,
     width,
     tiles,
+    fast,
 ):
     key_block, key_start = tiling.block_and_tile(pl.program_id(0), block_k, tiles.tile_k)
     k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
     k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
     v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
     to_base_2 = tiling.LOG2_E / math.sqrt(width)
-    first = 0 if lists is None else lists[1][key_block]
 
-    def attend(step, state):
+    def attend(query_block, query_start, state):
         dk_YK, dv_YK = state
-        position, query_start = tiling.block_and_tile(step, block_q, tiles.tile_q)
-        query_block = 0 if lists is None else lists[0][first + position]
         q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
         q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
         do_XK = tiling.load_tile(do_ref, q_rows, q_valid, width)
         lse_X, delta_X = tiling.load_row(lse_ref, q_rows, q_valid), tiling.load_row(delta_ref, q_rows, q_valid)
-        weights_YX = jnp.exp2(tiling.product(k_YK, q_XK, transpose=True) * to_base_2 - lse_X[None, :])
+        scores_YX = tiling.product(k_YK, q_XK, transpose=True)
+        weights_YX = exp2_scaled(scores_YX, to_base_2, lse_X[None, :], fast=fast)
         if q_valid is not None:
             weights_YX = jnp.where(q_valid[None, :], weights_YX, 0.0)
         dv_YK = dv_YK + tiling.product(weights_YX.astype(do_XK.dtype), do_XK)
         dlogits_YX = weights_YX * (tiling.product(v_YK, do_XK, transpose=True) - delta_X[None, :])
         return dk_YK + tiling.product(dlogits_YX.astype(q_XK.dtype), q_XK), dv_YK
 
-    num_blocks = 1 if lists is None else lists[1][key_block + 1] - first
     nothing = jnp.zeros(k_YK.shape, jnp.float32)
-    dk_YK, dv_YK = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_q, tiles.tile_q), attend, (nothing, nothing))
+    walk = functools.partial(tiling.walk, attend, (nothing, nothing), block=block_q, tile=tiles.tile_q)
+    if lists is None:
+        dk_YK, dv_YK = walk(1)
+    else:
+        indices, starts = lists
+        first = starts[key_block]
+        dk_YK, dv_YK = walk(
+            starts[key_block + 1] - first,
+            read=lambda place: indices[first + place],
+            most=indices.shape[0] - 1 - first,
+        )
     if key_mask_ref is not None:
         allowed_Y1 = tiling.load_row(key_mask_ref, k_rows, k_valid)[:, None]
         dk_YK, dv_YK = jnp.where(allowed_Y1, dk_YK, 0.0), jnp.where(allowed_Y1, dv_YK, 0.0)
@@ -119,10 +145,13 @@ def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) ->
         return Tiling(own_q, step_k, num_warps=8, num_stages=2), Tiling(step_q, own_k, num_warps=8, num_stages=2)
     most = 128 if has_large_shared_memory() else 64
     own_q, own_k = tiling.own_tile(block_q, most), tiling.own_tile(block_k, most)
-    return (
-        Tiling(own_q, step_k, num_warps=8 if own_q > 64 else 4, num_stages=2),
-        Tiling(step_q, own_k, num_warps=8 if own_k > 64 else 4, num_stages=2),
-    )
+
+    def tiles(own: int, walked: int) -> tuple[int, int]:
+        """The step's tile and the warps: with small steps two programs fit a multiprocessor that load ahead."""
+        return (tiling.step_tile(walked, 64), 8) if own > 64 else (tiling.step_tile(walked, 32), 4)
+
+    (step_k, dq_warps), (step_q, dkdv_warps) = tiles(own_q, block_k), tiles(own_k, block_q)
+    return Tiling(own_q, step_k, dq_warps, num_stages=3), Tiling(step_q, own_k, dkdv_warps, num_stages=3)
 
 
 def backward(
@@ -153,6 +182,7 @@ def backward(
     """
     B, S, N, K = q_BSNK.shape
     M = k_BMNK.shape[1]
+    fast = not interpret and q_BSNK.dtype.itemsize == 2
     dq_tiles, dkdv_tiles = tiles or default_tilings(block_q, block_k, K, q_BSNK.dtype)
     delta_BNS = jnp.einsum("bsnk,bsnk->bns", d_out_BSNK, out_BSNK, preferred_element_type=jnp.float32)
     if d_lse_BNS is not None:
@@ -167,7 +197,7 @@ def backward(
         row, mask = tiling.numbers_of_a_head(rows_q), None if key_mask_BM is None else tiling.keys_of_a_video(rows_k)
         outputs = {"dq": ((q, q_BSNK),), "dkdv": ((k, k_BMNK), (k, v_BMNK))}[name]
         return pl.pallas_call(
-            functools.partial(kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles),
+            functools.partial(kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles, fast=fast),
             name=f"{'dense' if selection is None else 'block_sparse'}_{name}",
             grid=(num_tiles, N, B),
             in_specs=(list_specs, q, k, k, mask, q, row, row),

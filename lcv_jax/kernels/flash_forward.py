@@ -22,40 +22,47 @@ from jax.experimental.pallas import triton as plt
 
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
+from lcv_jax.kernels.arithmetic import exp2, exp2_scaled
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.platform import has_large_shared_memory
 from lcv_jax.kernels.tiling import Tiling
 
 
-def _kernel(lists, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block_q, block_k, width, tiles: Tiling):
+def _kernel(
+    lists, q_ref, k_ref, v_ref, key_mask_ref, out_ref, lse_ref, *, block_q, block_k, width, tiles: Tiling, fast: bool
+):
     query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
     q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
     q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
     to_base_2 = tiling.LOG2_E / math.sqrt(width)
 
-    def attend(step, state):
+    def attend(key_block, key_start, state):
         sum_XK, top_X, total_X = state
-        position, key_start = tiling.block_and_tile(step, block_k, tiles.tile_k)
-        key_block = 0 if lists is None else lists[0][query_block, position]
         k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
         k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
         v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
-        logits_XY = tiling.product(q_XK, k_YK, transpose=True) * to_base_2
+        scores_XY = tiling.product(q_XK, k_YK, transpose=True)
         if key_mask_ref is not None:
             k_valid = tiling.load_row(key_mask_ref, k_rows, k_valid)
         if k_valid is not None:
-            logits_XY = jnp.where(k_valid[None, :], logits_XY, -jnp.inf)
-        new_top_X = jnp.maximum(top_X, jnp.max(logits_XY, axis=1))
+            scores_XY = jnp.where(k_valid[None, :], scores_XY, -jnp.inf)
+        new_top_X = jnp.maximum(top_X, jnp.max(scores_XY, axis=1) * to_base_2)
         # A row that has seen no key yet: -inf - -inf is NaN, -inf - 0 is a weight of zero.
         base_X = jnp.where(new_top_X == -jnp.inf, 0.0, new_top_X)
-        weights_XY = jnp.exp2(logits_XY - base_X[:, None])
-        keep_X = jnp.exp2(top_X - base_X)
+        weights_XY = exp2_scaled(scores_XY, to_base_2, base_X[:, None], fast=fast)
+        keep_X = exp2(top_X - base_X, fast=fast)
         sum_XK = sum_XK * keep_X[:, None] + tiling.product(weights_XY.astype(v_YK.dtype), v_YK)
         return sum_XK, new_top_X, total_X * keep_X + jnp.sum(weights_XY, axis=1)
 
-    num_blocks = 1 if lists is None else lists[1][query_block]
     nothing = (jnp.zeros(q_XK.shape, jnp.float32), jnp.full(tiles.tile_q, -jnp.inf), jnp.zeros(tiles.tile_q))
-    sum_XK, top_X, total_X = jax.lax.fori_loop(0, num_blocks * pl.cdiv(block_k, tiles.tile_k), attend, nothing)
+    walk = functools.partial(tiling.walk, attend, nothing, block=block_k, tile=tiles.tile_k)
+    if lists is None:
+        sum_XK, top_X, total_X = walk(1)
+    else:
+        indices, counts = lists
+        sum_XK, top_X, total_X = walk(
+            counts[query_block], read=lambda place: indices[query_block, place], most=indices.shape[1] - 1
+        )
     total_X = jnp.where(top_X == -jnp.inf, 1.0, total_X)
     tiling.store_tile(out_ref, q_rows, sum_XK / total_X[:, None], q_valid, width)
     plt.store(lse_ref.at[q_rows], (top_X + jnp.log2(total_X)) / tiling.LOG2_E, mask=q_valid)
@@ -72,8 +79,9 @@ def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> 
         step = 64 if has_large_shared_memory() else 32
         return Tiling(tile_q, tiling.step_tile(block_k, step), num_warps=8, num_stages=2)
     if tile_q <= 64:
-        # Registers for four programs a multiprocessor: what one waits for, the others hide.
-        return Tiling(tile_q, tiling.step_tile(block_k, 64 if width <= 64 else 32), num_warps=4, num_stages=3)
+        # Two programs a multiprocessor, each with two tiles under way; with less shared memory smaller ones.
+        step = 64 if width <= 64 or has_large_shared_memory() else 32
+        return Tiling(tile_q, tiling.step_tile(block_k, step), num_warps=4, num_stages=3)
     if has_large_shared_memory():
         return Tiling(tile_q, tiling.step_tile(block_k, 128), num_warps=8, num_stages=3)
     return Tiling(tile_q, tiling.step_tile(block_k, 64), num_warps=8, num_stages=2)
@@ -100,11 +108,12 @@ def forward(
     """
     B, S, N, K = q_BSNK.shape
     tiles = tiles or default_tiling(block_q, block_k, K, q_BSNK.dtype)
+    fast = not interpret and q_BSNK.dtype.itemsize == 2
     num_tiles = S // block_q * pl.cdiv(block_q, tiles.tile_q)
     # A block's last tile may reach past the end, where it is masked.
     rows_q, rows_k = S + -block_q % tiles.tile_q, k_BMNK.shape[1] + -block_k % tiles.tile_k
     return pl.pallas_call(
-        functools.partial(_kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles),
+        functools.partial(_kernel, block_q=block_q, block_k=block_k, width=K, tiles=tiles, fast=fast),
         name="dense_forward" if selection is None else "block_sparse_forward",
         grid=(num_tiles, N, B),
         in_specs=(

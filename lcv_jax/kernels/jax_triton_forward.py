@@ -50,6 +50,8 @@ def forward(
     B, S, N, K = q_BSNK.shape
     num_queries, room = selection.indices_BNIR.shape[2:]
     tile_q, tile_k, num_warps = tiles(block_q, block_k, K, q_BSNK.dtype)
+    # Three stages have two tiles of keys and values under way; where shared memory is small, they do not fit.
+    has_room = num_warps == 4 and (compute_capability or 0) // 10 in (9, 10)
     out_types = (jax.ShapeDtypeStruct(q_BSNK.shape, q_BSNK.dtype), jax.ShapeDtypeStruct((B, N, S), jnp.float32))
     return jax_triton.triton_call(
         q_BSNK,
@@ -61,7 +63,7 @@ def forward(
         name="block_sparse_forward",
         grid=(num_queries * math.ceil(block_q / tile_q), N, B),
         num_warps=num_warps,
-        num_stages=2,
+        num_stages=3 if has_room else 2,
         compute_capability=compute_capability,
         # jax-triton 0.3 calls it out_shape; to 0.4 any name that it does not know is a constant of the kernel.
         **{_name_of_outputs(jax_triton.triton_call): out_types},

@@ -68,8 +68,9 @@ def block_sparse_forward(
     top_X = tl.full([TILE_Q], float("-inf"), tl.float32)
     total_X = tl.full([TILE_Q], 0.0, tl.float32)
 
+    # The next block's index is read a step ahead, so that no tile's address waits for a load of its own step.
+    key_block = tl.load(indices_ptr + list_index * ROOM)
     for step in range(tl.load(counts_ptr + list_index) * TILES_K):
-        key_block = tl.load(indices_ptr + list_index * ROOM + step // TILES_K)
         key_start = step % TILES_K * TILE_K
         tile_offset = k_offset + (key_block.to(tl.int64) * BLOCK_K + key_start) * TOKEN
         valid_Y = key_start + in_tile_Y < BLOCK_K
@@ -88,6 +89,7 @@ def block_sparse_forward(
         sum_XK = tl.dot(weights_XY.to(v_YK.dtype), v_YK, sum_XK * keep_X[:, None], input_precision="ieee")
         total_X = total_X * keep_X + tl.sum(weights_XY, 1)
         top_X = new_top_X
+        key_block = tl.load(indices_ptr + list_index * ROOM + tl.minimum((step + 1) // TILES_K, ROOM - 1))
 
     total_X = tl.where(top_X == float("-inf"), 1.0, total_X)
     out_XK = (sum_XK / total_X[:, None]).to(out_ptr.dtype.element_ty)

@@ -6,6 +6,8 @@ them; a block of another size is covered by tiles whose last rows are masked, a 
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from lcv_jax.kernels.block_select import Selection
 
 LOG2_E = math.log2(math.e)
 """Softmax is taken in base 2: the hardware has exp2."""
+
+State = TypeVar("State")
 
 MIN_TILE = 16
 """Smallest side of a matrix product in Triton."""
@@ -58,6 +62,43 @@ def block_and_tile(index: Array, block: int, tile: int) -> tuple[Array, Array | 
     if tiles == 1:
         return index, 0
     return jax.lax.div(index, tiles), jax.lax.rem(index, tiles) * tile
+
+
+def walk(
+    visit: Callable[[Array | int, Array | int, State], State],
+    state: State,
+    num_blocks: Array | int,
+    block: int,
+    tile: int,
+    read: Callable[[Array], Array] | None = None,
+    most: Array | int = 0,
+) -> State:
+    """Visits the tiles of all blocks of a list, block after block.
+
+    The next block's index is read a step ahead and carried: where the address of a tile waits for a load of its own
+    step, Triton cannot have tiles under way across steps.
+
+    Args:
+        visit: of a block, the first row of a tile in it, and the state, to the state.
+        read: the block at a place of the list; None: there is one block, 0.
+        most: last place that may be read.
+    """
+    tiles = pl.cdiv(block, tile)
+    if read is None:
+
+        def step(index: Array, state: State) -> State:
+            return visit(0, block_and_tile(index, block, tile)[1], state)
+
+        return jax.lax.fori_loop(0, num_blocks * tiles, step, state)
+
+    def step_ahead(index: Array, carried: tuple[State, Array]) -> tuple[State, Array]:
+        state, here = carried
+        state = visit(here, block_and_tile(index, block, tile)[1], state)
+        coming, _ = block_and_tile(index + 1, block, tile)
+        return state, read(jnp.minimum(coming, most))
+
+    first = read(jnp.minimum(0, most))
+    return jax.lax.fori_loop(0, num_blocks * tiles, step_ahead, (state, first))[0]
 
 
 def tokens_of_a_head(x_BSNK: Array, rows: int) -> pl.BlockSpec:

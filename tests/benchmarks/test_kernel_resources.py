@@ -32,7 +32,8 @@ def test_programs_that_fit_a_multiprocessor(num_warps, registers, shared_memory,
 def resources(**changes):
     fields = {
         "kernel": "forward", "num_tokens": 64, "blocks": "64 x 64", "tiles": "64 x 64", "num_warps": 4, "num_stages": 2,
-        "registers": 128, "shared_memory": 0, "spills": 0, "products": "wgmma", "programs": 4, "limit": "registers",
+        "registers": 128, "shared_memory": 0, "spills": 0, "products": "wgmma", "loop": 300, "waits": "2",
+        "programs": 4, "limit": "registers",
     }  # fmt: skip
     return kernel_resources.Resources(**{**fields, **changes})
 
@@ -64,3 +65,32 @@ def test_block_sizes_divide_their_tokens():
     assert len({case.name for case in cases()}) == 7
     for case in cases():
         assert all(case.num_tokens % block == 0 for block in case.blocks or ())
+
+
+PTX = """
+.visible .entry kernel(
+$L__BB0_1:
+	setp.lt.s32 %p1, %r1, 3;
+	@%p1 bra $L__BB0_1;
+$L__BB0_2:                              // in a loop
+	// begin inline asm
+	cp.async.wait_group 2;
+	// end inline asm
+	wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%f1}, 1;
+	@%p2 bra $L__BB0_3;
+	ex2.approx.ftz.f32 %f2, %f3;
+$L__BB0_3:
+	@!%p2 bra.uni $L__BB0_2;
+	cp.async.wait_group 0;
+	ret;
+"""
+
+
+def test_the_main_loop_is_the_one_with_products():
+    loop = kernel_resources.main_loop(PTX)
+    assert [line.split()[0] for line in loop] == [
+        *("cp.async.wait_group", "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16", "@%p2", "ex2.approx.ftz.f32"),
+        "@!%p2",
+    ]
+    assert kernel_resources.waits_of(loop) == "2"
+    assert kernel_resources.main_loop(PTX.replace("wgmma.mma_async", "add")) == []
