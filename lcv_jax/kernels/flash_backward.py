@@ -146,11 +146,11 @@ def default_tilings(block_q: int, block_k: int, width: int, dtype: jnp.dtype) ->
     most = 128 if has_large_shared_memory() else 64
     own_q, own_k = tiling.own_tile(block_q, most), tiling.own_tile(block_k, most)
 
-    def tiles(own: int, walked: int) -> tuple[int, int]:
+    def step(own: int, walked: int) -> tuple[int, int]:
         """The step's tile and the warps: with small steps two programs fit a multiprocessor that load ahead."""
         return (tiling.step_tile(walked, 64), 8) if own > 64 else (tiling.step_tile(walked, 32), 4)
 
-    (step_k, dq_warps), (step_q, dkdv_warps) = tiles(own_q, block_k), tiles(own_k, block_q)
+    (step_k, dq_warps), (step_q, dkdv_warps) = step(own_q, block_k), step(own_k, block_q)
     return Tiling(own_q, step_k, dq_warps, num_stages=3), Tiling(step_q, own_k, dkdv_warps, num_stages=3)
 
 
