@@ -55,6 +55,17 @@ def some_optimizations():
     jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 
 
+@pytest.fixture
+def few_devices(monkeypatch):
+    """Training runs use as many CPU devices as their config says."""
+    from lcv_jax import train
+
+    make_mesh = train.make_mesh
+    monkeypatch.setattr(
+        train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[: abs(data) * fsdp * seq])
+    )
+
+
 @functools.cache
 def read_golden(name: str) -> tuple[dict, dict[str, np.ndarray]]:
     with safe_open(Path(__file__).parent / "golden" / f"{name}.safetensors", framework="numpy") as file:

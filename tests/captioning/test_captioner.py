@@ -34,13 +34,6 @@ FPS = 4.0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("captioner") / "converted"
-    convert([str(PUBLISHED), str(folder), "--dtype", "float32"])
-    return folder
-
-
-@pytest.fixture(scope="module")
 def captioner(folder):
     return load_captioner(folder, dtype="float32", views=VIEWS)
 

@@ -30,18 +30,17 @@ from lcv_jax.objectives.next_token import CaptionerNetworks, NextToken
 from lcv_jax.training.caption_inputs import open_captions
 from lcv_jax.training.captioners import CaptionerModel
 from lcv_jax.training.config import (
-    AdapterConfig,
     CheckpointsConfig,
     DevicesConfig,
-    LoggingConfig,
     OptimizerConfig,
     TrainConfig,
     ValidationConfig,
 )
 from lcv_jax.training.state import Frozen
+from tests.training_runs import adapter_run, lines_of
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-PUBLISHED = GOLDEN / "rewards" / "videoreward" / "Qwen2-VL-2B-Instruct"
+pytestmark = pytest.mark.usefixtures("few_devices")
 VIEWS = Views(min_pixels=4 * 28 * 28, max_pixels=12 * 28 * 28)
 SMALL = Views(min_pixels=28 * 28, max_pixels=2 * 28 * 28, num_frames=2)
 _RNG = np.random.default_rng(0)
@@ -52,22 +51,6 @@ CAPTIONS = (
     "A picture of <|im_end|> letters.",
     "Something moves slowly to the left, then it is gone.",
 )
-
-
-@pytest.fixture(autouse=True)
-def few_devices(monkeypatch):
-    """Runs use as many CPU devices as their config says."""
-    make_mesh = train.make_mesh
-    monkeypatch.setattr(
-        train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[: abs(data) * fsdp * seq])
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("captioner") / "converted"
-    convert_main([str(PUBLISHED), str(folder), "--dtype", "float32"])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -189,29 +172,15 @@ def manifest(tmp_path_factory):
 @pytest.fixture
 def config(folder, manifest, tmp_path):
     def make(**fields):
-        cfg = TrainConfig(
-            run=tmp_path / "run",
-            checkpoint=folder,
-            objective=NextToken(),
-            data=CaptionsConfig(path=manifest, question="What is it?", views=SMALL, held_out=0.3, prefetch=1),
-            steps=4,
-            batch_size=4,
-            dtype="float32",
-            remat="none",
-            adapter=AdapterConfig(name="captioner", rank=2, alpha=4.0),
-            optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=None),
-            checkpoints=CheckpointsConfig(every=2),
-            logging=LoggingConfig(every=1),
-            validation=ValidationConfig(every=2, batches=1),
-            devices=DevicesConfig(data=1),
-        )
-        return dataclasses.replace(cfg, **fields)
+        given = {
+            "run": tmp_path / "run",
+            "checkpoint": folder,
+            "objective": NextToken(),
+            "data": CaptionsConfig(path=manifest, question="What is it?", views=SMALL, held_out=0.3, prefetch=1),
+        }
+        return adapter_run(**(given | fields))
 
     return make
-
-
-def lines_of(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights_of(folder):

@@ -29,27 +29,17 @@ from lcv_jax.toy.qwen2_vl import random_params, see_differences
 from lcv_jax.toy.world import render, sample_scene
 from lcv_jax.train import read_config
 from lcv_jax.training.config import (
-    AdapterConfig,
-    CheckpointsConfig,
     DevicesConfig,
-    LoggingConfig,
     OptimizerConfig,
     SamplesConfig,
     TrainConfig,
     ValidationConfig,
 )
+from tests.training_runs import adapter_run, lines_of
 
+pytestmark = pytest.mark.usefixtures("few_devices")
 ROOM = 2 * 28 * 28
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def few_devices(monkeypatch):
-    """Runs use as many CPU devices as their config says."""
-    make_mesh = train.make_mesh
-    monkeypatch.setattr(
-        train, "make_mesh", lambda data, fsdp, seq: make_mesh(data, fsdp, seq, jax.devices()[: abs(data) * fsdp * seq])
-    )
 
 
 @pytest.fixture(scope="module")
@@ -93,29 +83,16 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def config(small_judge, videos, tmp_path):
     def make(**fields):
-        cfg = TrainConfig(
-            run=tmp_path / "run",
-            checkpoint=small_judge("videoreward"),
-            objective=PairPreference(),
-            data=PreferencesConfig(path=videos / "pairs.jsonl", dimensions=("MQ",), held_out=0.3, prefetch=1),
-            steps=4,
-            batch_size=4,
-            dtype="float32",
-            remat="none",
-            adapter=AdapterConfig(name="judge", rank=2, alpha=4.0),
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=None, weight_decay=0.5),
-            checkpoints=CheckpointsConfig(every=2),
-            logging=LoggingConfig(every=1),
-            validation=ValidationConfig(every=2, batches=1),
-            devices=DevicesConfig(data=1),
-        )
-        return dataclasses.replace(cfg, **fields)
+        given = {
+            "run": tmp_path / "run",
+            "checkpoint": small_judge("videoreward"),
+            "objective": PairPreference(),
+            "data": PreferencesConfig(path=videos / "pairs.jsonl", dimensions=("MQ",), held_out=0.3, prefetch=1),
+            "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=None, weight_decay=0.5),
+        }
+        return adapter_run(**(given | fields))
 
     return make
-
-
-def lines_of(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights_of(folder):

@@ -22,6 +22,7 @@ from lcv_jax.training.config import (
     TrainConfig,
 )
 from lcv_jax.training.rollout_config import RolloutConfig
+from tests import training_runs
 
 HACKABLE = RewardSource(factory="lcv_jax.toy.rewards:hackable_sharpness", weights=(("hackable_sharpness", 1.0),))
 MODULES = (
@@ -133,11 +134,7 @@ def grpo_config(tiny_checkpoint, tmp_path):
 @pytest.fixture
 def lines_of():
     """lines_of(run): what its metrics.jsonl says."""
-
-    def read(run: Path) -> list[dict]:
-        return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-    return read
+    return training_runs.lines_of
 
 
 @pytest.fixture
