@@ -10,14 +10,15 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.__main__ import RESULTS
 
 BEGIN, END = "<!-- table 2: begin -->", "<!-- table 2: end -->"
-COLUMNS = ("setting", "steps", "the report, one H800", "here", "", "peak memory", "planned")
+COLUMNS = ("setting", "steps", "the report, one H800", "all", "transformer alone", "", "peak memory", "planned")
+VERSIONS = ("python", "jax", "jaxlib", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 DENSE_93, DENSE_189 = "480p -> 720p x 93", "480p -> 720p x 189"
 
 
@@ -63,6 +64,8 @@ class Total:
 
     seconds: float | None
     """None: parts are missing."""
+    in_steps: float | None
+    """Seconds of these in sampling loops."""
     missing: tuple[str, ...]
     measured: bool
     """No step was multiplied."""
@@ -90,22 +93,29 @@ def total(setting: Setting, results: Mapping[str, Mapping[str, Any]]) -> Total:
         if record["stage"] not in WHOLE.values():
             for row in record["rows"]:
                 by_part.setdefault(row.get("part", ""), []).append(row)
-    seconds, missing, measured, rows = 0.0, [], True, []
+    loops, taken, rows, measured = dict(setting.steps), {}, [], True
     for name, times in setting.parts():
         whole = _seconds(results.get(WHOLE.get((name, times), ""), {"rows": []})["rows"])
         one = _seconds(found := by_part.get(name, []))
         rows += found
-        if whole is None and one is None:
-            missing.append(name)
-        elif whole is not None:
-            seconds += whole
-        else:
-            seconds += times * one
-            measured &= name not in dict(setting.steps)
+        taken[name] = whole if whole is not None else None if one is None else times * one
+        measured &= whole is not None or name not in loops
+    missing = tuple(name for name, seconds in taken.items() if seconds is None)
     peaks, planned = ([row[key] for row in rows if row.get(key)] for key in ("peak_bytes", "planned_bytes"))
     return Total(
-        None if missing else seconds, tuple(missing), measured, max(peaks, default=None), max(planned, default=None)
+        seconds=_sum(taken.values()),
+        in_steps=_sum(taken[name] for name in loops),
+        missing=missing,
+        measured=measured,
+        peak_bytes=max(peaks, default=None),
+        planned_bytes=max(planned, default=None),
     )
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """None where one is missing."""
+    seconds = list(seconds)
+    return None if None in seconds else sum(seconds)
 
 
 def _seconds(rows: list[Mapping[str, Any]]) -> float | None:
@@ -120,7 +130,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = ["Unmeasured: there are no results of a GPU in `benchmarks/results/gpu`; `make gpu` makes them."]
     if results:
         first = min(results.values(), key=lambda record: record["date"])
-        versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if name in VERSIONS)
         lines = [f"{first['device']}, {first['date'][:10]}, {versions}; `{first['command']}`."]
         lines.append(
             "Peak memory is the most of any part that the process held, planned what XLA assigns to that part."
@@ -129,18 +139,21 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     absent: dict[str, tuple[str, ...]] = {}
     for setting in SETTINGS:
         found = total(setting, results)
-        here, how = "unmeasured", ""
-        if found.seconds is not None:
-            here, how = f"{found.seconds:.1f} s", "measured" if found.measured else "extrapolated from a step"
-        elif results:
+        how = "" if found.in_steps is None else "measured" if found.measured else "extrapolated from a step"
+        if results and found.missing:
             absent[setting.name] = found.missing
         steps = " / ".join(str(number) for _, number in setting.steps)
         memory = (_gigabytes(found.peak_bytes), _gigabytes(found.planned_bytes))
-        cells = (setting.name, steps, f"{setting.published:,.1f} s", here, how, *memory)
+        times = (_seconds_of(found.seconds), _seconds_of(found.in_steps))
+        cells = (setting.name, steps, f"{setting.published:,.1f} s", *times, how, *memory)
         lines.append(f"| {' | '.join(cells)} |")
     if absent:
         lines += ["", *(f"- {name}: without {', '.join(parts)}" for name, parts in absent.items())]
     return "\n".join(lines)
+
+
+def _seconds_of(seconds: float | None) -> str:
+    return "unmeasured" if seconds is None else f"{seconds:,.1f} s"
 
 
 def _gigabytes(size: int | None) -> str:

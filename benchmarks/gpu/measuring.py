@@ -71,12 +71,10 @@ def timed(call: Callable[[], PyTree]) -> tuple[PyTree, dict[str, Any]]:
     raise AssertionError
 
 
-def measure(program: Program, steps: int = 1, arguments: tuple[Any, ...] | None = None) -> dict[str, Any]:
+def measure(compiled: Compiled) -> dict[str, Any]:
     """A row of results: seconds of a call, memory planned and taken."""
-    compiled = compile_here(with_steps(program, steps), arguments)
     _, row = timed(compiled.call)
     return {
-        "steps": steps,
         **row,
         "compile_seconds": compiled.compile_seconds,
         "planned_bytes": compiled.planned_bytes,

@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+LEAST_SECONDS = 5.0
+"""With less time left nothing is begun."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -26,7 +29,7 @@ class Stage:
     module: str
     """Of the run's package, with a function `rows(toy, **options)`."""
     seconds: float
-    """Its share of the time; what earlier stages leave is added."""
+    """It may take at the most."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -50,16 +53,17 @@ def run_stages(stages: Sequence[Stage], run: Run) -> list[str]:
     context = multiprocessing.get_context("forkserver")
     modules = dict.fromkeys(f"{run.package}.{stage.module}" for stage in stages)
     context.set_forkserver_preload(["benchmarks.facts", *modules])
-    begin, planned = time.monotonic(), sum(stage.seconds for stage in stages)
-    scale, problems = min(1.0, run.limit / planned), []
-    for number, stage in enumerate(stages):
-        left = run.limit - (time.monotonic() - begin)
-        seconds = left - scale * sum(later.seconds for later in stages[number + 1 :])
-        path = run.folder / f"{stage.name}.json"
+    begin, problems = time.monotonic(), []
+    for stage in stages:
         start = time.monotonic()
+        seconds = min(stage.seconds, run.limit - (start - begin))
+        if seconds < LEAST_SECONDS:
+            print(f"{stage.name}: not run, no time is left; --only {stage.name} runs it", flush=True)
+            continue
+        path = run.folder / f"{stage.name}.json"
         process = context.Process(target=run_here, args=(stage, run))
         process.start()
-        process.join(max(seconds, 1.0))
+        process.join(seconds)
         if process.is_alive():
             process.kill()
             process.join()

@@ -60,6 +60,8 @@ def test_a_stage_that_dies_or_takes_too_long_leaves_its_rows_and_the_next_one_ru
     run = Run(folder=tmp_path, toy=True, command="a test", limit=100, package="stages_of_a_test")
     problems = run_stages([Stage(how, "odd", 25, {"how": how}) for how in ("raise", "die", "row", "end")], run)
     problems += run_stages([Stage("sleep", "odd", 6, {"how": "sleep"})], dataclasses.replace(run, limit=6))
+    assert run_stages([Stage("late", "odd", 25, {"how": "end"})], dataclasses.replace(run, limit=1)) == []
+    assert not (tmp_path / "late.json").exists()  # nothing is begun without time, nor older results overwritten
     names = ("raise", "die", "row", "end", "sleep")
     records = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in names}
     assert [len(records[name]["rows"]) for name in names] == [1, 1, 2, 2, 1]
@@ -148,14 +150,16 @@ def test_a_row_of_the_table_adds_up_its_parts_and_says_how():
         "text": record("text", part_row("text", 0.5)),
         "autoencoder": record("autoencoder", part_row("decode_480p", 3.0), part_row("encode_720p", 1, error="no")),
     }
-    assert table2.total(small, results) == table2.Total(35.5, (), False, 3_000_000_000, 5e9)
+    assert table2.total(small, results) == table2.Total(35.5, 32.0, (), False, 3_000_000_000, 5e9)
     whole = {**results, "whole_480p": record("whole_480p", part_row("step_480p", 30.0))}
-    assert table2.total(small, whole) == table2.Total(33.5, (), True, 3_000_000_000, 5e9)
+    assert table2.total(small, whole) == table2.Total(33.5, 30.0, (), True, 3_000_000_000, 5e9)
     (refined,) = (s for s in table2.SETTINGS if s.name == "480p -> 720p x 93")
     assert table2.total(refined, whole).missing == ("step_720p", "encode_720p", "decode_720p")
     text = table2.table(results)
-    assert "| 480p x 93, distilled | 16 | 61.3 s | 35.5 s | extrapolated from a step | 3.0 GB | 5.0 GB |" in text
-    assert "| 720p x 93, guidance | 50 | 1,429.5 s | unmeasured |" in text
+    assert (
+        "| 480p x 93, distilled | 16 | 61.3 s | 35.5 s | 32.0 s | extrapolated from a step | 3.0 GB | 5.0 GB |" in text
+    )
+    assert "| 720p x 93, guidance | 50 | 1,429.5 s | unmeasured | unmeasured |" in text
     assert "- 480p -> 720p x 93: without step_720p, encode_720p, decode_720p" in text
 
 
