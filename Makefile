@@ -1,4 +1,4 @@
-# `make demo` sets up and generates, `make serve` serves the small model, `make train` trains, `make finetune` trains an adapter on a few clips,
+# `make demo` sets up and generates, `make serve` serves the small model, `make live` plays it as it is made, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make curate` makes a training set of films (VIDEOS=FOLDER: of your own) and trains on it,
 # `make test` runs the tests.
 # All lands in .venv, outputs/ and .cache/.
@@ -14,7 +14,7 @@ PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
-.PHONY: demo serve train finetune align curate test test-slow test-newest test-compile gpu lint docs clean
+.PHONY: demo serve live train finetune align curate test test-slow test-newest test-compile gpu lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,9 @@ demo: .venv/installed
 
 serve: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/serve.sh
+
+live: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/live.sh
 
 train: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/train.sh

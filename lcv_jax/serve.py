@@ -20,7 +20,7 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.extras import import_extra
 from lcv_jax.serving.settings import Settings
 
-_PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "av", "PIL")
+_PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "websockets", "av", "PIL")
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.serve") -> None:

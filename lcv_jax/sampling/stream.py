@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,14 @@ MakeChunk = Callable[[StreamState, str], tuple[UInt8[np.ndarray, "T H W 3"], Str
 """(state, prompt) -> the frames of the next chunk, and the state after it."""
 
 FORMAT = "lcv_jax stream 1"
+
+
+class Moment(NamedTuple):
+    """A stream as it was once, in host memory."""
+
+    state: StreamState
+    prompt: str
+    ready: tuple[np.ndarray, ...]
 
 
 class Stream(Iterator[np.ndarray]):
@@ -49,6 +58,26 @@ class Stream(Iterator[np.ndarray]):
             raise ValueError(f"prompt must be a string, got {prompt!r}")
         self.prompt = self.prompt if prompt is None else prompt
         return next(self)
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the next frame is the first of a chunk, which is not made yet."""
+        return not self._ready
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of what a moment holds, frames aside."""
+        return sum(array.nbytes for array in jax.tree.leaves(self._state))
+
+    def moment(self) -> Moment:
+        """The stream as it is now, to `go_back` to."""
+        state = jax.tree.map(lambda array: np.array(array), self._state)  # copied: the next chunk writes over its cache
+        return Moment(state, self.prompt, tuple(self._ready))
+
+    def go_back(self, moment: Moment) -> None:
+        """Continues where `moment` was called, with the same frames; the prompt becomes the one of that moment."""
+        self._state = jax.tree.map(lambda array: jnp.array(array), moment.state)
+        self.prompt, self._ready = moment.prompt, list(moment.ready)
 
     def save(self, path: str | Path) -> None:
         """Writes all that is needed to resume with the same frames: caches, frames not yet taken, prompt."""

@@ -8,6 +8,7 @@ POST   /v1/videos/ID/remix, /v1/videos/ID/cancel               the same with ano
 GET    /v1/videos/ID/content                                   ?variant=video|thumbnail|spritesheet|sidecar
 GET    /v1/videos/ID/events                                    server-sent events: the job whenever it changes
 GET    /v1/videos/ID/segments/NAME                             a finished segment
+       /v1/live                                                a WebSocket: a live stream
 """
 
 import asyncio
@@ -26,8 +27,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
 
 from lcv_jax.own_files import DiskFullError, full_disk
 from lcv_jax.serving.databases import DatabaseError
@@ -35,6 +37,7 @@ from lcv_jax.serving.decoding import warm_up
 from lcv_jax.serving.errors import ApiError, invalid, not_found
 from lcv_jax.serving.guard import Guard, error_response
 from lcv_jax.serving.jobs import SIDECAR, Job, JobStore
+from lcv_jax.serving.live import LiveEndpoint
 from lcv_jax.serving.metrics import Metrics
 from lcv_jax.serving.openapi import document
 from lcv_jax.serving.scheduler import Scheduler
@@ -71,7 +74,7 @@ class Handlers:
         self.limits, self.model, self.facts = submissions.limits, submissions.model, facts
         self._streams = 0
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[BaseRoute]:
         """All paths."""
         one = "/v1/videos/{id}"
         return [
@@ -93,6 +96,7 @@ class Handlers:
             Route(f"{one}/content", self.content),
             Route(f"{one}/events", self.events),
             Route(f"{one}/segments/{{name}}", self.segment),
+            WebSocketRoute("/v1/live", self.live),
         ]
 
     def show(self, job: Job) -> dict[str, Any]:
@@ -220,6 +224,9 @@ class Handlers:
             job = self.store.find(job_id)
             if job is None or json.dumps(self.show(job)) != shown:
                 return
+
+    async def live(self, socket: WebSocket) -> None:
+        await LiveEndpoint(self.scheduler, self.submissions).serve(socket)
 
     async def models(self, request: Request) -> Response:
         model = {"id": self.model, "object": "model", "created": 0, "owned_by": "lcv_jax", **self.facts}

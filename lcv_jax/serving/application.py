@@ -17,7 +17,8 @@ from lcv_jax.serving.jobs import JobStore
 from lcv_jax.serving.limits import Defaults, Limits
 from lcv_jax.serving.metrics import Metrics
 from lcv_jax.serving.planning import usual_task
-from lcv_jax.serving.scheduler import Scheduler, Worker
+from lcv_jax.serving.processes import Worker
+from lcv_jax.serving.scheduler import Scheduler
 from lcv_jax.serving.settings import Settings
 from lcv_jax.serving.submission import Submissions
 
@@ -41,7 +42,7 @@ def make_application(chosen: Settings, workers: Sequence[Worker]) -> tuple[ASGIA
     usual_task(chosen.defaults, limits)
     pipeline = load_pipeline(chosen.weights.checkpoint)
     store, metrics = JobStore(server.folder, server.database, lease_seconds=server.lease_seconds), Metrics()
-    scheduler = Scheduler(store, workers, limits, metrics)
+    scheduler = Scheduler(store, workers, limits, chosen.live, metrics)
     submissions = Submissions(store, pipeline, chosen.defaults, limits, server.model)
     handlers = Handlers(store, scheduler, submissions, metrics, facts_of(chosen))
     app = make_app(handlers, keys=keys, origins=server.cors_origins, host=server.host, metrics=metrics)
@@ -84,6 +85,7 @@ def facts_of(chosen: Settings) -> dict[str, Any]:
         "sizes": sizes_of(chosen.defaults, chosen.limits),
         "defaults": dataclasses.asdict(chosen.defaults),
         "limits": dataclasses.asdict(chosen.limits),
+        "live": dataclasses.asdict(chosen.live),
         "dtype": chosen.weights.dtype,
         "fold_adapters": chosen.weights.fold_adapters,
         "memory_preset": chosen.weights.memory,

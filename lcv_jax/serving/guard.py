@@ -4,6 +4,8 @@ Nothing here knows what a request is for.
 """
 
 import asyncio
+import base64
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -26,6 +28,8 @@ ANYONE = "anyone"
 """Whose jobs are those of a server without keys."""
 LEAST_KEY = 16
 MOST_HEADER_BYTES = 16 << 10
+KEY_PROTOCOL = "lcv.key."
+"""Before a key in base64 for addresses, without padding, as a subprotocol of a WebSocket."""
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _DRAINED = 4
 """Times the limit of a body that are read before it is refused: many clients look for an answer only after sending."""
@@ -95,6 +99,9 @@ class Guard:
         self.hosts = {host, "localhost", "127.0.0.1", "::1"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -111,11 +118,7 @@ class Guard:
 
         try:
             try:
-                if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
-                    raise ApiError(431, f"the headers take more than {MOST_HEADER_BYTES} bytes", code="too_large")
-                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-                self._check_source(scope, headers)
-                scope.setdefault("state", {})["owner"] = self._owner(scope["path"], headers)
+                headers = self._admit(scope)
                 await self.app(scope, self._bounded(headers, receive), send_with_headers)
             except (ApiError, DiskFullError) as error:
                 if begun:
@@ -124,6 +127,30 @@ class Guard:
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self.metrics.requests.labels(method, str(status or 499)).inc()
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: the same rules before it is accepted."""
+        try:
+            self._admit(scope)
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> dict[str, str]:
+        """The headers of a request that may be made; its owner is noted.
+
+        Raises:
+            ApiError: it may not.
+        """
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+            raise ApiError(431, f"the headers take more than {MOST_HEADER_BYTES} bytes", code="too_large")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["type"] == "websocket" and "authorization" not in headers:
+            headers |= _key_of_protocols(scope["subprotocols"])
+        self._check_source(scope, headers)
+        scope.setdefault("state", {})["owner"] = self._owner(scope["path"], headers)
+        return headers
 
     def _owner(self, path: str, headers: Mapping[str, str]) -> str:
         """Whose request it is."""
@@ -146,7 +173,7 @@ class Guard:
         if not self.keys and name not in self.hosts:
             raise ApiError(403, f"requests to the host {host[:80]!r} are not answered without keys", code="wrong_host")
         origin = headers.get("origin")
-        if origin is None or scope["method"] in ("GET", "HEAD", "OPTIONS") or origin in self.origins:
+        if origin is None or scope.get("method") in ("GET", "HEAD", "OPTIONS") or origin in self.origins:
             return
         if urlsplit(origin).netloc != host if _is_host(origin) else True:
             raise ApiError(403, f"requests from pages of {origin[:80]!r} are not accepted", code="wrong_origin")
@@ -188,6 +215,16 @@ class Guard:
             return message
 
         return bounded
+
+
+def _key_of_protocols(protocols: Collection[str]) -> dict[str, str]:
+    """A key among a WebSocket's subprotocols, for browsers can send no header there."""
+    for protocol in protocols:
+        if protocol.startswith(KEY_PROTOCOL):
+            text = protocol.removeprefix(KEY_PROTOCOL)
+            with contextlib.suppress(ValueError):
+                return {"authorization": f"Bearer {base64.urlsafe_b64decode(text + '=' * (-len(text) % 4)).decode()}"}
+    return {}
 
 
 def _is_host(text: str) -> bool:

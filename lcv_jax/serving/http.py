@@ -13,6 +13,8 @@ from lcv_jax.serving.guard import MOST_HEADER_BYTES
 
 HEADER_SECONDS = 20
 MOST_CONNECTIONS = 1000
+MOST_MESSAGE_BYTES = 64 << 10
+"""Of a WebSocket's client."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -23,7 +25,8 @@ class BoundedProtocol(H11Protocol):
         self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
 
     def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        upgraded = self.transport.get_protocol() is not self  # to a WebSocket, which has limits of its own
+        if self.cycle is None and not upgraded and not self.transport.is_closing():
             self.transport.close()
 
 
@@ -44,7 +47,8 @@ def serve(app: ASGIApp, listening: socket.socket, ended: Callable[[], bool]) -> 
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
-        ws="none",
+        ws="auto",
+        ws_max_size=MOST_MESSAGE_BYTES,
         lifespan="on",
         log_level="warning",
         access_log=False,

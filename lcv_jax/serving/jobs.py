@@ -177,6 +177,10 @@ class JobStore:
         """How many jobs are taken up before this one, and 1."""
         return self._total("count(*)", "WHERE status = 'queued' AND number <= ?", job.number)
 
+    def waiting_since(self, seconds: float) -> int:
+        """How many jobs wait that were created before a time."""
+        return self._total("count(*)", "WHERE status = 'queued' AND created < ?", seconds)
+
     def claim(self) -> Job | None:
         """The job that has waited longest, from now on in progress and this server's; no other server gets it."""
         oldest = "SELECT number FROM lcv_jobs WHERE status = 'queued' ORDER BY number LIMIT 1 {skip_locked}"

@@ -3,8 +3,20 @@
 import dataclasses
 from typing import Annotated
 
-from lcv_jax.bounds import Bounds, Count, Fps, FrameCount, Pixels, Positive, SamplingSteps, TextTokens, check_fields
+from lcv_jax.bounds import (
+    Bounds,
+    Count,
+    Fps,
+    FrameCount,
+    Pixels,
+    Positive,
+    SamplingSteps,
+    TextTokens,
+    Whole,
+    check_fields,
+)
 from lcv_jax.generation.results import FPS
+from lcv_jax.sampling.streaming import StreamWindow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,3 +83,36 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiveStreams:
+    """Live streams, one a worker: /v1/live."""
+
+    live_chunk: Annotated[int, Bounds(least=1, most=4)] = 3
+    """Latent frames, four frames of video each, that are denoised together."""
+    live_sink: Whole = 3
+    """First latent frames of a stream, which every chunk sees."""
+    live_ring: Count = 18
+    """Last latent frames that a chunk sees."""
+    live_warm: bool = False
+    """Compile the programs of a stream of the default size before the first client comes."""
+    live_ahead: Count = 8
+    """Frames that may be sent before the client has shown them; it plays them while the next chunk is made."""
+    max_live_seconds: Positive = 600.0
+    """A stream ends after this time, pauses included."""
+    max_live_waiting: Count = 8
+    """Streams that wait for a worker; more are refused."""
+    max_live_kept_megabytes: Count = 64
+    """Frames kept for the mp4 of a stream, as JPEG; the oldest are forgotten first."""
+    max_live_state_megabytes: Count = 1024
+    """Host memory for the moments that a stream can go back to. A larger state leaves only its beginning."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _ = self.window
+
+    @property
+    def window(self) -> StreamWindow:
+        """What a chunk sees."""
+        return StreamWindow(chunk=self.live_chunk, sink=self.live_sink, ring=self.live_ring)

@@ -15,6 +15,8 @@ class Metrics:
         self.queued = Gauge("lcv_queue_jobs", "Jobs that wait", registry=self.registry)
         self.capacity = Gauge("lcv_queue_capacity", "Jobs that may wait", registry=self.registry)
         self.running = Gauge("lcv_running_jobs", "Jobs that are being made", registry=self.registry)
+        self.live = Gauge("lcv_live_streams", "Live streams that have a worker", registry=self.registry)
+        self.frames = Counter("lcv_live_frames", "Frames of live streams", registry=self.registry)
         self.workers = Gauge("lcv_workers_ready", "Workers that have loaded their weights", registry=self.registry)
         self.restarts = Counter("lcv_worker_restarts", "Workers that ended and were replaced", registry=self.registry)
         self.stored = Gauge("lcv_stored_bytes", "Size of finished videos and their files", registry=self.registry)

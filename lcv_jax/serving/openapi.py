@@ -61,6 +61,13 @@ def document(limits: Limits) -> dict[str, Any]:
                 kind="video/mp4",
             )
         },
+        "/v1/live": {
+            "get": {
+                "summary": "A live stream over a WebSocket",
+                "description": _LIVE,
+                "responses": {"101": {"description": "A WebSocket"}},
+            }
+        },
         "/v1/models": {"get": _operation("The served model, its defaults and limits", answer="ModelList")},
         "/health": {"get": _operation("Whether videos are made", answer="Health")},
         "/metrics": {"get": _operation("Prometheus metrics", kind="text/plain")},
@@ -93,6 +100,13 @@ def document(limits: Limits) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_LIVE = """\
+The client sends JSON: {"type": "start", "prompt": ..., and fields of a text-to-video request}; {"type": "ack",
+"frame": N} for each frame that it has shown; {"type": "prompt", "prompt": ...}; {"type": "back", "frame": N};
+{"type": "save"}. The server sends JSON (queued, begun, prompt, back, error, ended) and binary messages: the length of
+a JSON header in four bytes, big-endian, the header ({"type": "frame", "frame": N, "format": "image/jpeg"} or
+{"type": "video", "format": "video/mp4"}), and the file. Browsers give the key as the subprotocol
+lcv.key.BASE64URL beside lcv.live."""
 _ERROR = {
     "type": "object",
     "properties": {

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lcv_jax.extras import import_extra
 from lcv_jax.serving.application import gpus_of, make_application
 from lcv_jax.serving.http import MOST_CONNECTIONS
-from lcv_jax.serving.scheduler import Worker
+from lcv_jax.serving.processes import Worker
 from lcv_jax.serving.settings import Settings
 
 NAME = "lcv_jax"

@@ -7,21 +7,18 @@ takes what waits, and settles the jobs of servers that are gone.
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
-import multiprocessing
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from lcv_jax.command_line import environment
+from lcv_jax.serving.errors import ApiError
 from lcv_jax.serving.jobs import Job, JobStore
-from lcv_jax.serving.limits import Limits
+from lcv_jax.serving.limits import Limits, LiveStreams
+from lcv_jax.serving.live import Session
 from lcv_jax.serving.metrics import Metrics
-from lcv_jax.serving.settings import Settings
-from lcv_jax.serving.worker import Progress, work
+from lcv_jax.serving.processes import Live, Worker
 
 EXPIRY_SECONDS = 60.0
 STOP_SECONDS = 120.0
@@ -30,88 +27,14 @@ RESTART_SECONDS = 2.0
 BEAT_SECONDS = 1.0
 
 
-@dataclasses.dataclass
-class Live:
-    """A job that is being made."""
-
-    job: Job
-    progress: Progress | None = None
-    first: tuple[float, float] | None = None
-    """When its first step ended, and its share of all steps then."""
-    seconds_left: float | None = None
-    last_step: float | None = None
-    deadline: asyncio.TimerHandle | None = None
-    stopping: bool = False
-
-    def told(self) -> dict[str, Any] | None:
-        """What other servers can know of it."""
-        if self.progress is None:
-            return None
-        return {"progress": dataclasses.asdict(self.progress), "seconds_left": self.seconds_left}
-
-    @classmethod
-    def elsewhere(cls, job: Job) -> "Live | None":
-        """A job that another server makes, as it said last."""
-        if job.status != "in_progress" or job.progress is None:
-            return None
-        return cls(job, Progress(**job.progress["progress"]), seconds_left=job.progress["seconds_left"])
-
-    def advance(self, progress: Progress, now: float) -> None:
-        """Notes a step. Time left is counted from the first one on, before which programs are compiled."""
-        self.progress = progress
-        if self.first is None or progress.share <= self.first[1]:
-            self.first = now, progress.share
-        elif (done := progress.share - self.first[1]) > 0:
-            self.seconds_left = (now - self.first[0]) / done * (1 - progress.share)
-
-
-class Worker:
-    """A worker's process, and what it is at."""
-
-    def __init__(self, settings: Settings, visible: str | None):
-        self._settings, self._visible = settings, visible
-        self.ready, self.facts = False, dict[str, Any]()
-        self.unable: str | None = None
-        """Why it cannot load the weights."""
-        self.live: Live | None = None
-
-    def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[["Worker", tuple[Any, ...]], None]) -> None:
-        """Starts the process; `tell` gets its messages, the last of them ("ended",)."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, self._settings), daemon=True)
-        visible = {} if self._visible is None else {"CUDA_VISIBLE_DEVICES": self._visible}
-        with environment(**visible):
-            self._process.start()
-        theirs.close()
-        self._connection, self.ready, self.unable = ours, False, None
-
-        def listen() -> None:
-            with contextlib.suppress(RuntimeError):  # the event loop has ended
-                with contextlib.suppress(EOFError, OSError):
-                    while True:
-                        loop.call_soon_threadsafe(tell, self, ours.recv())
-                loop.call_soon_threadsafe(tell, self, ("ended",))
-
-        threading.Thread(target=listen, daemon=True).start()
-
-    def send(self, *message: Any) -> None:
-        """Sends a message; one that has ended says so itself."""
-        with contextlib.suppress(OSError):
-            self._connection.send(message)
-
-    def end(self) -> None:
-        """Kills the process."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-
-
 class Scheduler:
     """Jobs and workers of a server."""
 
-    def __init__(self, store: JobStore, workers: Sequence[Worker], limits: Limits, metrics: Metrics):
-        self.store, self.workers, self.limits, self.metrics = store, workers, limits, metrics
+    def __init__(
+        self, store: JobStore, workers: Sequence[Worker], limits: Limits, streams: LiveStreams, metrics: Metrics
+    ):
+        self.store, self.workers, self.limits, self.streams, self.metrics = store, workers, limits, streams, metrics
+        self._waiting: list[Session] = []
         self._changed = asyncio.Event()
         self._closing = False
         metrics.capacity.set(limits.max_queue)
@@ -142,11 +65,52 @@ class Scheduler:
                 for worker in self.workers:
                     if worker.live:
                         self._fail(worker.live, "interrupted", "the server was stopped while it made this video")
+            for session in self._sessions():
+                session.end(ApiError(503, "the server was stopped", code="interrupted"))
             self._notify()
 
     def submitted(self) -> None:
         """Called when a job has joined the queue."""
         self._update()
+
+    def _sessions(self) -> list[Session]:
+        return [*self._waiting, *(worker.session for worker in self.workers if worker.session)]
+
+    def join(self, session: Session) -> None:
+        """A live stream waits for a worker, behind the streams and jobs that came before it.
+
+        Raises:
+            ApiError: too many wait already.
+        """
+        own = sum(each.owner == session.owner for each in self._sessions())
+        for count, most, whose in (
+            (len(self._waiting), self.streams.max_live_waiting, "so many wait:"),
+            (own, self.limits.max_jobs_per_key, "of this key there are"),
+        ):
+            if count >= most:
+                message = f"live streams: {whose} {count}, at most {most}; try again later"
+                raise ApiError(429, message, code="rate_limit_exceeded")
+        self._waiting.append(session)
+        self._update()
+
+    def leave(self, session: Session, error: ApiError | None = None) -> None:
+        """Ends a live stream, whoever it is at; its worker is free at the end of the chunk that it makes."""
+        if session in self._waiting:
+            self._waiting.remove(session)
+            session.end(error)
+        elif session.tell and not session.leaving:
+            session.leaving = True
+            session.end(error)
+            session.tell({"type": "stop"})
+            if session.deadline:
+                session.deadline.cancel()
+            session.deadline = self._loop.call_later(STOP_SECONDS, self._replace_if_streaming, session)
+        self._update()
+
+    def _replace_if_streaming(self, session: Session) -> None:
+        for worker in self.workers:
+            if worker.session is session:
+                worker.end()
 
     def live(self, job: Job) -> Live | None:
         """What a worker, here or of another server, has told of a job so far."""
@@ -200,6 +164,11 @@ class Scheduler:
             self._on_end(worker)
         elif worker.live and worker.live.job.id == content[0]:
             self._on_job(worker, worker.live, kind, content[1:])
+        elif worker.session and worker.session.id == content[0]:
+            if kind == "live":
+                self._on_live(worker.session, *content[1:])
+                return  # many a second, and nobody else is told
+            self._end_live(worker, content[1] and ApiError(500, content[1][1], code=content[1][0]))
         self._update()
 
     def _on_job(self, worker: Worker, live: Live, kind: str, content: list[Any]) -> None:
@@ -223,6 +192,22 @@ class Scheduler:
         else:  # stopped, or done after it was stopped
             self.store.remove_outputs(job.id)
 
+    def _on_live(self, session: Session, header: dict[str, Any], payload: bytes | None) -> None:
+        if header["type"] == "frame":
+            self.metrics.frames.inc()
+        if not session.leaving:
+            session.put(header, payload)
+
+    def _end_live(self, worker: Worker, error: ApiError | None) -> None:
+        """A worker is done with a live stream."""
+        session, worker.session = worker.session, None
+        assert session is not None
+        if session.deadline:
+            session.deadline.cancel()
+        session.tell = None
+        if not session.leaving:
+            session.end(error)
+
     def _fail(self, live: Live, code: str, message: str) -> None:
         if self.store.fail(live.job.id, "in_progress", code, message):
             self.metrics.jobs.labels(live.job.task["task"], code).inc()
@@ -236,6 +221,9 @@ class Scheduler:
             if live.deadline:
                 live.deadline.cancel()
             self._fail(live, "worker_ended", "the process that made this video ended, perhaps for lack of memory")
+        if worker.session:
+            told = "the process that made this stream ended, perhaps for lack of memory"
+            self._end_live(worker, ApiError(500, told, code="worker_ended"))
         if was_ready:
             self.metrics.restarts.inc()
             self._loop.call_later(RESTART_SECONDS, self._restart, worker)
@@ -253,17 +241,32 @@ class Scheduler:
             worker.end()
 
     def _update(self) -> None:
-        """Gives waiting jobs to idle workers, and tells whoever watches."""
+        """Gives jobs and live streams to idle workers in the order in which they came, and tells whoever watches."""
         for worker in self.workers:
-            while worker.ready and worker.live is None and (job := self.store.claim()):
+            if not worker.idle:
+                continue
+            if self._waiting and not self.store.waiting_since(self._waiting[0].arrived):
+                self._stream_at(worker, self._waiting.pop(0))
+            elif job := self.store.claim():
                 worker.live = live = Live(job)
                 self.metrics.waiting.observe((job.started or 0) - job.created)
                 self._at(live, self.limits.max_job_seconds, functools.partial(self._stop_late, job))
                 worker.send("run", job.id, self.store.place(job.id), job.task)
+        for number, session in enumerate(self._waiting, 1):
+            session.wait_at(number + self.store.waiting_since(session.arrived))
+        self.metrics.live.set(sum(worker.session is not None for worker in self.workers))
         self.metrics.queued.set(self.store.count("queued"))
         self.metrics.running.set(sum(worker.live is not None for worker in self.workers))
         self.metrics.workers.set(sum(worker.ready for worker in self.workers))
         self._notify()
+
+    def _stream_at(self, worker: Worker, session: Session) -> None:
+        worker.session = session
+        session.tell = functools.partial(worker.send, "tell", session.id)
+        worker.send("stream", session.id, session.entry)
+        limit = f"{self.streams.max_live_seconds:g} s"
+        late = ApiError(408, f"the stream has run for this server's longest time, {limit}", code="time_limit")
+        session.deadline = self._loop.call_later(self.streams.max_live_seconds, self.leave, session, late)
 
     def _stop_late(self, job: Job) -> None:
         limit = f"{self.limits.max_job_seconds:g} s"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from lcv_jax.bounds import Bounds, Count, check_fields
 from lcv_jax.generate import Devices, Weights
-from lcv_jax.serving.limits import Defaults, Limits
+from lcv_jax.serving.limits import Defaults, Limits, LiveStreams
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,3 +50,4 @@ class Settings:
     devices: Devices = Devices()  # noqa: RUF009  (frozen, as the next)
     defaults: Defaults = Defaults()  # noqa: RUF009
     limits: Limits = Limits()  # noqa: RUF009
+    live: LiveStreams = LiveStreams()  # noqa: RUF009

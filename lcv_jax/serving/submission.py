@@ -19,6 +19,7 @@ from lcv_jax.checkpoint.store import list_adapters
 from lcv_jax.generation.tasks import Task, check_against
 from lcv_jax.own_files import naming_full_disk
 from lcv_jax.pipeline import Pipeline
+from lcv_jax.sampling.options import check_stream
 from lcv_jax.serving.decoding import Decoder, MediaKind, Wanted
 from lcv_jax.serving.errors import ApiError, invalid, not_found
 from lcv_jax.serving.fields import MEDIA, of_form, parse_fields
@@ -29,6 +30,7 @@ from lcv_jax.serving.worker import VIDEO
 from lcv_jax.user_files import parse_json
 
 _UPLOAD = "upload"
+_NOT_OF_STREAMS = {"task", "seconds", "num_frames", "num_segments", "prompts", "refine"}
 _MOST_FIELDS, _MOST_FIELD_BYTES = 200, 1 << 20
 _MOST_DATA_URL = 20 << 20
 """Characters, as in the published API."""
@@ -102,6 +104,29 @@ class Submissions:
                     shutil.copyfile(self.store.place(origin.id) / name, folder / name)
             kind: MediaKind | None = None if name is None else "image" if name == IMAGE else "clip"
             return await self._submit(job_id, owner, fields, self._plan(fields, kind), key, origin.id)
+
+    async def plan_stream(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The task whose options a live stream has, of the fields of its start.
+
+        Raises:
+            ApiError: they make no sense for a stream, or are more than the server accepts.
+        """
+        fields = parse_fields(raw)
+        for name in sorted(fields.keys() & _NOT_OF_STREAMS):
+            raise invalid(f"{name} does not apply to a live stream: leave it out", name)
+        self._check_names(fields)
+        entry = self._plan(fields, None)
+        task = make_task(entry, Path())
+        await run_in_threadpool(self._check, task)
+        try:
+            check_stream(task.options)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+        return entry
+
+    def check_prompt(self, prompt: Any) -> None:
+        """Raises ApiError for a prompt that a request could not have."""
+        self._plan(parse_fields({"prompt": prompt}), None)
 
     def check_room(self, owner: str) -> None:
         """Raises ApiError where no job can be added."""

@@ -1,12 +1,14 @@
 """The process that owns a pipeline and its devices: it makes one job after the other and tells how far each is.
 
 It is asked over a pipe, and ends when the other end of the pipe is gone. Messages to it: ("run", id, folder, task) and
-("stop", id). Messages from it: ("ready", facts), and of a job ("step", id, progress), ("segment", id, name), and at its
-end ("done", id, video), ("stopped", id) or ("failed", id, code, message).
+("stop", id); ("stream", id, task) for a live stream, whose client's messages are ("tell", id, message). Messages from
+it: ("ready", facts), and of a job ("step", id, progress), ("segment", id, name), and at its end ("done", id, video),
+("stopped", id) or ("failed", id, code, message); those of a live stream are in live_stream.py.
 """
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import queue
@@ -32,10 +34,11 @@ from lcv_jax.generate import SHEET_FRAMES, Files, load, write_result
 from lcv_jax.generation import memory
 from lcv_jax.generation.long_video import Segments
 from lcv_jax.generation.results import Listeners, Result
-from lcv_jax.generation.tasks import Task, inputs_of, is_segmented, result_names
+from lcv_jax.generation.tasks import Task, TextToVideo, inputs_of, is_segmented, result_names
 from lcv_jax.own_files import DiskFullError, write_json
 from lcv_jax.pipeline import Frames, Pipeline
 from lcv_jax.serving.jobs import SIDECAR
+from lcv_jax.serving.live_stream import Inbox, LiveStream, StreamStoppedError, warm_up
 from lcv_jax.serving.planning import make_task, portable, usual_task
 from lcv_jax.serving.settings import Settings
 
@@ -75,7 +78,8 @@ def work(connection: Connection, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     stopping: set[str] = set()
-    jobs: queue.SimpleQueue[tuple[str, Path, dict[str, Any]]] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     sending = threading.Lock()
 
     def send(*message: Any) -> None:
@@ -91,8 +95,10 @@ def work(connection: Connection, settings: Settings) -> None:
                 kind, *content = connection.recv()
                 if kind == "stop":
                     stopping.add(content[0])
+                elif kind == "tell":
+                    inbox.put((content[0], content[1]))
                 else:
-                    jobs.put((content[0], content[1], content[2]))
+                    jobs.put((kind, *content))
         except (EOFError, OSError):
             os._exit(1)  # the server is gone
 
@@ -102,15 +108,25 @@ def work(connection: Connection, settings: Settings) -> None:
         pipeline = load(settings.weights, settings.devices, [usual])
         for network in ("text_encoder", "dit", "vae") if pipeline.keep_text_encoder == "device" else ("dit", "vae"):
             pipeline.params(network)
+        if settings.live.live_warm:
+            assert isinstance(usual, TextToVideo)
+            warm_up(pipeline, usual, settings.live)
         send("ready", _facts(pipeline, usual))
     except Exception as error:
         send("unable", mistake(error) or _internal(error))
         return
     shapes: set[str] = set()
     while True:
-        job_id, folder, entry = jobs.get()
-        send(*_end_of(job_id, lambda: _Making(job_id, folder, entry, send, stopping).run(pipeline)))  # noqa: B023
-        stopping.discard(job_id)
+        kind, job_id, *content = jobs.get()
+        entry = content[-1]
+        if kind == "stream":
+            stream = LiveStream(job_id, entry, settings.live, send, inbox)
+            send("live_ended", job_id, _error_of(functools.partial(stream.run, pipeline)))
+            del stream  # and its cache
+        else:
+            folder = content[0]
+            send(*_end_of(job_id, lambda: _Making(job_id, folder, entry, send, stopping).run(pipeline)))  # noqa: B023
+            stopping.discard(job_id)
         shapes.add(_shape_of(entry))
         if len(shapes) > MOST_SHAPES:
             jax.clear_caches()
@@ -143,14 +159,27 @@ def _end_of(job_id: str, make: Callable[[], dict[str, Any]]) -> tuple[Any, ...]:
     except StoppedError:
         return "stopped", job_id
     except Exception as error:
-        told = mistake(error)
-        if told is None:
-            return "failed", job_id, "server_error", _internal(error)
-        out_of_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-        code = (
-            "disk_full" if isinstance(error, DiskFullError) else "out_of_memory" if out_of_memory else "invalid_value"
-        )
-        return "failed", job_id, code, told
+        return "failed", job_id, *_code_and_message(error)
+
+
+def _error_of(stream: Callable[[], None]) -> tuple[str, str] | None:
+    """Code and message of what ended a live stream; None where it was told to end."""
+    try:
+        stream()
+    except StreamStoppedError:
+        return None
+    except Exception as error:
+        return _code_and_message(error)
+    return None
+
+
+def _code_and_message(error: Exception) -> tuple[str, str]:
+    told = mistake(error)
+    if told is None:
+        return "server_error", _internal(error)
+    out_of_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    code = "disk_full" if isinstance(error, DiskFullError) else "out_of_memory" if out_of_memory else "invalid_value"
+    return code, told
 
 
 def _internal(error: Exception) -> str:

@@ -164,8 +164,13 @@ def test_frames_prompts_and_resuming(pipeline, tmp_path):
 
     stream = pipeline.stream("a cat", **SMALL)
     changed = [*take(stream, 3), stream.send("a dog")]
+    moment = stream.moment()
     stream.save(tmp_path / "stream")  # in the middle of a chunk
     changed += take(stream, 13)
+    stream.prompt = "a cow"
+    for _ in range(2):  # to the same moment twice: what follows does not write over it
+        stream.go_back(moment)
+        assert all(np.array_equal(a, b) for a, b in zip(take(stream, 13), changed[4:], strict=True))
     # The first chunk is 1 + 4 frames; its rest still follows the first prompt.
     assert all(np.array_equal(a, b) for a, b in zip(steady[:5], changed[:5], strict=True))
     assert not np.array_equal(steady[5], changed[5])

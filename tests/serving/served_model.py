@@ -14,6 +14,7 @@ from PIL import Image
 
 SIZES = ("--size", "32", "48", "--refine-size", "64", "64", "--num-frames", "5", "--num-cond-frames", "1", "--fps", "8")
 STEPS = ("--num-steps", "2", "--max-sequence-length", "16", "--max-steps", "9000")
+LIVE = ("--live-chunk", "1", "--live-sink", "1", "--live-ring", "2")
 # Never finished on any machine before a test has seen what it looks for and cancels it.
 LONG = {"prompt": "a cat", "num_inference_steps": 9000, "num_frames": 21}
 
@@ -21,7 +22,7 @@ LONG = {"prompt": "a cat", "num_inference_steps": 9000, "num_frames": 21}
 class ServedModel:
     def __init__(self, checkpoint, folder, *flags, file_kilobytes=None, module="lcv_jax.serve"):
         self.command = [sys.executable, "-m", module, str(checkpoint), "--port", "0", "--folder", str(folder)]
-        self.command += [*SIZES, *STEPS, *flags]
+        self.command += [*SIZES, *STEPS, *LIVE, *flags]
         if file_kilobytes:
             self.command = ["bash", "-c", f'ulimit -f {file_kilobytes}; exec "$@"', "--", *self.command]
         self.key = None

@@ -9,7 +9,7 @@ import jax
 
 from lcv_jax import serve
 from lcv_jax.pipeline import Pipeline
-from lcv_jax.serving import scheduler
+from lcv_jax.serving import processes
 from lcv_jax.serving.worker import work
 
 
@@ -26,5 +26,5 @@ def work_on_small_device(connection, settings):
 
 
 if __name__ == "__main__":
-    scheduler.work = work_on_small_device
+    processes.work = work_on_small_device
     serve.main(sys.argv[1:])

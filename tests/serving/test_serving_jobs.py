@@ -17,7 +17,7 @@ from lcv_jax.serving.decoding import Decoder, Wanted
 from lcv_jax.serving.jobs import JobStore, new_id
 from lcv_jax.serving.limits import Defaults, Limits
 from lcv_jax.serving.planning import plan_task
-from lcv_jax.serving.scheduler import Live
+from lcv_jax.serving.processes import Live
 from lcv_jax.serving.settings import Server, Settings
 from lcv_jax.serving.worker import Progress, StoppedError, _end_of
 from tests.serving.served_model import LONG, ServedModel

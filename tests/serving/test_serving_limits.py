@@ -1,5 +1,6 @@
 """What a server refuses, whose jobs are whose, and what is left after it was killed."""
 
+import base64
 import http.client
 import json
 import os
@@ -14,7 +15,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 
+from tests.serving.live_client import LiveClient
 from tests.serving.served_model import LONG, ServedModel, picture
 
 ANN, BOB = "ann-ann-ann-ann-ann", "bob-bob-bob-bob-bob"
@@ -27,7 +30,7 @@ def server(tiny_checkpoint, tmp_path_factory):
     flags = ["--keys", folder / "keys", "--max-pixels", "4096", "--max-frames", "101", "--max-jobs-per-key", "4"]
     flags += ["--max-body-megabytes", "4", "--max-upload-seconds", "2", "--max-input-pixels", "200000"]
     flags += ["--max-decode-seconds", "8", "--max-prompt-characters", "100", "--max-segments", "4"]
-    flags += ["--max-event-streams", "2", "--cors-origins", "https://studio.example"]
+    flags += ["--max-event-streams", "2", "--max-live-seconds", "1", "--cors-origins", "https://studio.example"]
     with ServedModel(tiny_checkpoint, folder / "videos", *map(str, flags), file_kilobytes=2000) as served:
         served.key, served.folder = ANN, folder / "videos"
         yield served
@@ -232,6 +235,27 @@ def test_pages_of_other_sites_are_refused(server):
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers
+
+
+def test_live_streams_need_a_key_and_our_own_page_and_end_in_time(server):
+    wrong = {"Authorization": "Bearer wrong-wrong-wrong-wrong"}
+    evil = {"Authorization": f"Bearer {ANN}", "Origin": "http://evil.example"}
+    for headers, status, code in ((None, 401, "invalid_api_key"), (wrong, 401, "invalid_api_key"),
+                                  (evil, 403, "wrong_origin")):  # fmt: skip
+        with pytest.raises(InvalidStatus) as refused, LiveClient(server, additional_headers=headers):
+            pass
+        assert refused.value.response.status_code == status
+        assert json.loads(refused.value.response.body)["error"]["code"] == code
+    key = "lcv.key." + base64.urlsafe_b64encode(ANN.encode()).decode().rstrip("=")
+    with LiveClient(server, subprotocols=["lcv.live", key]) as client:
+        assert client.socket.subprotocol == "lcv.live"
+        client.send("start", prompt="a cat")
+        (ended, _), _ = client.until("ended")  # of itself: this client says no more
+        assert ended["error"]["code"] == "time_limit"
+        with pytest.raises(ConnectionClosedOK):
+            client.receive()
+    with LiveClient(server, subprotocols=[key]) as client:  # says nothing
+        assert client.receive()[0]["error"]["message"] == "no start arrived in time"
 
 
 def test_a_site_that_is_named_may_use_the_server_and_its_key(server):

@@ -35,6 +35,18 @@ export const text = async (path) => (await send(path)).text();
 export const remove = (path) => send(path, { method: "DELETE" });
 export const post = async (path, body) => (await send(path, { method: "POST", body })).json();
 
+// A WebSocket; it can send no header, so the key is one of its subprotocols.
+export function socket(path) {
+  const protocols = ["lcv.live"];
+  if (key()) {
+    const text = btoa(String.fromCharCode(...new TextEncoder().encode(key())));
+    protocols.push(`lcv.key.${text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`);
+  }
+  const opened = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`, protocols);
+  opened.binaryType = "arraybuffer";
+  return opened;
+}
+
 const blobs = new Map();
 
 // An address for <video> and <a download>: with a key the content has to be fetched, for they send no header.

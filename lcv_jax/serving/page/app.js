@@ -3,6 +3,7 @@
 import { ApiError, get, setKey } from "./api.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
+import * as live from "./live.js";
 
 const $ = (id) => document.getElementById(id);
 const BUSY = 500, IDLE = 5000, MOST = 100; // milliseconds between two looks; videos listed at once
@@ -84,6 +85,7 @@ function memoryOf({ device, dtype, fold_adapters, memory_preset }) {
 let model = await connect();
 describe(model);
 form.setUp(model, refresh);
+live.setUp();
 $("older").addEventListener("click", () => { limit = Math.min(MOST, limit + 24); refresh(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 await refresh();
