@@ -51,7 +51,7 @@ STAGES = (
     )}),
     _step("720p_189", 120),
     Stage("weights", "weights", 90),
-    Stage("training", "training", 90),
+    Stage("training", "training", 120),
     Stage("rollouts", "rollouts", 60),
     Stage("lists", "lists", 40),
     Stage("whole_480p", "generation", 60, {"parts": ("step_480p",), "steps": 16}),
