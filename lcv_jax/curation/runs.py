@@ -40,8 +40,11 @@ def list_sources(library: Library, place: Path) -> int:
     count = 0
     for path, source_id in _files(place):
         count += 1
-        row: dict[str, Any] = {"path": path, "source_id": source_id, "_at": time.time_ns()}
+        shown = Path(os.fsencode(path).decode(errors="replace"))
+        row: dict[str, Any] = {"path": shown, "source_id": source_id, "_at": time.time_ns()}
         try:
+            if shown != path:
+                raise OSError(f"{shown}: its name is not UTF-8, rename it")
             status = os.stat(path)
             stat = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
             if known.get(path) == (stat, None):
@@ -50,7 +53,7 @@ def list_sources(library: Library, place: Path) -> int:
                 md5 = hashlib.file_digest(file, "md5").hexdigest()
             library.listing.append([row | {"source": md5, "bytes": status.st_size, "stat": stat}])
         except OSError as error:
-            if path not in known or known[path][1] != reason(error):
+            if shown not in known or known[shown][1] != reason(error):
                 library.listing.append([row | {"_reason": reason(error)}])
     library.listing.close()
     if not count:

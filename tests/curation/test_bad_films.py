@@ -1,5 +1,6 @@
 """Films that are broken or unusual, through a whole run: each is used, or quarantined with its reason."""
 
+import os
 import shutil
 from fractions import Fraction
 
@@ -100,6 +101,8 @@ def library(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr("lcv_jax.curation.segment.find_weights", lambda path: None)
     shutil.copy(films / "good.mp4", films / "good again [abcdefg].mp4")
+    shutil.copy(films / "good.mp4", os.fsencode(films) + b"/latin \xe9.mp4")
+    (films / "gone.mp4").symlink_to("nowhere")
     with VideoWriter(films / "resized.mp4", fps=FPS, height=HEIGHT // 2, width=WIDTH // 2) as file:
         file.write(pictures()[:, ::2, ::2])
     arguments = ["--engine", "process", "--segment.shortest", "1", "--stages", "measures"]
@@ -117,6 +120,8 @@ def library(tmp_path_factory):
         ("zero.mp4", "cannot be read as a video"),
         ("text.mp4", "cannot be read as a video"),
         ("interlaced.mkv", "is interlaced; deinterlace it"),
+        ("gone.mp4", "No such file"),
+        ("latin%", "its name is not UTF-8, rename it"),
         ("midway.ts", "its frames change size from (48, 80) to (64, 80)"),
     ],
 )
