@@ -62,8 +62,8 @@ def test_a_stream_is_told_what_happens_next_paused_taken_back_and_saved(server, 
     by_id(browser, "live-back").click()
     wait(browser, lambda b: said(b) == "Back at 0.6 s.")  # frame 5 begins a chunk
     assert by_id(browser, "live-prompt").get_attribute("value") == "a cat"
-    by_id(browser, "live-pause").click()
     wait(browser, lambda b: frame(b) >= 5)
+    by_id(browser, "live-pause").click()
     assert picture_of(browser, 5) == before
     by_id(browser, "live-save").click()
     wait(browser, lambda b: int(by_id(b, "live").get_attribute("data-saved") or 0) > 1000)
