@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
+import signal
 
 import av
 import pytest
 from PIL import Image
 
 from tests.serving.live_client import LiveClient
+from tests.serving.test_serving_limits import children, command_of
 
 AHEAD = 8  # frames that the server sends before the first is acknowledged
 
@@ -94,6 +97,18 @@ def test_streams_and_jobs_wait_for_the_device_in_their_order(server):
         second.socket.close()
         third.until("begun")
         third.frames(3)
+
+
+def test_a_stream_whose_worker_dies_says_so_and_the_next_gets_another_worker(server):
+    with LiveClient(server) as first, LiveClient(server) as second:
+        first.start()
+        second.send("start", prompt="a dog", seed=1)
+        second.until("queued")
+        (worker,) = (pid for pid in children(server.process.pid) if "spawn_main" in command_of(pid))
+        os.kill(worker, signal.SIGKILL)
+        assert first.until("ended")[0][0]["error"]["code"] == "worker_ended"
+        second.until("begun")
+        second.frames(1)
 
 
 BAD = [

@@ -5,7 +5,6 @@ import { socket as open } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_KEPT = 4800; // frames to look back at
-const DELAY = 1000; // milliseconds between two tries to show a frame that is late, at most
 let stream = null;
 
 export function setUp() {
@@ -37,7 +36,7 @@ function go() {
   if (!prompt) return $("live-prompt").focus();
   stream = {
     socket: open("/v1/live"), fps: 8, next: [], shown: [], first: 0, paused: false, returning: false, begun: false,
-    ended: false, timer: null,
+    timer: null, due: 0,
   };
   const own = stream;
   own.socket.onopen = () => send("start", { prompt });
@@ -107,7 +106,9 @@ async function play() {
   const own = stream;
   own.timer = null;
   if (own.paused || !own.next.length) return;
-  own.timer = setTimeout(() => own === stream && play(), Math.min(DELAY, 1000 / own.fps));
+  // From when this frame was due, not from when it came: timers are late, and lateness would add up.
+  own.due = Math.max(own.due, performance.now() - 500 / own.fps) + 1000 / own.fps;
+  own.timer = setTimeout(() => own === stream && play(), own.due - performance.now());
   const { frame, picture, file } = own.next[0];
   const drawn = await picture;
   if (own !== stream || own.paused || own.returning || own.next[0]?.frame !== frame) return;
@@ -119,7 +120,7 @@ async function play() {
   if (own.shown.length > MOST_KEPT) { own.shown.shift(); own.first += 1; }
   Object.assign($("live-moment"), { min: own.first, max: frame });
   $("live-moment").value = frame;
-  $("live-moment").setAttribute("aria-valuetext", seconds(frame));
+  showMoment(frame);
   $("live").dataset.frame = frame;
   if ($("live-state").textContent.startsWith("The first")) say("Playing. Type what happens next.");
 }
@@ -131,10 +132,16 @@ function draw(frame, picture) {
 
 // Shows an earlier frame; where the slider has moved on meanwhile, that one is shown instead.
 async function look(frame) {
+  showMoment(frame);
   const own = stream, file = own.shown[frame - own.first];
   if (!file) return;
   const picture = await createImageBitmap(file);
   if (own === stream && own.paused && Number($("live-moment").value) === frame) draw(frame, picture);
+}
+
+function showMoment(frame) {
+  $("live-moment").setAttribute("aria-valuetext", seconds(frame));
+  $("live-moment-label").textContent = `Moment: ${seconds(frame)}`;
 }
 
 const seconds = (frame) => `${(frame / stream.fps).toFixed(1)} s`;
