@@ -179,10 +179,9 @@ def _torch_patches(clip: np.ndarray, cfg: JudgeConfig, grid: tuple[int, int, int
     T, rows, columns = grid
     if cfg.kind == VIDEOREWARD:
         clip = clip[videoreward.chosen_frames(len(clip), FPS, cfg.fps, cfg.num_frames)]
-        frames = torch.from_numpy(clip).permute(0, 3, 1, 2)
-        frames = torch.nn.functional.interpolate(
-            frames, (rows * PATCH, columns * PATCH), mode="bicubic", antialias=True
-        )
+        frames = torch.from_numpy(clip).permute(0, 3, 1, 2).float()
+        sides = (rows * PATCH, columns * PATCH)
+        frames = torch.nn.functional.interpolate(frames, sides, mode="bicubic", antialias=True).clamp(0, 255).round()
     else:
         from PIL import Image
 
