@@ -11,6 +11,7 @@ Needs `pip install "lcv_jax[gpu-compile]"`.
 import argparse
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import json
 import os
@@ -21,9 +22,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.pages import put_between
 from lcv_jax import gpus
 
 BEGIN, END = "<!-- kernel resources: begin -->", "<!-- kernel resources: end -->"
+put_between_markers = functools.partial(put_between, begin=BEGIN, end=END)
 HOPPERS = ("h100", "h200")
 """The described GPUs that the table is about."""
 ARCHITECTURE = "sm_90a"
@@ -261,18 +264,6 @@ def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
             for row in rows
         ]
     return "\n".join(lines)
-
-
-def put_between_markers(page: str, text: str) -> str:
-    """The page with another table.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"no place for the table: the page needs the lines {BEGIN} and {END}")
-    before, rest = page.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}"
 
 
 def difference(page: str, text: str) -> str:

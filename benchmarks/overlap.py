@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from lcv_jax.kernels import attention
 from lcv_jax.kernels.block_select import Selection
+from lcv_jax.pipeline import load_pipeline
 
 GROUPS = (2, 4)
 PROMPT = "a red circle moves quickly to the right over a striped grey background"
@@ -100,10 +102,28 @@ def watching(groups: Sequence[int] = GROUPS) -> Iterator[list[list[Overlap]]]:
         jax.clear_caches()
 
 
+def sampled(
+    weights: str | Path, size: tuple[int, ...], num_steps: int, max_sequence_length: int, prompt: str = PROMPT
+) -> list[list[Overlap]]:
+    """The overlaps, by group, of every selection while a video of height x width x frames is sampled."""
+    height, width, num_frames = size
+    pipeline = load_pipeline(weights)
+    with watching() as found:
+        pipeline.text_to_video(
+            prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_steps=num_steps,
+            max_sequence_length=max_sequence_length,
+            sparse=True,
+            output="latents",
+        )
+    return found
+
+
 def main() -> None:
     """Samples, and prints a row for every size of group."""
-    from lcv_jax.pipeline import load_pipeline
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", metavar="WEIGHTS")
     parser.add_argument("--size", default="128x128x17", help="height x width x frames")
@@ -112,19 +132,9 @@ def main() -> None:
     parser.add_argument("--max-sequence-length", type=int, default=32)
     args = parser.parse_args()
 
-    height, width, num_frames = map(int, args.size.split("x"))
-    pipeline = load_pipeline(args.weights)
-    with watching() as found:
-        pipeline.text_to_video(
-            args.prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_steps=args.num_steps,
-            max_sequence_length=args.max_sequence_length,
-            sparse=True,
-            output="latents",
-        )
+    found = sampled(
+        args.weights, tuple(map(int, args.size.split("x"))), args.num_steps, args.max_sequence_length, args.prompt
+    )
     table = Table(title=f"{args.size}, {args.num_steps} steps, {len(found)} selections")
     for heading in ("group", "overlap", "loads", "chance", "products", "least overlap", "most"):
         table.add_column(heading, justify="right")

@@ -8,6 +8,7 @@ a page (docs/speed.md), `--check` fails when the page has another one.
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.__main__ import RESULTS
+from benchmarks.pages import put_between
 
 BEGIN, END = "<!-- table 2: begin -->", "<!-- table 2: end -->"
+put_between_markers = functools.partial(put_between, begin=BEGIN, end=END)
 COLUMNS = ("setting", "steps", "the report, one H800", "all", "transformer alone", "", "peak memory", "planned")
 VERSIONS = ("python", "jax", "jaxlib", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 DENSE_93, DENSE_189 = "480p -> 720p x 93", "480p -> 720p x 189"
@@ -158,18 +161,6 @@ def _seconds_of(seconds: float | None) -> str:
 
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e9:.1f} GB"
-
-
-def put_between_markers(page: str, text: str) -> str:
-    """The page with another table.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"no place for the table: the page needs the lines {BEGIN} and {END}")
-    before, rest = page.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.small_model import PROMPT, convert
-from benchmarks.overlap import mean_of, watching
-from lcv_jax.pipeline import load_pipeline
+from benchmarks.overlap import mean_of, sampled
 
 
 def rows(toy: bool) -> Iterator[dict[str, Any]]:
@@ -17,16 +16,6 @@ def rows(toy: bool) -> Iterator[dict[str, Any]]:
         weights = Path(folder) / "weights"
         convert(weights, toy)
         side, num_frames, num_steps = (128, 13, 1) if toy else (128, 33, 16)
-        with watching() as found:
-            load_pipeline(weights).text_to_video(
-                PROMPT,
-                height=side,
-                width=side,
-                num_frames=num_frames,
-                num_steps=num_steps,
-                max_sequence_length=24,
-                sparse=True,
-                output="latents",
-            )
+        found = sampled(weights, (side, side, num_frames), num_steps, max_sequence_length=24, prompt=PROMPT)
     for of_group in zip(*found, strict=True):
         yield {"size": [side, side, num_frames], "selections": len(of_group), **dataclasses.asdict(mean_of(of_group))}
