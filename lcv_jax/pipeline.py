@@ -36,7 +36,6 @@ from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.streamed import resting_place
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae import WanVAE
-from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.sharding import REPLICATED, Rules, host_rule, loading_rule, onto_devices
 from lcv_jax.sampling.denoise import (
@@ -61,7 +60,7 @@ from lcv_jax.sampling.options import (
     check_stream,
     whole_frames,
 )
-from lcv_jax.sampling.stream import Stream
+from lcv_jax.sampling.stream import Stream, trained_causally
 from lcv_jax.sampling.streaming import (
     StreamState,
     StreamWindow,
@@ -404,7 +403,7 @@ class Pipeline:
         check_stream(chosen)
         if sparse:
             window.check_blocks(self._frame_blocks())
-        if not self._is_causal(chosen):
+        if not trained_causally(self.provenance, (name for name, _ in self._wanted_adapters(chosen, ()))):
             warnings.warn(
                 "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long "
                 "stream; docs/streaming.md tells how to train it",
@@ -620,15 +619,6 @@ class Pipeline:
         adapters = [[store.adapter_identity(self.folder, name), weight] for name, weight in options.adapters]
         found = store.content_identity(self.folder)
         return {**{f"checkpoint.{name}": content for name, content in found.items()}, "adapters": adapters}
-
-    def _is_causal(self, options: SamplingOptions) -> bool:
-        """Whether the weights, or an adapter that is asked for, were trained on causal chunks."""
-        asked = {None, *(Path(name).name for name, _ in options.adapters)}
-        for record in self.provenance.get("training", ()):
-            adapter = (record["config"].get("adapter") or {}).get("name")
-            if record["config"]["objective"]["kind"] == CausalFlowMatching.__name__ and adapter in asked:
-                return True
-        return False
 
     def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""

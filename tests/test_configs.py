@@ -42,7 +42,7 @@ def config(name):
 
 
 def test_every_stage_has_a_config():
-    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "grpo", "causal", "published"}
+    assert {path.stem for path in LONGCAT.glob("*.py")} == {*STAGES, "grpo", "causal", "self_forcing", "published"}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -107,7 +107,7 @@ def test_every_stage_starts_from_the_one_before():
 
 
 def test_batches_divide_on_the_stated_hardware_and_on_other_numbers_of_hosts():
-    for name in (*STAGES, "grpo"):
+    for name in (*STAGES, "grpo", "causal", "self_forcing"):
         stated = int(re.search(r"Hardware: (\d+) x H200", (LONGCAT / f"{name}.py").read_text()).group(1))
         cfg = on_devices(config(name), stated, None)
         groups = cfg.devices.data * cfg.devices.fsdp

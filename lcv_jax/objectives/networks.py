@@ -9,7 +9,7 @@ from lcv_jax.array_types import Array, Float, PRNGKeyArray, Shaped
 
 Velocity = Callable[..., Array]
 """(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data.
-`chunk` may follow, see models/dit.py."""
+A cache with its frames, or `chunk`, may follow, see models/dit.py."""
 
 Batch = Mapping[str, Array]
 """latents_BTHWC, text_BLD, text_mask_BL, and what else the objective names."""
@@ -24,6 +24,12 @@ class Networks(NamedTuple):
     """Frozen: the weights without the adapter that learns, or with that of the stage before."""
     average: Velocity | None = None
     """The student with its parameters' moving average, without gradient."""
+    still: Velocity | None = None
+    """The student without gradient."""
+    keep: Callable[..., dict[str, Array]] | None = None
+    """Likewise, its `encode_condition` (models/dit.py): (clean latents, cache, cached frames) -> keys and values."""
+    fake: Velocity | None = None
+    """A second adapter that learns, without gradient: the score of the student's own clips."""
 
 
 def noisy_velocity(
@@ -60,6 +66,8 @@ class Losses(NamedTuple):
     """Further scalars to show."""
     samples: dict[str, Array] = {}
     """Arrays over the batch that validation summarises over all of its batches."""
+    rollout_BTHWC: Array | None = None
+    """Clips that the student made, for the fake score to learn."""
     weight: Any = 1.0
     """Of the loss beside those of other parts of a batch, and of other batches of validation."""
 
@@ -68,7 +76,8 @@ class Objective(Protocol):
     """A frozen dataclass that can be a static argument of jit."""
 
     needs: ClassVar[frozenset[str]]
-    """Of "teacher", "average", "negative_text": what the trainer provides for it beside student and batch."""
+    """Of "teacher", "average", "negative_text", "rollout" (`still` and `keep`) and "fake": what the trainer provides
+    for it beside student and batch."""
 
     def __call__(self, networks: Any, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         """The losses of a batch whose first `num_cond_latents` latent frames are given."""

@@ -31,7 +31,7 @@ from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.cost import tokens_and_flops
 from lcv_jax.training.inputs import check_batch_size
 from lcv_jax.training.rollouts import KIND
-from lcv_jax.training.state import Frozen, TrainState
+from lcv_jax.training.state import Frozen, SelfForcingState, TrainState
 from lcv_jax.training.step import Learner, train_step
 
 
@@ -212,9 +212,10 @@ def step_arguments(
 
 def held_bytes(state: TrainState, frozen: Frozen) -> dict[str, int]:
     """What lies on one device all the time, by component; those that are not there are left out."""
+    fake = state.fake if isinstance(state, SelfForcingState) else None
     trees = {
-        "parameters": state.params,
-        "moments": state.opt_state,
+        "parameters": (state.params, fake and fake.params),
+        "moments": (state.opt_state, fake and fake.opt_state),
         "average": state.ema,
         "frozen": (frozen.params, frozen.adapters),
     }

@@ -1,6 +1,6 @@
 """A stream as callers see it: an iterator of frames that takes a new prompt on the way and can be saved and resumed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from lcv_jax.array_types import UInt8
 from lcv_jax.data.encoded import pack_record, unpack_record
+from lcv_jax.objectives.causal import CausalFlowMatching
+from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.own_files import differences, write_whole
 from lcv_jax.sampling.streaming import StreamState
 from lcv_jax.user_files import reading
@@ -19,6 +21,18 @@ MakeChunk = Callable[[StreamState, str], tuple[UInt8[np.ndarray, "T H W 3"], Str
 """(state, prompt) -> the frames of the next chunk, and the state after it."""
 
 FORMAT = "lcv_jax stream 1"
+CAUSAL = CausalFlowMatching.__name__, SelfForcing.__name__
+"""Objectives that train on causal chunks."""
+
+
+def trained_causally(provenance: Mapping[str, Any], adapters: Iterable[str]) -> bool:
+    """Whether the weights of a checkpoint, or one of these adapters, were trained on causal chunks."""
+    asked = {None, *(Path(name).name for name in adapters)}
+    for record in provenance.get("training", ()):
+        adapter = (record["config"].get("adapter") or {}).get("name")
+        if record["config"]["objective"]["kind"] in CAUSAL and adapter in asked:
+            return True
+    return False
 
 
 class Moment(NamedTuple):

@@ -12,7 +12,7 @@ CausVid (arXiv 2412.07772) and Self Forcing (arXiv 2506.08009).
 import dataclasses
 import functools
 import inspect
-from typing import Annotated, Any
+from typing import Any
 
 import flax.struct
 import jax
@@ -20,68 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.array_types import Array, Bool, Float, Int, Params, PRNGKeyArray, PyTree
-from lcv_jax.bounds import Bounds, Count, Whole, check_fields
 from lcv_jax.config import DiTConfig
 from lcv_jax.diffusion.sampler import sample, sample_renoising
-from lcv_jax.models.dit import Cache, CachedFrames, LongCatVideo
+from lcv_jax.models.dit import Cache, LongCatVideo
+from lcv_jax.models.stream_window import StreamWindow, write_frames
 from lcv_jax.models.streamed import OVERLAP
 from lcv_jax.models.vae import WanVAE, denormalise_latents
 from lcv_jax.sampling.denoise import guided_velocity
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamWindow:
-    """What a chunk sees, in latent frames. The defaults add up to 24, which the released model was trained on.
-
-    Raises:
-        ValueError: a value out of range, a sink larger than the ring, or a ring shorter than a chunk.
-    """
-
-    chunk: Annotated[int, Bounds(least=1, most=4)] = 3
-    """Latent frames that are denoised together."""
-    sink: Whole = 3
-    """First latent frames of the stream, kept for good."""
-    ring: Count = 18
-    """Last latent frames that are kept."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.sink > self.ring:
-            raise ValueError(f"sink must not exceed ring, got sink={self.sink} and ring={self.ring} latent frames")
-        if self.ring < self.chunk:
-            raise ValueError(f"ring must hold a chunk at least, got ring={self.ring} and chunk={self.chunk}")
-
-    @property
-    def size(self) -> int:
-        """Latent frames in the cache."""
-        return self.sink + self.ring
-
-    def check_blocks(self, frames: int) -> None:
-        """Raises ValueError unless all parts are whole blocks of so many latent frames (block-sparse attention)."""
-        for name in ("chunk", "sink", "ring"):
-            if getattr(self, name) % frames:
-                raise ValueError(
-                    f"block-sparse attention needs {name} in multiples of {frames} latent frames, "
-                    f"got {getattr(self, name)}: use dense attention, or another {name}"
-                )
-
-    def slots(self, num_frames: Int[Array, ""]) -> Int[Array, " c"]:
-        """Where in the cache the next chunk goes, after so many frames of the stream."""
-        index = num_frames + jnp.arange(self.chunk)
-        return jnp.where(index < self.sink, index, self.sink + (index - self.sink) % self.ring)
-
-    def cached_frames(self, num_frames: Int[Array, ""]) -> CachedFrames:
-        """Where the cache's frames are in the window, after so many frames of the stream; absent ones anywhere."""
-        slot = jnp.arange(self.size)
-        # The last frame that was written to a ring slot: the largest index below num_frames that leads there.
-        last = num_frames - 1 - (num_frames - 1 - slot) % self.ring
-        index = jnp.where(slot < self.sink, slot, last)
-        dropped = jnp.maximum(num_frames - self.size, 0)
-        return CachedFrames(
-            positions_T=jnp.where(slot < self.sink, slot, index - dropped),
-            next_position=num_frames - dropped,
-            present_T=slot < num_frames,
-        )
 
 
 @flax.struct.dataclass
@@ -153,15 +98,7 @@ def next_latents(
         x_BTHWC = sample(velocity, noise_BTHWC, schedule)
     apply: Any = model.apply
     own = apply(variables, x_BTHWC, cache, frames, method="encode_condition")
-    slots = window.slots(num_frames)
-
-    def put(cached_PBMNK: Array, own_PBSNK: Array) -> Array:
-        P, B, _, N, K = cached_PBMNK.shape
-        by_frame = cached_PBMNK.reshape(P, B, window.size, -1, N, K)
-        new = own_PBSNK.reshape(P, B, window.chunk, -1, N, K).astype(by_frame.dtype)
-        return by_frame.at[:, :, slots].set(new).reshape(cached_PBMNK.shape)
-
-    return x_BTHWC, jax.tree.map(put, cache, own)
+    return x_BTHWC, write_frames(cache, own, window.slots(num_frames))
 
 
 next_latents_streamed = _jit_next(inspect.unwrap(next_latents), compiler_options=OVERLAP)

@@ -32,6 +32,7 @@ from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.grpo import GRPO
+from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.training.kinds import DATA, NETWORKS, Network, Objective
 from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
@@ -98,7 +99,7 @@ class AdapterConfig:
     start: str | None = None
     """An adapter to start from: one of the checkpoint, FOLDER/adapters/NAME of another one, or a .safetensors file."""
     teacher: str | None = None
-    """The adapter, likewise, that a distillation's teacher has. None: that of `start`."""
+    """The adapter, likewise, that a distillation's teacher has. None: that of `start`; of self-forcing none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -244,13 +245,12 @@ class TrainConfig:
         if grpo and self.adapter is None:
             raise ValueError("GRPO trains an adapter: the model without it is what it is held near; set adapter.name")
         if isinstance(self.objective, CausalFlowMatching):
-            assert isinstance(self.data, DataConfig)
-            if self.sparse is not None:
-                raise ValueError("causal training has dense attention only: leave sparse out")
-            wrong = [name for name in ("i2v", "vc", "refine") if getattr(self.data.tasks, name)]
-            if wrong:
+            self._check_chunks("causal training", ("t2v", "t2i"))
+        if isinstance(self.objective, SelfForcing):
+            self._check_chunks("self-forcing", ("t2v",))
+            if self.adapter is None:
                 raise ValueError(
-                    f"causal training has no condition frames: set data.tasks.{wrong[0]} to 0, and t2v and t2i only"
+                    "self-forcing trains an adapter: the model without it is the teacher; set adapter.name"
                 )
         if "average" in self.objective.needs and self.optimizer.ema_decay is None:
             raise ValueError(f"{type(self.objective).__name__} compares with the weights' average: set ema_decay")
@@ -262,11 +262,23 @@ class TrainConfig:
                     f"evaluation measures motion: samples.num_frames must be 5 or more, got {self.samples.num_frames}"
                 )
         if self.validation.every is not None:
-            if grpo:
-                raise ValueError("GRPO has no validation loss: leave validation.every out, and watch the samples")
+            if grpo or isinstance(self.objective, SelfForcing):
+                raise ValueError(
+                    f"{kind.__name__} has no validation loss: leave validation.every out, and watch what it generates"
+                )
             assert not isinstance(self.data, PromptsConfig)
             if self.validation.path is None and not self.data.held_out:
                 raise ValueError("validation needs data: set data.held_out (a share, such as 0.1) or validation.path")
+
+    def _check_chunks(self, what: str, tasks: tuple[str, ...]) -> None:
+        """Of training for streams."""
+        assert isinstance(self.data, DataConfig)
+        if self.sparse is not None:
+            raise ValueError(f"{what} has dense attention only: leave sparse out")
+        wrong = [name for name in self.data.tasks.positive() if name not in tasks]
+        if wrong:
+            reason = "makes whole clips" if wrong[0] == "t2i" else "has no condition frames"
+            raise ValueError(f"{what} {reason}: set data.tasks.{wrong[0]} to 0, and {' and '.join(tasks)} only")
 
     def _check_tuned(self) -> None:
         what = f"a {self.network}"

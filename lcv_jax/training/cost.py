@@ -1,11 +1,13 @@
 """What a step costs by formula, for tokens a second and model FLOPs utilisation."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from lcv_jax.config import DiTConfig
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.models.flops import causal_flops, counted_flops, forward_flops
 from lcv_jax.models.vae import WanVAE
@@ -13,6 +15,7 @@ from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.objectives.grpo import GRPO
+from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.training.step import Learner
 from lcv_jax.training.tuned import Tuned
 
@@ -39,6 +42,8 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     text_tokens = batch["text_BLD"].shape[1]
     if isinstance(learner.objective, CausalFlowMatching):
         forward = causal_flops(cfg, grid=grid, chunk=learner.objective.chunk, text_tokens=text_tokens).total
+    elif isinstance(learner.objective, SelfForcing):
+        return B * math.prod(grid), B * _self_forcing_flops(learner.objective, cfg, grid, text_tokens)
     else:
         num_condition = kind.num_cond_latents
         forward = forward_flops(cfg, grid=grid, num_condition=num_condition, text_tokens=text_tokens).total
@@ -46,6 +51,19 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     if isinstance(learner.objective, GRPO) and learner.objective.guidance_scale > 1:
         passes *= 2
     return B * grid[0] * grid[1] * grid[2], B * passes * forward
+
+
+def _self_forcing_flops(objective: SelfForcing, cfg: DiTConfig, grid: tuple[int, int, int], text_tokens: int) -> float:
+    """Of a sample: a rollout with a mean cut, the gradient of its last steps, three scores, and the fake's updates."""
+    c = objective.window.chunk
+    rollout = 0.0
+    for before in range(0, grid[0], c):
+        forward = functools.partial(forward_flops, cfg, grid=(c, *grid[1:]), cached=min(before, objective.window.size))
+        step = forward(text_tokens=text_tokens).total
+        rollout += ((objective.num_steps + 1) / 2 + 1) * step  # its last step has a backward pass, of activations alone
+        rollout += forward(text_tokens=0).total
+    scores = (2 if objective.guidance_scale > 1 else 1) + 1 + 2 * objective.fake_updates
+    return rollout + scores * forward_flops(cfg, grid=grid, text_tokens=text_tokens).total
 
 
 def _further_passes(objective: Any) -> int:

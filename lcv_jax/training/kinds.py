@@ -15,10 +15,12 @@ from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.objectives.next_token import NextToken
 from lcv_jax.objectives.preferences import PairPreference, RatingRegression
 from lcv_jax.objectives.refinement import Refinement
+from lcv_jax.objectives.self_forcing import SelfForcing
 
 Objective = (
     FlowMatching
     | CausalFlowMatching
+    | SelfForcing
     | CFGDistillation
     | ConsistencyDistillation
     | Refinement

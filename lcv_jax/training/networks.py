@@ -91,7 +91,7 @@ class Start:
         scale = jnp.float32(adapter.alpha / adapter.rank)
         if adapter.start is not None:
             scale = jnp.ravel(jax.tree.leaves(states.split_scale(self._adapter(adapter.start))[1])[0])[0]
-        teacher = (adapter.teacher or adapter.start) if teaches else None
+        teacher = teacher_of(cfg)
         combined = None if teacher is None else combine([(self._adapter(teacher), 1.0)])
         return Frozen(params=params, adapters=combined, alpha_scale=self._everywhere(scale))
 
@@ -107,7 +107,7 @@ class Start:
             return Frozen(params=params)
         whole = NamedSharding(mesh, PartitionSpec())
         combined = None
-        if teaches and (adapter.teacher or adapter.start):  # a teacher's adapter of the same rank
+        if teacher_of(cfg) is not None:  # an adapter of the same rank
             pairs = self._trained_shapes()
             combined = jax.eval_shape(lambda pairs: combine([(states.with_scale(pairs, 1.0), 1.0)]), pairs)
             combined = placed(combined, jax.tree.map(lambda _: whole, combined))
@@ -118,11 +118,12 @@ class Start:
     def state(self) -> TrainState:
         """The train state before the first step."""
         make = jax.jit(functools.partial(states.begin, self.cfg), out_shardings=self.places(), donate_argnums=0)
-        return make(self._trained())
+        return make(self._trained(), self._fake())
 
     def shapes(self) -> TrainState:
         """The train state's shapes, with their places: what a checkpoint is restored to."""
-        made = jax.eval_shape(functools.partial(states.begin, self.cfg), self._trained_shapes())
+        fake = self._trained_shapes() if "fake" in self.cfg.objective.needs else None
+        made = jax.eval_shape(functools.partial(states.begin, self.cfg), self._trained_shapes(), fake)
         return placed(made, shardings(made, self.learner.mesh, self.learner.rules))
 
     def places(self) -> TrainState:
@@ -148,6 +149,14 @@ class Start:
             return jax.jit(make, out_shardings=places)(jax.random.key(cfg.seed))
         return self._loaded("float32")
 
+    def _fake(self) -> Params | None:
+        """The adapter of the fake score: a fresh one, with which the network is the teacher still."""
+        adapter = self.cfg.adapter
+        if adapter is None or "fake" not in self.cfg.objective.needs:
+            return None
+        key = jax.random.key(self.cfg.seed + 1)
+        return jax.jit(lambda: states.new_adapter(adapter, self._network_shapes(), key))()
+
     def _trained_shapes(self) -> Params:
         adapter = self.cfg.adapter
         if adapter is None:
@@ -172,6 +181,16 @@ class Start:
 
     def _everywhere(self, value: Array) -> Array:
         return jax.device_put(value, NamedSharding(self.learner.mesh, PartitionSpec()))
+
+
+def teacher_of(cfg: TrainConfig) -> str | None:
+    """The adapter of a distillation's teacher; None: it has none.
+
+    What a student of self-forcing starts from is causal, and its teacher is not: there only `adapter.teacher` counts.
+    """
+    if cfg.adapter is None or "teacher" not in cfg.objective.needs:
+        return None
+    return cfg.adapter.teacher or (None if "fake" in cfg.objective.needs else cfg.adapter.start)
 
 
 def placed(shapes: Any, places: Any) -> Any:

@@ -1,14 +1,18 @@
 """What can be wrong with a run, found from its config and small files: before weights load and anything is written."""
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig, Size, as_text
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.models.dit import sparse_order
+from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
+from lcv_jax.sampling.stream import trained_causally
 from lcv_jax.training.base import Base
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.evaluation import chosen_items
@@ -36,6 +40,8 @@ def _check_transformer(cfg: TrainConfig, pipeline: Pipeline) -> None:
     for name in [*named, *(name for name, _ in cfg.fold)]:
         if name is not None:
             store.check_adapter(cfg.checkpoint, name, pipeline.dit_config)
+    if isinstance(cfg.objective, SelfForcing):
+        _check_causal(cfg, pipeline)
     data = cfg.data
     if cfg.samples.every is not None:
         _check_samples(cfg, pipeline, cfg.samples.prompts)
@@ -49,6 +55,27 @@ def _check_transformer(cfg: TrainConfig, pipeline: Pipeline) -> None:
         factor = pipeline.vae.cfg.temporal_factor
         if data.temporal_factor != factor:
             raise ValueError(f"data.temporal_factor must be the autoencoder's {factor}, got {data.temporal_factor}")
+
+
+def _check_causal(cfg: TrainConfig, pipeline: Pipeline) -> None:
+    """Warns unless self-forcing starts from a causal student and its teacher is not causal."""
+    assert cfg.adapter is not None
+    start, provenance = cfg.adapter.start, pipeline.provenance
+    if start is not None and Path(start).parent.name == "adapters":
+        provenance = store.read_provenance(Path(start).parent.parent)
+    advice = "train causal.py as an adapter first (docs/streaming.md) and set adapter.start to it"
+    if trained_causally(pipeline.provenance, ()):
+        warnings.warn(
+            f"the weights of {cfg.checkpoint}, which are the teacher's too, were trained on causal chunks in full: a "
+            f"teacher of whole clips is better; {advice}",
+            stacklevel=2,
+        )
+    elif not trained_causally(provenance, [] if start is None else [start]):
+        warnings.warn(
+            "self-forcing starts from a student that was never trained on causal chunks: its first rollouts drift, and "
+            f"it takes many more steps; {advice}",
+            stacklevel=2,
+        )
 
 
 def _check_samples(cfg: TrainConfig, pipeline: Pipeline, prompts: Sequence[str]) -> None:
@@ -77,6 +104,13 @@ def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[Size]) -> 
                 f"{as_text(size)}: frames must be a multiple of {vae.temporal_factor} plus 1, "
                 f"height and width multiples of {granularity}"
             )
+        if isinstance(cfg.objective, SelfForcing):
+            latents, chunk = pipeline.latent_shape(*size)[0], cfg.objective.window.chunk
+            if latents % chunk:
+                raise ValueError(
+                    f"{as_text(size)}: {latents} latent frames are no whole chunks of {chunk}; set "
+                    "objective.window.chunk, or other data.sizes"
+                )
         if cfg.sparse is not None:
             latents, rows, columns = pipeline.latent_shape(*size)[:3]
             sparse_order(cfg.sparse, (latents, rows // patch[1], columns // patch[2]), 0)

@@ -4,10 +4,12 @@
     ema/...         its average, if there is one
     opt_state/...   AdamW's moments
     step, skipped, key
+    fake/...        of self-forcing: params and opt_state of the adapter that learns the student's own distribution
 
 Frozen weights stand beside it, as they are in no checkpoint of a run: `Frozen`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +47,21 @@ class TrainState:
 
 
 @flax.struct.dataclass
+class FakeScore:
+    """The second adapter of self-forcing, which learns the distribution of what the student makes."""
+
+    params: Params
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class SelfForcingState(TrainState):
+    """The train state of self-forcing. Of a class of its own: checkpoints of other objectives have no such place."""
+
+    fake: FakeScore
+
+
+@flax.struct.dataclass
 class Frozen:
     """Weights that a run reads and never changes."""
 
@@ -56,11 +73,17 @@ class Frozen:
     """Of the adapter that is trained: float32."""
 
 
-def optimizer(cfg: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW."""
+def optimizer(cfg: OptimizerConfig, updates: int = 1) -> optax.GradientTransformation:
+    """Clipping, then AdamW.
+
+    Args:
+        updates: of a step; the learning rate goes by steps.
+    """
+    rate = learning_rate(cfg)
+    by_step = rate if updates == 1 else lambda count: rate(count // updates)
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
-        optax.adamw(learning_rate(cfg), b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decays),
+        optax.adamw(by_step, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decays),
     )
 
 
@@ -97,9 +120,14 @@ def decays(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def begin(cfg: TrainConfig, params: Params) -> TrainState:
-    """The state before the first step."""
-    return TrainState(
+def begin(cfg: TrainConfig, params: Params, fake: Params | None = None) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        params: what is trained.
+        fake: of self-forcing, the adapter of the fake score.
+    """
+    state = TrainState(
         step=jnp.int32(0),
         skipped=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(cfg.seed)),
@@ -108,6 +136,10 @@ def begin(cfg: TrainConfig, params: Params) -> TrainState:
         ema=None if cfg.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
         opt_state=optimizer(cfg.optimizer).init(params),
     )
+    if fake is None:
+        return state
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return SelfForcingState(**parts, fake=FakeScore(params=fake, opt_state=optimizer(cfg.optimizer).init(fake)))
 
 
 def rules_of(cfg: TrainConfig) -> Rules:

@@ -1,0 +1,40 @@
+r"""Toy distillation of streams to 4 steps on the student's own rollouts (self-forcing).
+
+Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py and, as an adapter, configs/toy/causal.py:
+
+    python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 16 --adapter.alpha 8 \
+      --optimizer.learning-rate 1e-3
+    python -m lcv_jax.train configs/toy/self_forcing.py
+
+Then 2 steps, from the student of 4:
+
+    python -m lcv_jax.train configs/toy/self_forcing.py --objective.num-steps 2 --run outputs/toy/self_forcing_2 \
+      --checkpoint outputs/toy/self_forcing/weights --adapter.start cfg_step_lora
+"""
+
+import dataclasses
+
+from configs.toy.common import SHIFT, stage, with_data
+from lcv_jax.data.config import TaskShares
+from lcv_jax.models.stream_window import StreamWindow
+from lcv_jax.objectives.self_forcing import SelfForcing
+from lcv_jax.training.config import AdapterConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    """The student starts from the causal adapter; the teacher is the fine-tuned model without it."""
+    cfg = stage(
+        "self_forcing",
+        after="causal",
+        tasks=TaskShares(t2v=1.0),
+        steps=300,
+        learning_rate=5e-4,
+    )
+    cfg = dataclasses.replace(
+        cfg,
+        objective=SelfForcing(num_steps=4, window=StreamWindow(chunk=1, sink=1, ring=4), shift=SHIFT),
+        adapter=AdapterConfig(name="cfg_step_lora", rank=16, alpha=8.0, start="causal_lora"),
+        optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, ema_decay=0.98),
+        samples=dataclasses.replace(cfg.samples, every=None),
+    )
+    return with_data(cfg, weight_column="weight", caption_dropout=0.0)
