@@ -34,6 +34,7 @@ COMMANDS = {
     "toy films": ("lcv_jax.toy.films", "write long films whose cuts, borders, logos and faults are known"),
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),
     "toy judges": ("lcv_jax.toy.judges", "write a tiny judge and the opinions of simulated raters to train it on"),
+    "toy raters": ("lcv_jax.toy.raters", "answer a study of people's ratings as simulated raters"),
     "toy captioner": ("lcv_jax.toy.captioner", "write a tiny captioner to train, or score the captions that it writes"),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
 }
