@@ -1,6 +1,7 @@
 # `make demo` sets up and generates, `make serve` serves the small model, `make live` plays it as it is made, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make curate` makes a training set of films (VIDEOS=FOLDER: of your own) and trains on it,
 # `make test` runs the tests.
+# `make chain` runs every command on what the ones before it wrote, from raw films to an aligned and judged model (SIZE=full: a night).
 # All lands in .venv, outputs/ and .cache/.
 # `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
@@ -14,7 +15,7 @@ PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/
 BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
-.PHONY: demo serve live train finetune align curate test test-slow test-newest test-compile gpu lint docs clean
+.PHONY: demo serve live train finetune align curate chain test test-slow test-newest test-compile gpu lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,6 +47,9 @@ align: .venv/installed
 
 curate: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/curate.sh $(if $(VIDEOS),"$(VIDEOS)")
+
+chain: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" SIZE=$(or $(SIZE),tiny) bash examples/chain.sh
 
 test: .venv/tests-installed
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

@@ -35,6 +35,10 @@ COMMANDS = {
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),
     "toy judges": ("lcv_jax.toy.judges", "write a tiny judge and the opinions of simulated raters to train it on"),
     "toy raters": ("lcv_jax.toy.raters", "answer a study of people's ratings as simulated raters"),
+    "toy chain-page": (
+        "lcv_jax.toy.chain_page",
+        "write the page of examples/chain.sh, from raw films to a judged model",
+    ),
     "toy captioner": ("lcv_jax.toy.captioner", "write a tiny captioner to train, or score the captions that it writes"),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
 }

@@ -19,12 +19,14 @@ body { margin: 0 auto; max-width: 72rem; padding: 1rem; }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem; }
 th, td { border: 1px solid #8886; padding: .2rem .6rem; text-align: left; font-variant-numeric: tabular-nums; }
 svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+.note { opacity: .8; }
+"""
+CLIPS_STYLE = """
 .clips { display: flex; gap: .6rem; flex-wrap: wrap; margin-bottom: 1.2rem; }
 .clips figure { margin: 0; flex: 1 1 14rem; max-width: 26rem; }
 .clips video { width: 100%; background: #000; }
-.note { opacity: .8; }
 """
-_SCRIPT = """
+CLIPS_SCRIPT = """
 // Clips of one prompt start together.
 document.querySelectorAll(".clips").forEach((row) => row.addEventListener("click", () => {
   row.querySelectorAll("video").forEach((video) => { video.currentTime = 0; video.play(); });
@@ -32,8 +34,8 @@ document.querySelectorAll(".clips").forEach((row) => row.addEventListener("click
 """
 
 
-def markdown(found: Comparison) -> str:
-    """Means with intervals, and what is clear against the first run."""
+def summary(found: Comparison) -> list[list[str]]:
+    """A head and a row for each score: means with intervals, and what is clear against the first run."""
     first, *others = (run.name for run in found.runs)
     head = ["score", "better", *(run.name for run in found.runs), *(f"{first} and {other}" for other in others)]
     rows = []
@@ -41,6 +43,12 @@ def markdown(found: Comparison) -> str:
         cells = [_interval(estimate) for estimate in found.estimates(key).values()]
         cells += [verdict(found.difference(key, first, other), key, first, other) for other in others]
         rows.append([found.title(key), direction(key).removesuffix(" is better"), *cells])
+    return [head, *rows]
+
+
+def markdown(found: Comparison) -> str:
+    """The summary as a table."""
+    head, *rows = summary(found)
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in lines)
     notes = "".join(f"\n\n{note}." for note in found.notes)
@@ -78,7 +86,7 @@ def page(found: Comparison, *, num_prompts: int = 3, shown: Key | None = None) -
     title = html.escape(f"Evaluation of {', '.join(names)}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>{''.join(parts)}<script>{_SCRIPT}</script></body></html>\n"
+        f"<style>{_STYLE}{CLIPS_STYLE}</style></head>\n<body>{''.join(parts)}<script>{CLIPS_SCRIPT}</script></body></html>\n"
     )
 
 
@@ -146,14 +154,23 @@ def _prompts(found: Comparison, key: Key, number: int) -> list[str]:
         parts.append(f"<h2>{html.escape(title)}</h2>" if items else "")
         for item in items:
             prompt = html.escape(clips[first][item].item.prompt or "(no prompt)")
-            parts.append(f'<p><b>{html.escape(item)}</b> {prompt}</p><div class="clips">')
-            for run in found.runs:
-                path = clips[run.name][item].path
-                caption = html.escape(f"{run.name}: {by_run[run.name][item]:.3g}")
-                video = f'<video src="{_embedded(path)}" muted controls loop playsinline></video>'
-                parts.append(f"<figure>{video}<figcaption>{caption}</figcaption></figure>")
-            parts.append("</div>")
+            shown = [(f"{name}: {by_run[name][item]:.3g}", of_run[item].path) for name, of_run in clips.items()]
+            parts.append(f"<p><b>{html.escape(item)}</b> {prompt}</p>{players(shown)}")
     return parts
+
+
+def players(clips: Sequence[tuple[str, Path]]) -> str:
+    """Clips side by side, each with a caption; `CLIPS_STYLE` and `CLIPS_SCRIPT` belong to them.
+
+    Raises:
+        OSError: a clip cannot be read.
+    """
+    figures = [
+        f'<figure><video src="{_embedded(path)}" muted controls loop playsinline></video>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, path in clips
+    ]
+    return f'<div class="clips">{"".join(figures)}</div>'
 
 
 def _mean(values: Sequence[float]) -> float:

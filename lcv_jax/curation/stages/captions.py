@@ -97,7 +97,9 @@ def adapt(stage: Stage) -> Stage:
     manifest = stage.settings.manifest
     if manifest == Path():
         return stage
-    settings = dataclasses.replace(stage.settings, model=f"sha256 {file_sha256(manifest)}", manifest=manifest.absolute())
+    settings = dataclasses.replace(
+        stage.settings, model=f"sha256 {file_sha256(manifest)}", manifest=manifest.absolute()
+    )
     return dataclasses.replace(stage, run=take, settings=settings, reads={**stage.reads, "clip": str}, cost=Cost())
 
 
