@@ -164,7 +164,9 @@ def over_white(image_HWC: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 
 def _converted(frame: Any, coding: Coding, height: int, width: int, kind: str) -> np.ndarray:
     reformatter = media_package("av.video.reformatter")
     ranges = reformatter.ColorRange
-    image = frame.reformat(
+    # A reformatter of its own would stay with the frame, and its threads with both.
+    converted = reformatter.VideoReformatter().reformat(
+        frame,
         width=width,
         height=height,
         format=kind,
@@ -172,7 +174,9 @@ def _converted(frame: Any, coding: Coding, height: int, width: int, kind: str) -
         src_color_range=ranges.JPEG if coding.is_full_range else ranges.MPEG,
         dst_color_range=ranges.JPEG,
         interpolation=exact_conversion(),
-    ).to_ndarray()
+        threads=1,
+    )
+    image = converted.to_ndarray()
     if coding.matrix is None and not coding.is_full_range:  # FFmpeg takes RGB and gray for full range
         top = np.iinfo(image.dtype).max
         scaled = (image[..., :3].astype(np.float32) - top * 16 / 255) * (255 / 219)

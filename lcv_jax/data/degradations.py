@@ -180,7 +180,8 @@ def round_trip(video_THWC: Clip, codec: str, options: dict[str, str]) -> Worse:
     encoder.thread_count = 1
     packets = []
     for number, frame_HWC in enumerate(even_THWC):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24").reformat(format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+        frame = frame.reformat(format="yuv420p", threads=1)
         frame.pts, frame.time_base = number, encoder.time_base
         packets += encoder.encode(frame)
     packets += encoder.encode(None)

@@ -124,6 +124,7 @@ class VideoWriter:
                 dst_color_trc=_BT709,
                 dst_color_primaries=_BT709,
                 interpolation=exact_conversion(),
+                threads=1,  # to start them takes longer than to convert
             )
             frame.pts, frame.time_base = self.num_frames, 1 / self._fps
             self._encode(frame)

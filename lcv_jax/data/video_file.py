@@ -5,6 +5,7 @@ frame that it leads to. The rules are in docs/training.md.
 """
 
 import functools
+import gc
 import os
 from array import array
 from collections.abc import Iterable, Iterator
@@ -45,6 +46,8 @@ class VideoFile:
 
     def __exit__(self, *exception: object) -> None:
         self._container.close()
+        # Frames and their side data refer to each other: few objects, which Python would not collect soon, and large.
+        gc.collect(1)
 
     def pictures(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Frames H W 3 of the timeline; the indices must not fall.

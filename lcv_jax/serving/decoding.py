@@ -200,7 +200,7 @@ def _write_lossless(target: Path, pictures: Any, rate: Fraction, limits: Limits)
                 raise ValueError(f"has frames of {width} x {height} pixels, at most {limits.max_input_pixels}")
             if number == 0:
                 stream.height, stream.width, stream.pix_fmt = height, width, "bgr0"
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="bgr0")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="bgr0", threads=1)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -5,7 +5,7 @@ Samples whose programs are the same, by the buckets of rewards/judge_batches.py,
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,9 @@ def open_preferences(
         raise ValueError(f"{cfg.path}: no line has a label of {', '.join(dimensions)}")
     apart = held_out_clips({one.prompt for one in labelled}, cfg.held_out)
     chosen = [one for one in labelled if (one.prompt in apart) == held_out]
+    grid_of = functools.cache(functools.partial(_grid, judge=judge))  # a file can be in many lines
     with ThreadPoolExecutor(max(1, cfg.threads)) as pool:
-        grids = list(pool.map(functools.partial(_grids, judge=judge), chosen))
+        grids = list(pool.map(functools.partial(_grids, grid_of=grid_of), chosen))
     samples = [Sample(opinion=one, grids=each) for one, each in zip(chosen, grids, strict=True)]
     by_shape: dict[Shape, list[Sample]] = {}
     for sample in samples:
@@ -147,9 +148,9 @@ class PreferenceRows:
         return arrays | {"rating_BD": values_BD}, unreadable
 
 
-def _grids(opinion: Opinion, judge: JudgeConfig) -> tuple[Grid, ...]:
+def _grids(opinion: Opinion, grid_of: Callable[[Path], Grid]) -> tuple[Grid, ...]:
     try:
-        return tuple(_grid(path, judge) for path in opinion.paths)
+        return tuple(map(grid_of, opinion.paths))
     except (OSError, ValueError) as error:
         raise ValueError(f"{opinion.place}: {error}") from None
 

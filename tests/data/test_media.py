@@ -1,11 +1,14 @@
 """Media files: clips are made here, written and read back, turned, stretched, retimed, broken."""
 
+import gc
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lcv_jax.data.colour import Tags, coding_of, to_sdr
 from lcv_jax.data.frames import contact_sheet, resize_and_crop, to_float, to_uint8
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
@@ -396,3 +399,38 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r'need the package av: pip install "lcv_jax\[video\]"'):
         read_video(__file__)
+
+
+def test_a_closed_video_leaves_no_frames_and_threads_behind(tmp_path):
+    """Those of thousands of clips would wait for the garbage collector, until no thread can be started."""
+    path = write(tmp_path / "clip.mp4", grey_levels(5))
+    read_video(path)
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        for _ in range(8):
+            read_video(path)
+        frames = [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+        after = threads()
+    finally:
+        gc.enable()
+    assert not frames
+    assert after <= before + 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux to count threads")
+def test_a_picture_is_converted_without_threads_that_stay_with_it(tmp_path):
+    path = write(tmp_path / "clip.mp4", grey_levels(8))
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    coding, before = coding_of(frames[0], Tags.of(frames[0])), threads()
+    for frame in frames:
+        assert to_sdr(frame, coding, 32, 48).shape == (32, 48, 3)
+    assert threads() == before
+
+
+def threads():
+    """Of this process; 0 where the system does not tell."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
