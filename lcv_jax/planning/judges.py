@@ -33,7 +33,7 @@ from lcv_jax.rewards import hpsv3, videoreward
 from lcv_jax.rewards.config import RewardSource
 from lcv_jax.rewards.judge import BATCH_SIZE, score_packed
 from lcv_jax.rewards.judge_batches import END_TOKENS, Shape, bucket
-from lcv_jax.rewards.judge_rewards import VIDEO_REWARDS
+from lcv_jax.rewards.judge_rewards import VIDEO_REWARDS, folders_of
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.judges import JudgeBase
 
@@ -133,19 +133,20 @@ def judgings(cfg: TrainConfig, size: Size) -> list[Judging]:
         if (kind := FACTORIES.get(source.factory)) is None:
             continue
         options = dict(source.options)
-        judge, template = _judge(Path(str(options["folder"])), kind)
         times, ends = _work(source, kind, size[0])
-        found.append(
-            Judging(
-                kind=kind,
-                judge=judge,
-                shape=_shape(judge, size, cfg.rollout.fps, template, ends),
-                rows=videos * times,
-                batch=int(options.get("batch_size", BATCH_SIZE)),
-                dtype=str(options.get("dtype", "float32")),
-                here=options.get("devices", "") in ("", "local"),
+        for folder in folders_of(str(options["folder"])):
+            judge, template = _judge(Path(folder), kind)
+            found.append(
+                Judging(
+                    kind=kind,
+                    judge=judge,
+                    shape=_shape(judge, size, cfg.rollout.fps, template, ends),
+                    rows=videos * times,
+                    batch=int(options.get("batch_size", BATCH_SIZE)),
+                    dtype=str(options.get("dtype", "float32")),
+                    here=options.get("devices", "") in ("", "local"),
+                )
             )
-        )
     return found
 
 

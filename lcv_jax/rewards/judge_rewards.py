@@ -10,8 +10,9 @@ A video that cannot be scored gives an error, never a number (protocol.py).
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,17 +73,31 @@ class VideoRewards:
         return scores
 
 
+class MeanRewards:
+    """An ensemble: the mean of what several judges find, so that a fault of one counts less."""
+
+    def __init__(self, members: Sequence[HPSv3Rewards] | Sequence[VideoRewards]):
+        self.members, self.names = members, members[0].names
+
+    def score(
+        self, videos_BTHWC: Videos, prompts: Sequence[str], fps: float | int
+    ) -> Mapping[str, Float[np.ndarray, " B"]]:
+        """The mean of each reward."""
+        scores = [member.score(videos_BTHWC, prompts, fps) for member in self.members]
+        return {name: np.mean([each[name] for each in scores], axis=0) for name in self.names}
+
+
 def hpsv3(
     folder: str,
     rewards: str = f"{GENERAL},{PERCENTILE}",
     devices: str = "",
     dtype: str = "float32",
     batch_size: int = BATCH_SIZE,
-) -> HPSv3Rewards:
+) -> HPSv3Rewards | MeanRewards:
     """HPSv3's rewards of videos.
 
     Args:
-        folder: a converted HPSv3.
+        folder: a converted HPSv3, or several with commas between, whose mean is the reward.
         rewards: which of hpsv3_general and hpsv3_percentile, with commas between.
         devices: those that score, each with all weights: "" the default one, "local" all of this process, or the
             numbers of some, such as "6,7", which then do nothing else where the policy's mesh leaves them out.
@@ -93,7 +108,7 @@ def hpsv3(
         ValueError: no converted HPSv3, or a reward or devices that are not there.
     """
     names = _chosen(rewards, (GENERAL, PERCENTILE))
-    return HPSv3Rewards(_judge(HPSV3, folder, devices, dtype, batch_size), names)
+    return _rewards(HPSv3Rewards, HPSV3, names, folder, devices, dtype, batch_size)
 
 
 def videoreward(
@@ -102,11 +117,11 @@ def videoreward(
     devices: str = "",
     dtype: str = "float32",
     batch_size: int = BATCH_SIZE,
-) -> VideoRewards:
+) -> VideoRewards | MeanRewards:
     """VideoReward's rewards of videos: mq on grey videos; ta and vq in colour.
 
     Args:
-        folder: a converted VideoReward.
+        folder: a converted VideoReward, or several with commas between, whose mean is the reward.
         rewards: which of vq, mq and ta, with commas between.
         devices: as in `hpsv3`.
         dtype: float32 or bfloat16.
@@ -116,7 +131,12 @@ def videoreward(
         ValueError: no converted VideoReward, or a reward or devices that are not there.
     """
     names = _chosen(rewards, tuple(VIDEO_REWARDS))
-    return VideoRewards(_judge(VIDEOREWARD, folder, devices, dtype, batch_size), names)
+    return _rewards(VideoRewards, VIDEOREWARD, names, folder, devices, dtype, batch_size)
+
+
+def folders_of(folder: str) -> list[str]:
+    """The judges that a reward is the mean of."""
+    return [each.strip() for each in folder.split(",")]
 
 
 def _chosen(rewards: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -125,6 +145,13 @@ def _chosen(rewards: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if unknown or len(set(names)) < len(names):
         raise ValueError(f"rewards must be different ones of {', '.join(known)}, got {rewards!r}")
     return names
+
+
+def _rewards(
+    rewards: Callable[[Judge, tuple[str, ...]], Any], kind: str, names: tuple[str, ...], folder: str, *how: Any
+) -> Any:
+    members = [rewards(_judge(kind, each, *how), names) for each in folders_of(folder)]
+    return members[0] if len(members) == 1 else MeanRewards(members)
 
 
 def _judge(kind: str, folder: str, devices: str, dtype: str, batch_size: int) -> Judge:

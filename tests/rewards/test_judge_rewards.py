@@ -72,6 +72,27 @@ def test_several_devices_share_a_batch(source, videos, converted_judge):
         np.testing.assert_allclose(reward.score(videos, CAPTIONS, 8.0)["ta"], want, rtol=1e-4, atol=1e-5)
 
 
+def test_an_ensemble_is_the_mean_of_its_judges(converted_judge, videos, monkeypatch):
+    folder = str(converted_judge("videoreward"))
+    one = videoreward(folder, rewards="ta,vq").score(videos, CAPTIONS, 8.0)
+    both = videoreward(f"{folder}, {folder}", rewards="ta,vq")
+    offsets = iter((0.0, 3.0))
+    for member in both.members:
+        monkeypatch.setattr(member, "judge", Shifted(member.judge, next(offsets)))
+    found = both.score(videos, CAPTIONS, 8.0)
+    assert list(found) == ["ta", "vq"]
+    for name, value in one.items():
+        np.testing.assert_allclose(found[name], value + 1.5, rtol=1e-5)
+
+
+class Shifted:
+    """A judge that finds everything better by so much."""
+
+    def __init__(self, judge, by):
+        self.cfg, self.score_videos = judge.cfg, judge.score_videos
+        self.normalise = lambda raw: judge.normalise(raw) + by
+
+
 def test_faults_are_never_numbers(converted_judge, videos):
     reward = videoreward(str(converted_judge("videoreward")))
     scores = score_all([reward], videos[:, :1], CAPTIONS, 8.0)
