@@ -13,16 +13,14 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap
 # a few steps on a handful of clips at least do not ruin.
 case ${SIZE:-tiny} in
   tiny) films=6 shots=6 prompts=8 batch=8 every=2 scratch=--no-from-scratch
-    captioner=(--steps 60 --batch-size 8 --validation.every 60 --validation.batches 1) captioner_clips=96
     tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0) # a program less to compile for each
     images=8 pretrain=16 sft=16 guidance=12 consistency=8 dense=6 sparse=4 refined=2
     judge=(--steps 30 --batch-size 8 --validation.every 30 --validation.batches 1) judge_captions=32 judge_held_out=8
     grpo=(--steps 8 --batch-size 8 --rollout.prompts 2 --rollout.prompts-at-once 2 --rollout.group-size 4 --rollout.passes 1) ;;
   full) films=400 shots=12 prompts=64 batch=16 every=25 scratch=--from-scratch
-    captioner=(--steps 2800) captioner_clips=3000
     tasks=()
     images=3000 pretrain=12000 sft=1500 guidance=2000 consistency=200 dense=300 sparse=150 refined=64
-    judge=() judge_captions=1500 judge_held_out=150
+    judge=() judge_captions=6000 judge_held_out=150
     grpo=() ;;
   *) echo "error: SIZE must be tiny or full, got $SIZE"; exit 2 ;;
 esac
@@ -42,15 +40,10 @@ link start "$out/start" python -m lcv_jax.convert examples/toy_checkpoint "$out/
 link curate - python -m lcv_jax.curate run "$out/films/films" "$out/library" --stages duplicates segment clips measures logo \
   --segment.shortest 1.2
 
-# 2. A captioner of the procedural world, and its captions of those clips, back in the library, where they are weighed.
-link captioner_clips "$out/captioner_clips" python -m lcv_jax.toy.make "$out/captioner_clips" --num-clips "$captioner_clips"
-link captioner_held_out "$out/captioner_held_out" python -m lcv_jax.toy.make "$out/captioner_held_out" --num-clips 48 --held-out
-link captioner_start "$out/captioner_start" python -m lcv_jax.toy.captioner start "$out/captioner_start"
-train captioner configs/toy/captioner.py --checkpoint "$out/captioner_start" --data.path "$out/captioner_clips/manifest.jsonl" \
-  --validation.path "$out/captioner_held_out/manifest.jsonl" "${captioner[@]}"
+# 2. Captions of those clips by the small captioner, back in the library, where they are weighed.
 link select_all "$out/clips.jsonl" python -m lcv_jax.curate select "$out/library" "$out/clips.jsonl" --default-caption "not captioned yet"
-link caption - python -m lcv_jax.caption "$out/captioner/weights" "$out/clips.jsonl" "$out/captioned.jsonl" --question "what moves" \
-  --num-frames 8 --min-pixels 3136 --max-pixels 3136 --max-tokens 32 --dtype float32
+link caption - python -m lcv_jax.caption examples/toy_captioner "$out/clips.jsonl" "$out/captioned.jsonl" --question "what moves" \
+  --num-frames 16 --min-pixels 7056 --max-pixels 7056 --max-tokens 32 --dtype float32
 link weigh - python -m lcv_jax.curate run "$out/films/films" "$out/library" --stages captions distribution \
   --captions.manifest "$out/captioned.jsonl"
 
@@ -77,7 +70,7 @@ train tuned configs/toy/sft.py --checkpoint "$out/pretrained/weights" --data.pat
 
 # 5. A judge on the ratings of simulated people, and alignment with its rewards. The adapter is folded into the weights.
 link judge_data "$out/judge_data" python -m lcv_jax.toy.judges "$out/judge_data" --num-captions "$judge_captions" \
-  --num-held-out "$judge_held_out"
+  --num-held-out "$judge_held_out" --captioner examples/toy_captioner
 train judge configs/judges/toy.py --checkpoint "$out/judge_data/start" --data.path "$out/judge_data/ratings.jsonl" \
   --validation.path "$out/judge_data/held_out_ratings.jsonl" "${judge[@]}"
 train grpo configs/toy/grpo_judge.py --checkpoint "$out/tuned/weights" --data.path "$out/prompts.txt" "${grpo[@]}" \

@@ -40,6 +40,10 @@ COMMANDS = {
         "write the page of examples/chain.sh, from raw films to a judged model",
     ),
     "toy captioner": ("lcv_jax.toy.captioner", "write a tiny captioner to train, or score the captions that it writes"),
+    "toy matches": (
+        "lcv_jax.toy.matches",
+        "rate captions that are right of a clip, in part or not at all, for a judge",
+    ),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
 }
 """Name on the command line: its module, and one line about it."""

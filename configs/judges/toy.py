@@ -1,8 +1,7 @@
 """A tiny judge of the procedural world, on simulated ratings of visual quality, motion quality and text alignment.
 
-Hardware: a laptop.
+Hardware: a laptop (20 minutes on two cores). After configs/judges/toy_matches.py:
 
-    python -m lcv_jax.toy.judges outputs/judges/toy_data
     python -m lcv_jax.train configs/judges/toy.py
 """
 
@@ -16,17 +15,17 @@ DATA = Path("outputs/judges/toy_data")
 
 
 def get_config() -> TrainConfig:
-    """All of a network of 1.2 million parameters but its table of words, from random weights."""
+    """All of a network of 1.7 million parameters but its table of words."""
     return TrainConfig(
         run=Path("outputs/judges/toy"),
-        checkpoint=DATA / "start",
+        checkpoint=Path("outputs/judges/toy_matches/weights"),
         objective=RatingRegression(),
         data=PreferencesConfig(path=DATA / "ratings.jsonl"),
-        steps=2000,
+        steps=800,
         batch_size=32,
         dtype="float32",
         remat="none",
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=2000, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=800, ema_decay=0.99),
         checkpoints=CheckpointsConfig(every=200),
         logging=LoggingConfig(every=20),
         validation=ValidationConfig(every=100, path=DATA / "held_out_ratings.jsonl", batches=10),

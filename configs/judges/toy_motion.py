@@ -2,7 +2,7 @@
 
 Hardware: a laptop.
 
-    python -m lcv_jax.toy.judges outputs/judges/toy_tinted --tinted
+    python -m lcv_jax.toy.judges outputs/judges/toy_tinted --tinted --captioner outputs/captioner/run/weights
     python -m lcv_jax.train configs/judges/toy_motion.py
 """
 
@@ -17,15 +17,15 @@ DATA = Path("outputs/judges/toy_tinted")
 
 
 def get_config() -> TrainConfig:
-    """A fifth of the steps of toy.py, and one dimension: enough to see which judge goes by the tint."""
+    """A quarter of the steps of toy.py, and one dimension: enough to see which judge goes by the tint."""
     cfg = of_all()
     return dataclasses.replace(
         cfg,
         run=Path("outputs/judges/toy_motion"),
         checkpoint=DATA / "start",
         data=PreferencesConfig(path=DATA / "ratings.jsonl", dimensions=("MQ",), grayscale=True),
-        steps=400,
-        optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, decay_steps=400, ema_decay=0.95),
-        checkpoints=dataclasses.replace(cfg.checkpoints, every=200),
-        validation=dataclasses.replace(cfg.validation, every=25, path=DATA / "held_out_ratings.jsonl", batches=8),
+        steps=200,
+        optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, decay_steps=200, ema_decay=0.95),
+        checkpoints=dataclasses.replace(cfg.checkpoints, every=100),
+        validation=dataclasses.replace(cfg.validation, every=20, path=DATA / "held_out_ratings.jsonl", batches=8),
     )

@@ -82,6 +82,8 @@ def write_checkpoint(folder: Path, promises: Mapping[KeyPath, Promise], parts: I
     )
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.PyTreeSave(tree))
+    # It says on whose disk the folder was written, and is read for object stores alone.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
 
 
 class _PromiseHandler(ocp.type_handlers.NumpyHandler):

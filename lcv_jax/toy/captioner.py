@@ -16,12 +16,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from lcv_jax.bounds import Seed, check_fields
+from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.captioning.prompts import STOPS, Views
 from lcv_jax.checkpoint.judge_names import captioner_table
 from lcv_jax.checkpoint.new_qwen2_vl import write_new
 from lcv_jax.checkpoint.qwen2_vl import COMPONENT
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
+from lcv_jax.data.patches import FRAMES as FRAMES_OF_A_PATCH
 from lcv_jax.own_files import write_json
 from lcv_jax.toy.captions import parse
 from lcv_jax.toy.measures import Share
@@ -29,11 +30,13 @@ from lcv_jax.toy.qwen2_vl import (
     NUM_SEEN,
     SEEN_FRAMES,
     SEEN_SIDE,
+    look_around,
     random_params,
     see_differences,
     tiny_config,
     word_tokenizer,
 )
+from lcv_jax.toy.tower import learn_to_see
 from lcv_jax.toy.world import render, sample_scene
 from lcv_jax.user_files import parse_json, read_lines
 
@@ -48,6 +51,8 @@ class Start:
 
     out: Annotated[tyro.conf.Positional[Path], positional("OUT")]
     """The folder to write: it must not exist, or be empty."""
+    tower_steps: Annotated[int, Bounds(least=0, most=10**6)] = 0
+    """Training of the vision tower alone before: it learns to name what two frames show."""
     seed: Seed = 0
     """Of all weights."""
 
@@ -93,6 +98,12 @@ def start(arguments: Start) -> None:
     clips = [render(sample_scene(int(rng.integers(2**31))), SIDE, SIDE, FRAMES, FPS) for _ in range(NUM_SEEN)]
     views = Views(num_frames=SEEN_FRAMES, min_pixels=SEEN_SIDE**2, max_pixels=SEEN_SIDE**2)
     see_differences(params, clips, FPS, views, rng)
+    look_around(params, cfg.vision_config)
+    if arguments.tower_steps:
+        two = dataclasses.replace(views, num_frames=FRAMES_OF_A_PATCH)
+        params["visual"] = learn_to_see(
+            params["visual"], cfg.vision_config, two, arguments.tower_steps, arguments.seed, SIDE, FPS
+        )
     write_new(arguments.out, COMPONENT, cfg.to_json(), table, params, tokenizer.to_str(), arguments.out)
     print(f"wrote a captioner to {arguments.out}")
 

@@ -29,7 +29,7 @@ from lcv_jax.user_files import parse_json, read_json, read_lines
 
 RECIPES = ("pretrain", "sft", "refinement", "prompts")
 TRAINED = {
-    "captioner": "captions of clips", "images": "pretraining on images", "pretrained": "pretraining on all tasks",
+    "images": "pretraining on images", "pretrained": "pretraining on all tasks",
     "tuned": "fine-tuning, weighed by density", "judge": "the judge, on ratings", "grpo": "alignment",
     "guidance": "distillation of guidance", "distilled": "distillation to 16 steps",
     "refinement_dense": "refinement, dense", "refinement": "refinement, sparse",

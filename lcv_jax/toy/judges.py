@@ -36,6 +36,7 @@ from lcv_jax.toy.qwen2_vl import (
     SEEN_FRAMES,
     SEEN_SIDE,
     VISION_TOKENS,
+    look_around,
     random_params,
     see_differences,
     tiny_config,
@@ -43,7 +44,7 @@ from lcv_jax.toy.qwen2_vl import (
 )
 from lcv_jax.toy.readers import read_clip
 from lcv_jax.toy.rewards import edge_sharpness
-from lcv_jax.toy.world import COLOURS, MOTIONS, SHAPES, Scene, render, sample_scene
+from lcv_jax.toy.world import COLOURS, MOTIONS, ROUND, SHAPES, Scene, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8.0
 FINER = 4
@@ -212,7 +213,7 @@ def _other(scene: Scene, rng: np.random.Generator) -> Scene:
     wanted = {name: getattr(scene, name) for name in choices}
     for name in changed:
         wanted[name] = str(rng.choice([value for value in choices[name] if value != wanted[name]]))
-    if wanted["motion"] == "turns" and wanted["shape"] in ("circle", "ring"):
+    if wanted["motion"] == "turns" and wanted["shape"] in ROUND:
         wanted["shape"] = "square"
     combination = wanted["colour"], wanted["shape"], wanted["motion"]
     return sample_scene(int(rng.integers(2**31)), combination=combination)
@@ -244,6 +245,7 @@ def new_params(cfg: JudgeConfig, seed: int) -> Params:
     rng = np.random.default_rng([seed, 3])
     clips = [faulty_clip(sample_scene(int(rng.integers(2**31))), rng) for _ in range(NUM_SEEN)]
     see_differences(params, clips, FPS, cfg, rng)
+    look_around(params, cfg.network.vision_config)
     return params
 
 

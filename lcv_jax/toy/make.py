@@ -59,7 +59,9 @@ class Arguments:
     fps: Fps = 8.0
     """Frames a second."""
     num_captions: Annotated[int, Bounds(least=1, most=100)] = 2
-    """Paraphrases for each clip."""
+    """Paraphrases for each clip, of captions that vary."""
+    captions: Literal["varied", "plain"] = "varied"
+    """Plain ones are always worded the same, one for each clip: easier to learn from."""
     rough_share: Share = 0.2
     """Of clips that are soft, grainy and flickering."""
     held_out: bool = False
@@ -134,7 +136,9 @@ def all_scenes(arguments: Arguments) -> Iterator[tuple[str, Scene]]:
 
 def _line(arguments: Arguments, name: str, scene: Scene, weight: float) -> dict[str, Any]:
     still = name.endswith(".png")
-    captions = [caption(scene, scene.seed + number, still=still) for number in range(arguments.num_captions)]
+    varied = arguments.captions == "varied"
+    wordings = [scene.seed + number for number in range(arguments.num_captions)] if varied else [None]
+    captions = [caption(scene, wording, still=still) for wording in wordings]
     return {
         "id": Path(name).stem,
         "path": name,

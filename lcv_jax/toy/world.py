@@ -57,7 +57,7 @@ SIZE = 0.225
 
 _REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.24, "cross": 1.11, "ring": 1.0}
 """Farthest point of a shape from its centre, in sizes."""
-_ROUND = ("circle", "ring")
+ROUND = ("circle", "ring")
 _VELOCITY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _MARGIN = 0.02
 _DARK = 0.74
@@ -102,7 +102,7 @@ class Scene:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.motion == "turns" and self.shape in _ROUND:
+        if self.motion == "turns" and self.shape in ROUND:
             raise ValueError(f"a {self.shape} looks the same however it turns: choose another shape or motion")
 
     @property
@@ -125,7 +125,7 @@ COMBINATIONS = tuple(
     for colour in COLOURS
     for shape in SHAPES
     for motion in MOTIONS
-    if not (motion == "turns" and shape in _ROUND)
+    if not (motion == "turns" and shape in ROUND)
 )
 
 

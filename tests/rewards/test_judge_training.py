@@ -287,6 +287,7 @@ def test_the_toy_judge_learns_from_simulated_raters(tmp_path, monkeypatch):
     cfg = read_config(str(ROOT / "configs" / "judges" / "toy.py"))
     cfg = dataclasses.replace(
         cfg,
+        checkpoint=Path("outputs/judges/toy_data/start"),
         steps=40,
         batch_size=16,
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=None),

@@ -1,8 +1,10 @@
 """The tiny captioner of the procedural world: it knows the words, and its captions are scored."""
 
 import json
+import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,9 +13,10 @@ from lcv_jax.captioning.prompts import CaptionPrompts
 from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.qwen2_vl import COMPONENT
 from lcv_jax.convert import main as convert_main
+from lcv_jax.toy import tower
 from lcv_jax.toy.captioner import main
 from lcv_jax.toy.captions import caption
-from lcv_jax.toy.world import sample_scene
+from lcv_jax.toy.world import COLOURS, sample_scene
 from lcv_jax.train import read_config
 from lcv_jax.training.captioners import CaptionerBase
 
@@ -38,6 +41,10 @@ def test_the_start_is_a_captioner_that_can_say_every_caption(tmp_path, capsys):
         main(["start", str(tmp_path / "start")])
     assert "exists" in capsys.readouterr().err
     assert "qwen2_vl" in store.read_provenance(tmp_path / "start")["components"]
+    written = [file for file in (tmp_path / "start" / "qwen2_vl").rglob("*") if file.is_file()]
+    assert not [file for file in written if str(tmp_path).encode() in file.read_bytes()], (
+        "names the disk it was made on"
+    )
     assert all(np.isfinite(leaf).all() for leaf in params["visual"]["merger"]["mlp_0"].values())
 
 
@@ -77,3 +84,19 @@ def test_captions_are_scored_by_what_was_drawn(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["score", *files])
     assert "has no scene 0: give the scenes.jsonl of the captioned clips" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_tower_that_learns_to_see_names_more_than_chance_and_nothing_else_changes(tmp_path, monkeypatch, capsys):
+    """Forty steps on few glances: colours are named at once."""
+    monkeypatch.setattr(tower, "GLANCES", 256)
+    main(["start", str(tmp_path / "seeing"), "--tower-steps", "40"])
+    said = re.search(r"step 40 of 40: colour (\d+) %", capsys.readouterr().out)
+    assert said
+    assert int(said[1]) > 2 * 100 / len(COLOURS)
+    main(["start", str(tmp_path / "blind")])
+    seeing, blind = (store.load_component(tmp_path / name, COMPONENT)[1] for name in ("seeing", "blind"))
+    changed = {name: jax.tree.leaves(jax.tree.map(np.array_equal, seeing[name], blind[name])) for name in seeing}
+    assert not any(changed["visual"])
+    assert all(changed["model"])
+    assert all(changed["lm_head"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from lcv_jax.checkpoint import store
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.pipeline import load_pipeline
-from lcv_jax.toy import make, score, start
+from lcv_jax.toy import make, matches, score, start
 from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.measures import psnr
 from lcv_jax.toy.readers import ATTRIBUTES, read_clip
@@ -67,6 +68,14 @@ def test_the_same_seed_gives_the_same_scenes_at_another_size(clips, tmp_path):
     assert scenes_of(tmp_path / "x").items() <= scenes_of(clips).items()
     make.main([str(tmp_path / "y"), "--num-clips", "4", "--held-out"])
     assert all(map(is_held_out, scenes_of(tmp_path / "y").values()))
+
+
+def test_plain_captions_are_always_worded_the_same(tmp_path):
+    small = ["--num-clips", "6", "--num-images", "2", "--num-frames", "5", "--height", "16", "--width", "16"]
+    make.main([str(tmp_path / "x"), *small, "--captions", "plain"])
+    scenes = scenes_of(tmp_path / "x")
+    for entry in read_manifest(tmp_path / "x" / "manifest.jsonl"):
+        assert list(entry.captions) == [caption(scenes[entry.id], None, still=entry.is_image)]
 
 
 @pytest.mark.parametrize(
@@ -198,3 +207,22 @@ def test_a_missing_adapter_is_named_before_anything_is_made(fresh, capsys, monke
 def test_sizes_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SIZES["small"].dit = SIZES["tiny"].dit
+
+
+def test_captions_are_rated_by_how_much_of_a_clip_they_have_right(clips, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    matches.main([str(folder), "--num-captions", "8"])
+    lines = [json.loads(line) for line in (folder / "matches.jsonl").read_text().splitlines()]
+    scenes = {f"clips/{name}.mp4": scene for name, scene in scenes_of(folder).items()}
+    assert len(lines) == 12 * 8  # no images
+    for line in lines:
+        told, shown = parse(line["prompt"]), scenes[line["path"]]
+        right = sum(getattr(told, name) == getattr(shown, name) for name in ("colour", "shape", "motion"))
+        assert line["ratings"] == {"TA": pytest.approx(1 + 4 * right / 3)}
+        others = ("speed", "texture", "background", "pan")
+        assert all(getattr(told, name) == getattr(shown, name) for name in others)
+    assert {round(line["ratings"]["TA"]) for line in lines} == {1, 2, 4, 5}
+    with pytest.raises(SystemExit):
+        matches.main([str(tmp_path)])
+    assert "scenes.jsonl: No such file" in capsys.readouterr().err

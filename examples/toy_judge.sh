@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The small judge of the procedural world from nothing: its tower learns to see, a captioner to say what it sees, and a
+# judge, which begins with both, to rate as simulated people do. About two hours on two cores; docs/judges.md has the results.
+# Stopped or killed, the same command goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=outputs/captioner judges=outputs/judges
+make_clips() { [ -e "$out/$1" ] || python -m lcv_jax.toy.make "$out/$1" --captions plain "${@:2}"; }
+
+# 1. A tower that sees, and a captioner: glances of two frames first, then clips.
+make_clips glances --num-clips 12000 --num-frames 2 --rough-share 0.1
+make_clips held_out_glances --num-clips 400 --num-frames 2 --held-out
+make_clips clips --num-clips 4000
+make_clips held_out --num-clips 200 --held-out
+[ -e $out/start ] || python -m lcv_jax.toy.captioner start $out/start --tower-steps 1200
+python -m lcv_jax.train configs/toy/captioner_glances.py
+python -m lcv_jax.train configs/toy/captioner.py
+python -m lcv_jax.caption $out/run/weights $out/held_out/manifest.jsonl $out/captioned.jsonl --question "what moves" \
+  --num-frames 16 --min-pixels 7056 --max-pixels 7056 --max-tokens 32 --dtype float32
+python -m lcv_jax.toy.captioner score $out/captioned.jsonl $out/held_out/scenes.jsonl --json benchmarks/results/toy/captioner.json
+
+# 2. The judge: what it sees compared with captions drawn at random first, then rated as people do; and one of another seed,
+# for an ensemble.
+[ -e $judges/toy_data ] || python -m lcv_jax.toy.judges $judges/toy_data --num-captions 6000 --captioner $out/run/weights
+python -m lcv_jax.toy.matches $out/glances
+python -m lcv_jax.toy.matches $out/held_out_glances --num-captions 1
+python -m lcv_jax.train configs/judges/toy_matches.py
+python -m lcv_jax.train configs/judges/toy.py
+python -m lcv_jax.train configs/judges/toy.py --run $judges/toy_2 --seed 1
+
+# 3. Figure 20 of the report: a judge of motion, shown in grey and in colour, where colour gives the motion away in training.
+[ -e $judges/toy_tinted ] || python -m lcv_jax.toy.judges $judges/toy_tinted --tinted --captioner $out/run/weights
+motion() { python -m lcv_jax.train configs/judges/toy_motion.py --run "$judges/$1" "${@:2}"; }
+for seed in 0 1 2; do
+  motion grey_$seed --seed $seed
+  motion colour_$seed --seed $seed --data.no-grayscale
+done
