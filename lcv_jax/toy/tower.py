@@ -67,7 +67,7 @@ def learn_to_see(
     width = cfg.hidden_size
     heads = {name: jnp.zeros((width, 1 + len(values))) for name, values in ATTRIBUTES.items()}
     trained: Any = {"tower": jax.tree.map(jnp.asarray, tower), "heads": heads}
-    rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(WARMUP, steps), steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(WARMUP, steps // 2), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
     loss = functools.partial(naming_loss, VisionTower(cfg), cells_BS2)
 
