@@ -116,6 +116,16 @@ def read_lines(path: str | Path) -> Iterator[str]:
             yield decode(line, path, number)
 
 
+def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file; empty lines are left out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line is no object.
+    """
+    return (parse_json(line, path) for line in read_lines(path) if line.strip())
+
+
 def decode(data: bytes, path: str | Path, first_line: int = 1) -> str:
     """The bytes of a file in UTF-8, with or without a byte-order mark, from a line on.
 

@@ -8,29 +8,28 @@ Hardware: a laptop (10 minutes on two cores). After configs/toy/captioner.py, wh
     python -m lcv_jax.train configs/judges/toy_matches.py
 """
 
+import dataclasses
 from pathlib import Path
 
+from configs.judges.toy import DATA
+from configs.judges.toy import get_config as of_ratings
 from lcv_jax.data.preferences import PreferencesConfig
-from lcv_jax.objectives.preferences import RatingRegression
-from lcv_jax.training.config import CheckpointsConfig, LoggingConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from lcv_jax.training.config import TrainConfig
 
-OUT, GLANCES = Path("outputs/judges"), Path("outputs/captioner")
-STEPS = 900
+GLANCES, STEPS = Path("outputs/captioner"), 900
 
 
 def get_config() -> TrainConfig:
-    """All of a network of 1.7 million parameters but its table of words, on text alignment alone."""
-    return TrainConfig(
-        run=OUT / "toy_matches",
-        checkpoint=OUT / "toy_data" / "start",
-        objective=RatingRegression(),
+    """As toy.py, on text alignment alone and on twice the clips, which are glances."""
+    cfg = of_ratings()
+    return dataclasses.replace(
+        cfg,
+        run=Path("outputs/judges/toy_matches"),
+        checkpoint=DATA / "start",
         data=PreferencesConfig(path=GLANCES / "glances" / "matches.jsonl", dimensions=("TA",)),
         steps=STEPS,
         batch_size=64,
-        dtype="float32",
-        remat="none",
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=STEPS, ema_decay=0.99),
-        checkpoints=CheckpointsConfig(every=100),
-        logging=LoggingConfig(every=20),
-        validation=ValidationConfig(every=100, path=GLANCES / "held_out_glances" / "matches.jsonl", batches=6),
+        optimizer=dataclasses.replace(cfg.optimizer, decay_steps=STEPS),
+        checkpoints=dataclasses.replace(cfg.checkpoints, every=100),
+        validation=dataclasses.replace(cfg.validation, path=GLANCES / "held_out_glances" / "matches.jsonl", batches=6),
     )

@@ -38,7 +38,7 @@ from lcv_jax.toy.qwen2_vl import (
 )
 from lcv_jax.toy.tower import learn_to_see
 from lcv_jax.toy.world import render, sample_scene
-from lcv_jax.user_files import parse_json, read_lines
+from lcv_jax.user_files import read_rows
 
 SIDE, FRAMES, FPS = 64, 17, 8.0
 """Of clips, as toy.make draws them."""
@@ -115,8 +115,10 @@ def score(arguments: Score) -> None:
         ValueError: a clip whose scene is not given, or no clip.
         OSError: a file that cannot be read or written.
     """
-    scenes = {row["id"]: row for row in _rows(arguments.scenes)}
-    right = [_right(row["caption"], _scene(scenes, row["id"], arguments.scenes)) for row in _rows(arguments.captions)]
+    scenes = {row["id"]: row for row in read_rows(arguments.scenes)}
+    right = [
+        _right(row["caption"], _scene(scenes, row["id"], arguments.scenes)) for row in read_rows(arguments.captions)
+    ]
     if not right:
         raise ValueError(f"{arguments.captions}: holds no captions")
     found = {
@@ -139,10 +141,6 @@ def _scene(scenes: dict[str, dict[str, str]], identity: str, path: Path) -> dict
     if identity not in scenes:
         raise ValueError(f"{path} has no scene {identity}: give the scenes.jsonl of the captioned clips")
     return scenes[identity]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    return [parse_json(line, str(path)) for line in read_lines(path) if line.strip()]
 
 
 if __name__ == "__main__":

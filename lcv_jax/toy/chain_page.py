@@ -6,8 +6,6 @@ reads what the links of the chain wrote, and nothing else.
 """
 
 import dataclasses
-import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from lcv_jax.evaluation.statistics import Difference
 from lcv_jax.evaluation.studies import read_study
 from lcv_jax.evaluation.study_results import rating_rows, study_findings
 from lcv_jax.own_files import write_text
-from lcv_jax.user_files import parse_json, read_json, read_lines
+from lcv_jax.user_files import read_json, read_lines, read_rows
 
 RECIPES = ("pretrain", "sft", "refinement", "prompts")
 TRAINED = {
@@ -105,7 +103,7 @@ def curves(chain: Path) -> str:
     """The loss of every training, and the rewards of alignment."""
     shown = []
     for name, title in TRAINED.items():
-        lines = [parse_json(line, name) for line in read_lines(chain / name / "metrics.jsonl") if line.strip()]
+        lines = list(read_rows(chain / name / "metrics.jsonl"))
         keys = [key for key in dict.fromkeys(key for line in lines for key in line) if _is_shown(name, key)]
         for key in keys:
             points = [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
@@ -257,8 +255,8 @@ def _value(value: Mapping[str, Any]) -> str:
 
 def times(chain: Path) -> str:
     """Seconds of every link."""
-    rows = [json.loads(line) for line in read_lines(chain / "times.jsonl") if line.strip()]
-    total = functools.reduce(lambda sum_, row: sum_ + row["seconds"], rows, 0)
+    rows = list(read_rows(chain / "times.jsonl"))
+    total = sum(row["seconds"] for row in rows)
     told = f"<p>{total / 60:.1f} minutes; of a link that was killed, the attempt that ended it counts.</p>"
     return told + parts.bars("seconds", [(row["name"], row["seconds"]) for row in rows])
 

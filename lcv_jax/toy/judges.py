@@ -31,6 +31,7 @@ from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
 from lcv_jax.toy.captions import caption, parse
+from lcv_jax.toy.matches import COMPARED
 from lcv_jax.toy.qwen2_vl import (
     NUM_SEEN,
     SEEN_FRAMES,
@@ -44,7 +45,7 @@ from lcv_jax.toy.qwen2_vl import (
 )
 from lcv_jax.toy.readers import read_clip
 from lcv_jax.toy.rewards import edge_sharpness
-from lcv_jax.toy.world import COLOURS, MOTIONS, ROUND, SHAPES, Scene, render, sample_scene
+from lcv_jax.toy.world import CHOICES, ROUND, Scene, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8.0
 FINER = 4
@@ -208,7 +209,7 @@ def tint(frames_THWC: UInt8[np.ndarray, "T H W 3"], warmth: float) -> UInt8[np.n
 
 def _other(scene: Scene, rng: np.random.Generator) -> Scene:
     """A scene with one to three of colour, shape and motion changed."""
-    choices = {"colour": tuple(COLOURS), "shape": SHAPES, "motion": MOTIONS}
+    choices = {name: CHOICES[name] for name in COMPARED}
     changed = rng.choice(list(choices), size=rng.integers(1, 4), replace=False)
     wanted = {name: getattr(scene, name) for name in choices}
     for name in changed:

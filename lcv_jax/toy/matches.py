@@ -21,10 +21,11 @@ from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
 from lcv_jax.own_files import write_text
 from lcv_jax.toy.captions import caption
-from lcv_jax.toy.world import COLOURS, MOTIONS, ROUND, SHAPES, Scene
-from lcv_jax.user_files import parse_json, read_lines
+from lcv_jax.toy.world import CHOICES, ROUND, Scene
+from lcv_jax.user_files import read_rows
 
-CHOICES: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "shape": SHAPES, "motion": MOTIONS}
+COMPARED = ("colour", "shape", "motion")
+"""What a caption can have right."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,10 @@ def write(arguments: Arguments) -> None:
         OSError: a file that cannot be read or written.
     """
     manifest, scenes = (arguments.folder / name for name in ("manifest.jsonl", "scenes.jsonl"))
-    shown = {row["id"]: _scene(row) for row in _rows(scenes)}
+    shown = {row["id"]: _scene(row) for row in read_rows(scenes)}
     lines = [
         json.dumps(rating)
-        for number, row in enumerate(_rows(manifest))
+        for number, row in enumerate(read_rows(manifest))
         if row["num_frames"] > 1
         for rating in ratings(row["path"], shown[row["id"]], arguments.num_captions, (arguments.seed, number))
     ]
@@ -74,17 +75,17 @@ def ratings(path: str, scene: Scene, count: int, seed: tuple[int, int]) -> Itera
     """Captions of a clip with none to three attributes wrong, as often each, and what they deserve."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        told = misdescribed(scene, int(rng.integers(len(CHOICES) + 1)), rng)
-        right = sum(getattr(told, name) == getattr(scene, name) for name in CHOICES)
+        told = misdescribed(scene, int(rng.integers(len(COMPARED) + 1)), rng)
+        right = sum(getattr(told, name) == getattr(scene, name) for name in COMPARED)
         prompt = caption(told, int(rng.integers(2**31)))
-        yield {"prompt": prompt, "path": path, "ratings": {"TA": 1 + 4 * right / len(CHOICES)}}
+        yield {"prompt": prompt, "path": path, "ratings": {"TA": 1 + 4 * right / len(COMPARED)}}
 
 
 def misdescribed(scene: Scene, wrong: int, rng: np.random.Generator) -> Scene:
     """The scene with so many of its attributes another."""
     while True:
         told: dict[str, Any] = {}
-        for name in map(str, rng.choice(list(CHOICES), size=wrong, replace=False)):
+        for name in map(str, rng.choice(COMPARED, size=wrong, replace=False)):
             told[name] = str(rng.choice([one for one in CHOICES[name] if one != getattr(scene, name)]))
         shape, motion = (told.get(name, getattr(scene, name)) for name in ("shape", "motion"))
         if motion != "turns" or shape not in ROUND:  # there is no such scene
@@ -95,10 +96,6 @@ def _scene(row: dict[str, Any]) -> Scene:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
     del fields["id"]
     return Scene(**fields)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    return (parse_json(line, str(path)) for line in read_lines(path) if line.strip())
 
 
 if __name__ == "__main__":

@@ -19,23 +19,8 @@ from lcv_jax.data.patches import PATCH, cells
 from lcv_jax.models.judges import normalised
 from lcv_jax.models.qwen2_vision import VisionTower
 from lcv_jax.rewards.videoreward import Views, video_patches
-from lcv_jax.toy.world import (
-    BACKGROUNDS,
-    COLOURS,
-    DURATION,
-    MOTIONS,
-    PANS,
-    SHAPES,
-    SPEEDS,
-    TEXTURES,
-    render,
-    sample_scene,
-)
+from lcv_jax.toy.world import CHOICES, DURATION, render, sample_scene
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "colour": tuple(COLOURS), "shape": SHAPES, "motion": MOTIONS, "speed": SPEEDS, "texture": tuple(TEXTURES),
-    "background": tuple(BACKGROUNDS), "pan": PANS,
-}  # fmt: skip
 GLANCES, BATCH_SIZE, LEARNING_RATE, WARMUP = 12_000, 64, 1e-3, 50
 
 
@@ -65,7 +50,7 @@ def learn_to_see(
     rows = views.max_pixels**0.5 // PATCH
     cells_BS2 = jnp.broadcast_to(jnp.asarray(cells(int(rows), int(rows))), (BATCH_SIZE, patches_NSC.shape[1], 2))
     width = cfg.hidden_size
-    heads = {name: jnp.zeros((width, 1 + len(values))) for name, values in ATTRIBUTES.items()}
+    heads = {name: jnp.zeros((width, 1 + len(values))) for name, values in CHOICES.items()}
     trained: Any = {"tower": jax.tree.map(jnp.asarray, tower), "heads": heads}
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(WARMUP, steps // 2), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
@@ -83,7 +68,7 @@ def learn_to_see(
         trained, state, right_A = step(trained, state, patches_NSC[batch], labels_NA[batch])
         right.append(right_A)
         if number % 100 == 0 or number == steps:
-            shares = zip(ATTRIBUTES, np.mean(right[-100:], axis=0), strict=True)
+            shares = zip(CHOICES, np.mean(right[-100:], axis=0), strict=True)
             say(f"step {number} of {steps}: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares))
     return jax.tree.map(np.asarray, trained["tower"])
 
@@ -98,7 +83,7 @@ def naming_loss(
     """The sum of the attributes' cross entropies, and the share of each that is right."""
     tokens_BLD: Any = network.apply({"params": trained["tower"]}, normalised(patches_BSC), cells_BS2)
     total, right = jnp.zeros(()), []
-    for place, name in enumerate(ATTRIBUTES):
+    for place, name in enumerate(CHOICES):
         head_DO = trained["heads"][name]
         weights_BL = jax.nn.softmax(tokens_BLD @ head_DO[:, 0], axis=-1)
         logits_BO = jnp.einsum("bl,bld->bd", weights_BL, tokens_BLD) @ head_DO[:, 1:]
@@ -117,5 +102,5 @@ def glances(
         scene = sample_scene((seed, 3, number))
         start = (DURATION - 1 / fps) * np.random.default_rng([seed, 4, number]).random()
         patches.append(video_patches(render(scene, side, side, 2, fps, start=start), fps, views)[0])
-        labels.append([values.index(getattr(scene, name)) for name, values in ATTRIBUTES.items()])
+        labels.append([values.index(getattr(scene, name)) for name, values in CHOICES.items()])
     return np.stack(patches), np.array(labels, np.int32)

@@ -99,7 +99,7 @@ class Scene:
     """Of the grain and the flicker."""
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.motion == "turns" and self.shape in ROUND:
@@ -111,7 +111,7 @@ class Scene:
         return self.colour, self.shape, self.motion
 
 
-_CHOICES: dict[str, Sequence[str]] = {
+CHOICES: dict[str, Sequence[str]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
     "motion": MOTIONS,
