@@ -1,7 +1,7 @@
 """What scripts that write tables and pictures of the documents share."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ def filled(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- {name} -->", "<!-- end -->"
     before, rest = text.split(begin)  # a page without a place for it, or with two, is wrong
     return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def told(value: Mapping[str, float] | None) -> str:
+    """A number of lcv_jax.toy.score with its interval; nothing where it was not measured."""
+    if value is None:
+        return ""
+    if "percent" in value:
+        return f"{value['percent']:.0f} % ({value['low']:.0f} to {value['high']:.0f})"
+    interval = f" ({value['low']:.3g} to {value['high']:.3g})" if "low" in value else ""
+    return f"{value['mean']:.3g}{interval}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

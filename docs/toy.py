@@ -120,10 +120,12 @@ def _minutes(logged: Sequence[Mapping[str, float]]) -> float:
 
 def table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
     """A row for each result, and one for true clips through the autoencoder; with few rows, turned."""
-    rows = {label: {name: _told(result["measured"].get(name)) for name in columns} for label, result in results.items()}
+    rows = {
+        label: {name: pages.told(result["measured"].get(name)) for name in columns} for label, result in results.items()
+    }
     true = next(iter(results.values()))["true"]
     if any(name in true for name in columns):
-        rows["true clips through the autoencoder"] = {name: _told(true.get(name)) for name in columns}
+        rows["true clips through the autoencoder"] = {name: pages.told(true.get(name)) for name in columns}
     heads = [name.replace("_", " ") for name in columns]
     if len(rows) < 4:
         lines = [["", *rows]] + [
@@ -132,15 +134,6 @@ def table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> s
     else:
         lines = [["", *heads]] + [[label, *row.values()] for label, row in rows.items()]
     return pages.table(lines)
-
-
-def _told(value: Mapping[str, float] | None) -> str:
-    if value is None:
-        return ""
-    if "percent" in value:
-        return f"{value['percent']:.0f} % ({value['low']:.0f} to {value['high']:.0f})"
-    interval = f" ({value['low']:.3g} to {value['high']:.3g})" if "low" in value else ""
-    return f"{value['mean']:.3g}{interval}"
 
 
 def draw_curves(path: Path) -> None:

@@ -45,6 +45,7 @@ COMMANDS = {
         "rate captions that are right of a clip, in part or not at all, for a judge",
     ),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
+    "toy score-streams": ("lcv_jax.toy.score_streams", "score its streams: captions, switched prompts, drift"),
 }
 """Name on the command line: its module, and one line about it."""
 

@@ -51,6 +51,7 @@ from lcv_jax.sampling.denoise import (
 from lcv_jax.sampling.options import (
     DISTILLED_ADAPTER,
     REFINEMENT_ADAPTER,
+    STREAM_ADAPTER,
     SamplingOptions,
     as_prompts,
     check_choice,
@@ -383,7 +384,7 @@ class Pipeline:
         """Endless video, frame by frame, in causal chunks; `send` changes the prompt while it goes on.
 
         Memory and time per chunk are constant. With `distilled` the adapter's few steps are taken, with fresh noise
-        between them; otherwise Euler steps.
+        between them; otherwise Euler steps. The adapter is the checkpoint's `stream_lora` if it has one.
 
         Args:
             prompt: of the first chunks.
@@ -403,7 +404,8 @@ class Pipeline:
         check_stream(chosen)
         if sparse:
             window.check_blocks(self._frame_blocks())
-        if not trained_causally(self.provenance, (name for name, _ in self._wanted_adapters(chosen, ()))):
+        adapted = self._with_stream_adapter(chosen)
+        if not trained_causally(self.provenance, (name for name, _ in self._wanted_adapters(adapted, ()))):
             warnings.warn(
                 "this checkpoint was not trained on causal chunks: expect motion and textures to drift over a long "
                 "stream; docs/streaming.md tells how to train it",
@@ -420,7 +422,7 @@ class Pipeline:
             with self._on_mesh():
                 make = next_latents_streamed if self.weights == "stream" else next_latents
                 latents, cache = make(
-                    model, self._variables(chosen, ()), state.cache, state.num_frames,
+                    model, self._variables(adapted, ()), state.cache, state.num_frames,
                     jax.random.normal(own_key, shape), text, mask, schedule, jnp.float32(chosen.scale),
                     jax.random.fold_in(own_key, 1), window=window, renoise=chosen.distilled,
                     full=sparse and int(state.num_frames) >= window.size,
@@ -620,10 +622,20 @@ class Pipeline:
         found = store.content_identity(self.folder)
         return {**{f"checkpoint.{name}": content for name, content in found.items()}, "adapters": adapters}
 
-    def check_adapters(self, options: SamplingOptions, *, refining: bool = False) -> None:
+    def check_adapters(self, options: SamplingOptions, *, refining: bool = False, streaming: bool = False) -> None:
         """Raises ValueError unless the adapters that a task will ask for are there and fit; reads no weights."""
+        options = self._with_stream_adapter(options) if streaming else options
         for name, _ in self._wanted_adapters(options, ((REFINEMENT_ADAPTER, 1.0),) if refining else ()):
             store.check_adapter(self.folder, name, self.dit_config)
+
+    def _with_stream_adapter(self, options: SamplingOptions) -> SamplingOptions:
+        """Options that name the adapters of a stream: `stream_lora` is that of a distilled one, where there is one."""
+        components = self.provenance["components"]
+        folded = [record["name"] for record in components["dit"]["folded"]]
+        if not options.distilled or DISTILLED_ADAPTER in folded or STREAM_ADAPTER not in components.get("lora", {}):
+            return options
+        adapters = {STREAM_ADAPTER: 1.0, **dict(options.adapters)}
+        return dataclasses.replace(options, distilled=False, adapters=tuple(adapters.items()))
 
     def _wanted_adapters(
         self, options: SamplingOptions, own_adapters: tuple[tuple[str, float], ...]

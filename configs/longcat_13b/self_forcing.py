@@ -11,7 +11,7 @@ Then 2 steps, from the student of 4, and a stream:
 
     python -m lcv_jax.train configs/longcat_13b/self_forcing.py --objective.num-steps 2 \
       --run outputs/longcat_13b/self_forcing_2 --checkpoint outputs/longcat_13b/self_forcing/weights \
-      --adapter.start cfg_step_lora
+      --adapter.start stream_lora
     python -m lcv_jax.generate stream outputs/longcat_13b/self_forcing/weights --prompt "..." --distilled \
       --num-steps 4 --output stream.mp4
 """
@@ -36,7 +36,7 @@ def get_config() -> TrainConfig:
             weight_column="weight",
             caption_dropout=0.0,
         ),
-        adapter=adapter("cfg_step_lora", "causal_lora"),
+        adapter=adapter("stream_lora", "causal_lora"),
         learning_rate=2e-5,
         steps=1_000,
         batch_size=64,

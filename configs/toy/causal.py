@@ -14,7 +14,7 @@ from lcv_jax.training.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    """All weights; clips of five latent frames, which is what a stream with a sink of 1 and a ring of 4 sees."""
+    """All weights; clips of five latent frames: a stream's sink of 1, ring of 3 and chunk of 1."""
     objective = CausalFlowMatching(chunk=1, shift=FLOW_MATCHING.shift, condition=FLOW_MATCHING.condition)
     cfg = stage(
         "causal",

@@ -2,14 +2,14 @@ r"""Toy distillation of streams to 4 steps on the student's own rollouts (self-f
 
 Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py and, as an adapter, configs/toy/causal.py:
 
-    python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 16 --adapter.alpha 8 \
+    python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 32 --adapter.alpha 16 \
       --optimizer.learning-rate 1e-3
     python -m lcv_jax.train configs/toy/self_forcing.py
 
 Then 2 steps, from the student of 4:
 
     python -m lcv_jax.train configs/toy/self_forcing.py --objective.num-steps 2 --run outputs/toy/self_forcing_2 \
-      --checkpoint outputs/toy/self_forcing/weights --adapter.start cfg_step_lora
+      --checkpoint outputs/toy/self_forcing/weights --adapter.start stream_lora
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ def get_config() -> TrainConfig:
     )
     cfg = dataclasses.replace(
         cfg,
-        objective=SelfForcing(num_steps=4, window=StreamWindow(chunk=1, sink=1, ring=4), shift=SHIFT),
-        adapter=AdapterConfig(name="cfg_step_lora", rank=16, alpha=8.0, start="causal_lora"),
+        objective=SelfForcing(num_steps=4, window=StreamWindow(chunk=1, sink=1, ring=3), shift=SHIFT),
+        adapter=AdapterConfig(name="stream_lora", rank=32, alpha=16.0, start="causal_lora"),
         optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, ema_decay=0.98),
         samples=dataclasses.replace(cfg.samples, every=None),
     )

@@ -382,7 +382,7 @@ def check_against(task: Task, pipeline: Pipeline) -> None:
     if isinstance(task, Refine):
         pipeline.check_adapters(task.options, refining=True)
         return
-    pipeline.check_adapters(task.options)
+    pipeline.check_adapters(task.options, streaming=isinstance(task, StreamVideo))
     if isinstance(task, _Segmented) and task.refine:
         pipeline.check_adapters(SamplingOptions(), refining=True)
 

@@ -43,6 +43,8 @@ class CausalFlowMatching:
     """On the clean copy, so that the model learns to go on from frames that are not quite right: its own."""
     stratified: bool = True
     """Spread the times of a batch evenly, for each chunk, instead of drawing each on its own."""
+    diffusion_forcing: bool = True
+    """Draw a time for each chunk. False: one for all chunks of a clip, to see what that is worth."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -58,7 +60,9 @@ class CausalFlowMatching:
         def of_chunk(key: PRNGKeyArray) -> jax.Array:
             return draw_uniform(key, B, stratified=self.stratified)
 
-        u_BT = jnp.repeat(jax.vmap(of_chunk)(jax.random.split(time_key, num_chunks)).T, self.chunk, axis=1)[:, :T]
+        keys = jax.random.split(time_key, num_chunks if self.diffusion_forcing else 1)
+        u_JB = jnp.broadcast_to(jax.vmap(of_chunk)(keys), (num_chunks, B))
+        u_BT = jnp.repeat(u_JB.T, self.chunk, axis=1)[:, :T]
         t_BT = shift_time(u_BT, self.shift.at(clean_BTHWC.shape))
         noise_BTHWC = jax.random.normal(noise_key, clean_BTHWC.shape)
         levels_BT = self.condition.draw(level_key, B, T)

@@ -12,6 +12,8 @@ from lcv_jax.diffusion.step_cache import FEWEST_STEPS
 
 DISTILLED_ADAPTER, REFINEMENT_ADAPTER = "cfg_step_lora", "refinement_lora"
 """The released adapters, by their file names."""
+STREAM_ADAPTER = "stream_lora"
+"""The adapter of self-forcing: of distilled streams, where the checkpoint has it, instead of the released one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

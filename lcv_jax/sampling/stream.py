@@ -14,6 +14,7 @@ from lcv_jax.data.encoded import pack_record, unpack_record
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.own_files import differences, write_whole
+from lcv_jax.sampling.options import STREAM_ADAPTER
 from lcv_jax.sampling.streaming import StreamState
 from lcv_jax.user_files import reading
 
@@ -26,8 +27,13 @@ CAUSAL = CausalFlowMatching.__name__, SelfForcing.__name__
 
 
 def trained_causally(provenance: Mapping[str, Any], adapters: Iterable[str]) -> bool:
-    """Whether the weights of a checkpoint, or one of these adapters, were trained on causal chunks."""
+    """Whether the weights of a checkpoint, or one of these adapters, were trained on causal chunks.
+
+    An adapter with the name of self-forcing's was; of others the provenance says so.
+    """
     asked = {None, *(Path(name).name for name in adapters)}
+    if STREAM_ADAPTER in asked:
+        return True
     for record in provenance.get("training", ()):
         adapter = (record["config"].get("adapter") or {}).get("name")
         if record["config"]["objective"]["kind"] in CAUSAL and adapter in asked:

@@ -138,7 +138,6 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Re
         "background": _background_scores(pixels_THWC[some], back_THW[some]),
         "pan": _pan_scores(-shift * fps / side),
     }
-    gradient_y, gradient_x = np.diff(luma_THW, axis=1)[:, :, :-1], np.diff(luma_THW, axis=2)[:, :-1]
     inner = luma_THW[:, 1:-1, 1:-1]
     around = luma_THW[:, :-2, 1:-1] + luma_THW[:, 2:, 1:-1] + luma_THW[:, 1:-1, :-2] + luma_THW[:, 1:-1, 2:]
     return Reading(
@@ -148,13 +147,19 @@ def read_clip(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Re
         growth=rates["growth"],
         turning=rates["turning"],
         evenness=_evenness(alpha_THW, track, shape, max(motion_scores, key=lambda name: motion_scores[name]), fps),
-        sharpness=float(np.sqrt(np.mean(gradient_x**2 + gradient_y**2))),
+        sharpness=sharpness_of(luma_THW),
         laplacian=float(np.sqrt(np.mean((around - 4 * inner) ** 2))),
         flicker=flicker,
         motion_energy=float(np.abs(np.diff(pixels_THWC, axis=0)).mean()) if len(frames_THWC) > 1 else 0.0,
         saturation=float((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).mean()),
         mean_colour=(float(red.mean()), float(green.mean()), float(blue.mean())),
     )
+
+
+def sharpness_of(luma_THW: Float[np.ndarray, "T H W"]) -> float:
+    """Root mean square gradient of brightness, levels a pixel."""
+    gradient_y, gradient_x = np.diff(luma_THW, axis=1)[:, :, :-1], np.diff(luma_THW, axis=2)[:, :-1]
+    return float(np.sqrt(np.mean(gradient_x**2 + gradient_y**2)))
 
 
 def _scaled(scores: Mapping[str, float], factor: float) -> dict[str, float]:

@@ -22,7 +22,6 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lcv_jax.bounds import (
     Bounds,
@@ -38,10 +37,7 @@ from lcv_jax.bounds import (
 )
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import to_uint8
-from lcv_jax.data.manifest import IMAGE_SUFFIXES
-from lcv_jax.data.media_writer import write_image
 from lcv_jax.generation.long_video import segment_seed
-from lcv_jax.own_files import write_json
 from lcv_jax.pipeline import Pipeline, load_pipeline
 from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
 from lcv_jax.sampling.options import SamplingOptions
@@ -55,16 +51,12 @@ from lcv_jax.toy.measures import (
     psnr,
     quality,
     seam_jump,
-    to_json,
 )
 from lcv_jax.toy.readers import read_clip
+from lcv_jax.toy.reports import Clip, Report, check_outputs, publish
 from lcv_jax.toy.rewards import sure_of_caption, sure_of_motion
-from lcv_jax.toy.sheets import rows_of_clips
 from lcv_jax.toy.world import COMBINATIONS, Scene, is_held_out, render, sample_scene
-from lcv_jax.user_files import check_writable
 
-Clip = np.ndarray
-"""T H W 3, uint8."""
 TaskName = Literal["text-to-video", "image-to-video", "continue-video", "long", "refine"]
 
 
@@ -130,11 +122,7 @@ class Arguments:
         """Raises ValueError for what cannot be."""
         if self.num_frames % 4 != 1:
             raise ValueError(f"num_frames must be a multiple of 4 plus 1, got {self.num_frames}")
-        for path in (self.json, self.sheet):
-            if path is not None:
-                check_writable(path)
-        if self.sheet is not None and self.sheet.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ValueError(f"sheet: {self.sheet} must end with {', '.join(sorted(IMAGE_SUFFIXES))}")
+        check_outputs(self.json, self.sheet)
         if self.task in ("continue-video", "long") and not 1 <= self.num_cond_frames < self.num_frames:
             raise ValueError(
                 f"num_cond_frames must lie in 1..{self.num_frames - 1}, for num_frames holds them; "
@@ -146,23 +134,6 @@ class Arguments:
         given = ("num_steps", "guidance_scale", "distilled", "adapters", "sparse", "enhance_hf", "shift")
         fields = {name: getattr(self, name) for name in given}
         return {**fields, "negative_prompt": self.negative_prompt, "max_sequence_length": 32}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a task gave."""
-
-    measured: Mapping[str, Share | Average]
-    true: Mapping[str, Share | Average] = dataclasses.field(default_factory=dict)
-    """Of true clips through the autoencoder."""
-    curves: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    clips: Sequence[Clip] = ()
-    """What was made, for the sheet."""
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the clips."""
-        curves = {name: list(curve) for name, curve in self.curves.items()}
-        return {"measured": to_json(self.measured), "true": to_json(self.true), "curves": curves}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +239,8 @@ def _draw(arguments: Arguments, scene: Scene) -> Clip:
     return render(scene, arguments.height, arguments.width, arguments.num_frames, arguments.fps)
 
 
-def _captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) -> dict[str, Share | Average]:
+def captioned(clips: Sequence[Clip], prompts: Sequence[str], fps: float | int) -> dict[str, Share | Average]:
+    """What clips show of their captions, and their quality."""
     readings, asked = [read_clip(clip, fps) for clip in clips], [parse(prompt) for prompt in prompts]
     rewards = {"alignment_reward": average(map(sure_of_caption, readings, asked))}
     if all(each.motion is not None for each in asked):
@@ -282,9 +254,7 @@ def score_text_to_video(model: Model, scenes: Sequence[Scene]) -> Report:
     prompts = prompts_of(scenes, still=asked.num_frames == 1)
     clips = model.from_text(prompts, [asked.seed + number for number in range(len(scenes))])
     true = [model.autoencoded(_draw(asked, scene)) for scene in scenes]
-    return Report(
-        measured=_captioned(clips, prompts, asked.fps), true=_captioned(true, prompts, asked.fps), clips=clips
-    )
+    return Report(measured=captioned(clips, prompts, asked.fps), true=captioned(true, prompts, asked.fps), clips=clips)
 
 
 def score_image_to_video(model: Model, scenes: Sequence[Scene]) -> Report:
@@ -304,9 +274,9 @@ def score_image_to_video(model: Model, scenes: Sequence[Scene]) -> Report:
         "first_seam": average(seam_jump(clip, 1) for clip in clips),
     }
     return Report(
-        measured={**_captioned(clips, prompts, asked.fps), **kept},
+        measured={**captioned(clips, prompts, asked.fps), **kept},
         true={
-            **_captioned(decoded, prompts, asked.fps),
+            **captioned(decoded, prompts, asked.fps),
             "first_seam": average(seam_jump(clip, 1) for clip in decoded),
         },
         clips=clips,
@@ -336,8 +306,8 @@ def score_continue_video(model: Model, scenes: Sequence[Scene]) -> Report:
 
     still = {"psnr_of_last_frame": average(psnr(a[seam:], b[seam:]) for a, b in zip(frozen, true, strict=True))}
     return Report(
-        measured={**_captioned(clips, prompts, asked.fps), **goes_on(clips), **still},
-        true={**_captioned(decoded, prompts, asked.fps), **goes_on(decoded)},
+        measured={**captioned(clips, prompts, asked.fps), **goes_on(clips), **still},
+        true={**captioned(decoded, prompts, asked.fps), **goes_on(decoded)},
         clips=clips,
     )
 
@@ -463,35 +433,9 @@ def run(arguments: Arguments) -> Report:
         bar_task = bar.add_task(arguments.task, total=arguments.num_clips * (3 if arguments.task == "long" else 1))
         report = TASKS[arguments.task](Model(pipeline, arguments, lambda: bar.advance(bar_task)), scenes)
     seconds = time.monotonic() - begun
-    Console().print(table_of(arguments, report))
-    print(f"{arguments.num_clips} clips in {seconds:.0f} s")
-    if arguments.json is not None:
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-        told = {"arguments": given, "captions": prompts_of(scenes), "seconds": round(seconds, 1)}
-        content = {**told, **report.to_json()}
-        write_json(arguments.json, content)
-    if arguments.sheet is not None:
-        write_image(arguments.sheet, rows_of_clips(report.clips[: arguments.sheet_clips]))
-    return report
-
-
-def table_of(arguments: Arguments, report: Report) -> Table:
-    """The numbers with their intervals."""
     split = "trained" if arguments.trained else "held-out"
-    table = Table("", "model", "95 %", "true clips", title=f"{arguments.task}, {split} captions")
-    for name, value in report.measured.items():
-        true = report.true.get(name)
-        table.add_row(name.replace("_", " "), _number(value), _interval(value), "" if true is None else _number(true))
-    return table
-
-
-def _number(value: Share | Average) -> str:
-    return f"{value.percent:.1f} %" if isinstance(value, Share) else f"{value.mean:.3g}"
-
-
-def _interval(value: Share | Average) -> str:
-    numbers = value.to_json()
-    return f"{numbers['low']:.3g} to {numbers['high']:.3g}" if "low" in numbers else ""
+    publish(arguments, f"{arguments.task}, {split} captions", report, prompts_of(scenes), seconds)
+    return report
 
 
 if __name__ == "__main__":

@@ -336,6 +336,13 @@ def pose(
     return centre_T2.astype(np.float32), size_T.astype(np.float32), angle_T.astype(np.float32)
 
 
+def in_frame(scene: Scene, seconds: float | int) -> bool:
+    """Whether the object is inside a square frame, but for an edge, at the beginning and after so many seconds."""
+    centre_T2, size_T, _ = pose(scene, np.array([0.0, seconds]), 1, 1)
+    reach_T1 = size_T[:, None] * _REACH[scene.shape] - 0.03
+    return bool((centre_T2 >= reach_T1).all() and (centre_T2 <= 1 - reach_T1).all())
+
+
 def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Signed distance to a shape of size 1, negative inside; v points down. Near corners it is a lower bound."""
     if shape == "circle":

@@ -159,6 +159,22 @@ def test_restated(batch, shown, evaluate):
     np.testing.assert_allclose(losses.error_B, error.mean(axis=1), rtol=1e-3)
 
 
+def test_without_diffusion_forcing_all_chunks_of_a_clip_have_one_time(batch, evaluate):
+    given = {}
+
+    def velocity(x, timesteps, text, mask, num_cond_latents, chunk):
+        jax.debug.callback(lambda timesteps: given.update(timesteps=timesteps), timesteps)
+        return x
+
+    for forced, times in ((True, 4), (False, 1)):
+        objective = CausalFlowMatching(chunk=1, diffusion_forcing=forced)
+        evaluate(objective, Networks(velocity), batch, jax.random.key(5), num_cond_latents=0)
+        jax.effects_barrier()
+        noisy = np.split(given["timesteps"], 2, axis=1)[1]
+        assert [len(np.unique(clip)) for clip in noisy] == [times] * len(noisy)
+        assert len(np.unique(noisy)) == times * len(noisy)
+
+
 def test_what_is_refused(variables, batch):
     with pytest.raises(ValueError, match="no condition frames, got num_cond_latents=1"):
         CausalFlowMatching()(Networks(None), batch, jax.random.key(0), num_cond_latents=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from lcv_jax.diffusion.sampler import sample_renoising
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.sampling.denoise import decode_latents
+from lcv_jax.sampling.options import SamplingOptions
 from lcv_jax.sampling.streaming import StreamWindow, decode_next, next_latents, start_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:this checkpoint was not trained on causal chunks")
@@ -185,6 +187,29 @@ def test_frames_prompts_and_resuming(pipeline, tmp_path):
     (tmp_path / "nothing").write_bytes(b"abc")
     with pytest.raises(ValueError, match="not a saved stream"):
         pipeline.stream("a cat", resume=tmp_path / "nothing", **SMALL)
+
+
+def test_distilled_streams_take_the_adapter_of_streams_if_there_is_one(pipeline, monkeypatch):
+    distilled, plain = SamplingOptions(distilled=True), SamplingOptions()
+
+    def worn(options):
+        return pipeline._wanted_adapters(pipeline._with_stream_adapter(options), ())
+
+    components = pipeline.provenance["components"]
+    assert worn(distilled) == (("cfg_step_lora", 1.0),)
+    with pytest.warns(UserWarning, match="not trained on causal chunks"):
+        pipeline.stream("a cat", **SMALL, distilled=True)
+    monkeypatch.setitem(components, "lora", {**components["lora"], "stream_lora": {}})
+    assert (worn(distilled), worn(plain)) == ((("stream_lora", 1.0),), ())
+    assert worn(SamplingOptions(distilled=True, adapters=(("stream_lora", 0.5),))) == (("stream_lora", 0.5),)
+    assert pipeline._wanted_adapters(distilled, ()) == (("cfg_step_lora", 1.0),)  # clips'
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.stream("a cat", **SMALL, distilled=True)
+    with pytest.warns(UserWarning, match="not trained on causal chunks"):
+        pipeline.stream("a cat", **SMALL)
+    monkeypatch.setitem(components["dit"], "folded", [{"name": "cfg_step_lora"}])
+    assert worn(distilled) == ()
 
 
 @pytest.mark.parametrize(

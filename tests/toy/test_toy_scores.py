@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcv_jax.toy import measures, score
+from lcv_jax.toy import measures, reports, score
 from lcv_jax.toy.captions import parse
-from lcv_jax.toy.score import Arguments, Model, Report, held_out_scenes, prompts_of
+from lcv_jax.toy.reports import Report
+from lcv_jax.toy.score import Arguments, Model, held_out_scenes, prompts_of
 from lcv_jax.toy.sheets import rows_of_clips
 from lcv_jax.toy.world import is_held_out, render
 
@@ -192,7 +193,6 @@ def test_refinement_is_compared_with_upsampling():
 
 
 def test_reports_are_json_and_tables():
-    arguments = Arguments(checkpoint=Path("none"))
     report = score.score_text_to_video(Oracle(SCENES[:3]), SCENES[:3])
     content = json.loads(json.dumps(report.to_json()))
     assert content["measured"]["colour"] | {} == {
@@ -202,7 +202,7 @@ def test_reports_are_json_and_tables():
         "hits": 3,
         "total": 3,
     }
-    assert score.table_of(arguments, report).row_count == len(report.measured)
+    assert reports.table_of("clips", report).row_count == len(report.measured)
 
 
 def test_batches_have_one_size_and_all_prompts():
