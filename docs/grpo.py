@@ -58,7 +58,7 @@ def held_out(rows: Mapping[str, Sequence[str]], scores: Sequence[str]) -> str:
     lines = [["", *(name.replace("_", " ") for name in scores)]]
     for label, names in rows.items():
         found = [pages.read_json(RESULTS / f"grpo_{name}.json")["measured"] for name in names]
-        lines.append([label, *(_spread([each[score] for each in found]) for score in scores)])
+        lines.append([label, *(pages.spread([each[score] for each in found]) for score in scores)])
     return pages.table(lines)
 
 
@@ -91,14 +91,6 @@ def _first_and_last(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> s
     ends = [[np.mean([line[name] for line in part]) for part in (run[:6], run[-6:])] for run in runs]
     (first, last), lasts = np.mean(ends, axis=0), [end[1] for end in ends]
     return f"{first:.3f} to {last:.3f} ({min(lasts):.3f} to {max(lasts):.3f})"
-
-
-def _spread(scores: Sequence[Mapping[str, float]]) -> str:
-    shares = "percent" in scores[0]
-    values = [score["percent" if shares else "mean"] for score in scores]
-    told = [f"{value:.0f}" if shares else f"{value:.3g}" for value in (np.mean(values), min(values), max(values))]
-    unit = " %" if shares else ""
-    return told[0] + unit + (f" ({told[1]} to {told[2]})" if len(values) > 1 else "")
 
 
 def draw(file: str, variants: Sequence[str], names: Sequence[str]) -> None:

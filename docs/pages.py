@@ -49,6 +49,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def spread(scores: Sequence[Mapping[str, float]]) -> str:
+    """Shares or means of several runs: their mean, the least and the most."""
+    shares = "percent" in scores[0]
+    values = [score["percent" if shares else "mean"] for score in scores]
+    told = [f"{value:.0f}" if shares else f"{value:.3g}" for value in (np.mean(values), min(values), max(values))]
+    unit = " %" if shares else ""
+    return told[0] + unit + (f" ({told[1]} to {told[2]})" if len(values) > 1 else "")
+
+
 def smooth(values: Sequence[float], width: int = 5) -> np.ndarray:
     """The running mean of so many."""
     padded = np.pad(np.asarray(values), (width // 2, width // 2), mode="edge")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The small judge of the procedural world from nothing: its tower learns to see, a captioner to say what it sees, and a
-# judge, which begins with both, to rate as simulated people do. About two hours on two cores; docs/judges.md has the results.
+# judge, which begins with both, to rate as simulated people do. About three hours on two cores; docs/judges.md has the results.
 # Stopped or killed, the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,6 +27,10 @@ python -m lcv_jax.toy.matches $out/held_out_glances --num-captions 1
 python -m lcv_jax.train configs/judges/toy_matches.py
 python -m lcv_jax.train configs/judges/toy.py
 python -m lcv_jax.train configs/judges/toy.py --run $judges/toy_2 --seed 1
+agree() { python -m lcv_jax.toy.agreement $judges/toy_data/held_out_ratings.jsonl "$@"; }
+agree $judges/toy/weights $judges/toy_2/weights
+agree examples/toy_judge --json benchmarks/results/toy/judge_agreement.json
+agree examples/toy_judge --num-frames 9 --json benchmarks/results/toy/judge_agreement_9_frames.json
 
 # 3. Figure 20 of the report: a judge of motion, shown in grey and in colour, where colour gives the motion away in training.
 [ -e $judges/toy_tinted ] || python -m lcv_jax.toy.judges $judges/toy_tinted --tinted --captioner $out/run/weights

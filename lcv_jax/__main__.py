@@ -44,6 +44,7 @@ COMMANDS = {
         "lcv_jax.toy.matches",
         "rate captions that are right of a clip, in part or not at all, for a judge",
     ),
+    "toy agreement": ("lcv_jax.toy.agreement", "print how well judges of that world agree with simulated people"),
     "toy score": ("lcv_jax.toy.score", "score a model of that world on captions it was never trained on"),
     "toy score-streams": ("lcv_jax.toy.score_streams", "score its streams: captions, switched prompts, drift"),
 }

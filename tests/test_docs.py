@@ -3,8 +3,10 @@
 import ast
 import contextlib
 import io
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,21 @@ def problem_with(line):
 @pytest.mark.parametrize("path", [*PAGES, *SCRIPTS, *SOURCES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_command_lines_parse(path):
     problems = {line: problem for line in commands_in(path) if (problem := problem_with(line))}
+    assert not problems, "\n".join(f"{line}\n{problem}" for line, problem in problems.items())
+
+
+@pytest.mark.parametrize("size", ["tiny", "full"])
+def test_commands_of_the_chain_parse_as_the_shell_expands_them(size, tmp_path):
+    """With a Python that writes down what it is given."""
+    python, given = tmp_path / "python", tmp_path / "given"
+    python.write_text('#!/bin/sh\nprintf "%s\\037" "$@" >> "$GIVEN"; echo >> "$GIVEN"\n')
+    python.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "GIVEN": str(given), "OUT": str(tmp_path / "out"), "SIZE": size}
+    subprocess.run(["bash", "examples/chain.sh"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=300)
+    lines = [shlex.join(["python", *line.split("\037")[:-1]]) for line in given.read_text().splitlines()]
+    assert len(lines) > 35
+    problems = {line: problem for line in lines if (problem := problem_with(line))}
     assert not problems, "\n".join(f"{line}\n{problem}" for line, problem in problems.items())
 
 

@@ -1,6 +1,6 @@
 """A tiny judge of the procedural world, on simulated ratings of visual quality, motion quality and text alignment.
 
-Hardware: a laptop (20 minutes on two cores). After configs/judges/toy_matches.py:
+Hardware: a laptop (35 minutes on two cores). After configs/judges/toy_matches.py:
 
     python -m lcv_jax.train configs/judges/toy.py
 """
@@ -21,11 +21,11 @@ def get_config() -> TrainConfig:
         checkpoint=Path("outputs/judges/toy_matches/weights"),
         objective=RatingRegression(),
         data=PreferencesConfig(path=DATA / "ratings.jsonl"),
-        steps=800,
+        steps=1500,
         batch_size=32,
         dtype="float32",
         remat="none",
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=800, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=1500, ema_decay=0.99),
         checkpoints=CheckpointsConfig(every=200),
         logging=LoggingConfig(every=20),
         validation=ValidationConfig(every=100, path=DATA / "held_out_ratings.jsonl", batches=10),

@@ -64,12 +64,17 @@ def readers(*, hackable: bool = False, **weights: float) -> RewardsConfig:
     """Rewards of the readers by name, and the one that is easy to hack."""
     sources: tuple[RewardSource, ...] = ()
     if weights:
-        factory, options = "lcv_jax.toy.rewards:read_clips", (("names", ",".join(weights)),)
-        sources += (RewardSource(factory=factory, options=options, weights=tuple(weights.items())),)
+        sources += (readers_source(**weights),)
     if hackable:
         factory = "lcv_jax.toy.rewards:hackable_sharpness"
         sources += (RewardSource(factory=factory, weights=(("hackable_sharpness", 1.0),)),)
     return RewardsConfig(sources=sources)
+
+
+def readers_source(**weights: float) -> RewardSource:
+    """The readers' rewards that have a weight; 0 is of one that is only logged."""
+    options = (("names", ",".join(weights)),)
+    return RewardSource(factory="lcv_jax.toy.rewards:read_clips", options=options, weights=tuple(weights.items()))
 
 
 def with_rewards(name: str, rewards: RewardsConfig) -> TrainConfig:

@@ -23,11 +23,12 @@ from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.data.patches import PATCH, fitting_size
 from lcv_jax.data.pictures import picture_size, read_image
 from lcv_jax.rewards.clip_files import Grid, file_frames, file_grid
-from lcv_jax.rewards.judge_batches import END_TOKENS
 from lcv_jax.rewards.videoreward import frame_patches
 
 FILES = ("path", "video", "image")
 """Columns, of which a line has one."""
+ANSWER_TOKENS = 64
+"""Of which the room for an answer is a multiple: captions of all lengths compile few programs."""
 UNCOUNTED = -1
 """A target that is padding."""
 
@@ -50,7 +51,7 @@ class Buckets(NamedTuple):
 
     shape: Shape
     answer: int
-    """Tokens of an answer, a multiple of `END_TOKENS`."""
+    """Tokens of an answer, a multiple of `ANSWER_TOKENS`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def _measure(cfg: CaptionsConfig, entry: Entry, prompts: CaptionPrompts) -> Pair
             f"{cfg.max_length}: shorten the caption, lower data.views.fps or data.views.max-pixels, or raise "
             "data.max-length"
         )
-    return Pair(entry=entry, grid=grid, buckets=Buckets(shape_of(longest), -(-answer // END_TOKENS) * END_TOKENS))
+    return Pair(entry=entry, grid=grid, buckets=Buckets(shape_of(longest), -(-answer // ANSWER_TOKENS) * ANSWER_TOKENS))
 
 
 def pack_pair(

@@ -17,7 +17,7 @@ from lcv_jax.models.captioner import Asked
 from lcv_jax.models.qwen2_rope import grid_positions
 from lcv_jax.models.qwen2_vision import MERGED
 from lcv_jax.rewards.clip_files import Grid
-from lcv_jax.rewards.judge_batches import bucket, pack_visual
+from lcv_jax.rewards.judge_batches import TOKENS, bucket, pack_visual
 from lcv_jax.rewards.videoreward import video_grid, video_patches
 
 STOPS = ("<|im_end|>", "<|endoftext|>")
@@ -148,7 +148,7 @@ def shape_of(clip: Clip) -> Shape:
     """The buckets of a clip."""
     t, rows, columns = clip.grid
     return Shape(
-        pictures=bucket(t), patches=MERGED * bucket(rows * columns // MERGED), length=bucket(len(clip.ids), 16)
+        pictures=bucket(t), patches=MERGED * bucket(rows * columns // MERGED), length=bucket(len(clip.ids), TOKENS)
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from lcv_jax.planning.training import TrainingStage, count_of
 from lcv_jax.rewards import hpsv3, videoreward
 from lcv_jax.rewards.config import RewardSource
 from lcv_jax.rewards.judge import BATCH_SIZE, score_packed
-from lcv_jax.rewards.judge_batches import END_TOKENS, Shape, bucket
+from lcv_jax.rewards.judge_batches import END_TOKENS, TOKENS, Shape, bucket
 from lcv_jax.rewards.judge_rewards import VIDEO_REWARDS, folders_of
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.judges import JudgeBase
@@ -65,7 +65,7 @@ RELEASED = {
 """What is planned where the config's folder is not there."""
 TEMPLATE_TOKENS = {HPSV3: 576, VIDEOREWARD: 900}
 """Of the published prompts without a tokenizer: their characters over 4.5."""
-CAPTION_TOKENS = 2 * END_TOKENS
+CAPTION_TOKENS = 4 * END_TOKENS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ def _shape(judge: JudgeConfig, size: Size, fps: float, template: int, ends: int)
     return Shape(
         pictures=bucket(pictures),
         patches=MERGED * bucket(rows * columns // MERGED),
-        begun=bucket(template + visual, 16),
+        begun=bucket(template + visual, TOKENS),
         ends=bucket(ends),
         end=CAPTION_TOKENS,
     )

@@ -1,6 +1,6 @@
 """Pictures and videos under captions, packed for a judge's network: few shapes, and a picture's prompt begins once.
 
-A row is one picture or video with all its captions. Lengths are rounded up to buckets, four an octave, and rows of the
+A row is one picture or video with all its captions. Lengths are rounded up to buckets, eight an octave, and rows of the
 same buckets form batches, so that few programs compile whatever comes.
 """
 
@@ -15,17 +15,18 @@ from lcv_jax.data.patches import cells
 from lcv_jax.models.qwen2_vision import MERGED
 from lcv_jax.rewards.conversation import Conversation, Prompt
 
-END_TOKENS = 64
+TOKENS = 16
+"""Of which the length of a beginning is a multiple."""
+END_TOKENS = 32
 """Of which the length of an end is a multiple: beginnings are many times as long."""
 MAX_ENDS = 8
 """Captions of a row; a picture with more has several rows."""
 
 
-def bucket(number: int, least: int = 1) -> int:
-    """The smallest of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... that holds a number."""
-    number = max(number, least)
-    step = 1 << max(0, number.bit_length() - 3)
-    return -(-number // step) * step
+def bucket(number: int, step: int = 1) -> int:
+    """A number rounded up to eight sizes an octave, 16, 18, 20, ..., 32, 36, ..., all of them multiples of a step."""
+    step = max(step, 1 << max(0, number.bit_length() - 4))
+    return -(-max(number, 1) // step) * step
 
 
 class Shape(NamedTuple):
@@ -79,7 +80,7 @@ def shape_of(row: Row, conversation: Conversation) -> Shape:
     return Shape(
         pictures=bucket(pictures),
         patches=MERGED * bucket(rows * columns // MERGED),
-        begun=bucket(len(conversation.opening) + visual + len(row.begun), 16),
+        begun=bucket(len(conversation.opening) + visual + len(row.begun), TOKENS),
         ends=bucket(len(row.prompts)),
         end=-(-longest // END_TOKENS) * END_TOKENS,
     )
