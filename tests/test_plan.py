@@ -26,7 +26,7 @@ from lcv_jax.planning.buffers import largest_buffers, short_name
 from lcv_jax.planning.compiling import Stage
 from lcv_jax.planning.hlo import (
     Collective,
-    _Instruction,
+    Instruction,
     _of_computation,
     collectives,
     sent_by_one,
@@ -344,7 +344,7 @@ def test_collectives_are_counted_through_loops():
 
 
 def groups_of(text):
-    (found,) = (groups for _, groups, _, _ in _of_computation([_Instruction("a", "all-to-all", "f32[8]", text)]))
+    (found,) = (groups for _, groups, _, _ in _of_computation([Instruction("a", "all-to-all", "f32[8]", text)]))
     return found
 
 

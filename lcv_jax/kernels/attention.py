@@ -118,6 +118,7 @@ def ordered_block_sparse_attention(
     sparsity: float | None = None,
     cdf_threshold: float | None = None,
     block_mask: Bool[Array | np.ndarray, "*#BN I J"] | None = None,
+    means: tuple[Float[Array, "B I N K"], Float[Array, "B J N K"]] | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B S N K"]:
     """Block-sparse attention of tokens that are in block order already (kernels/block_order.py): nothing is permuted.
@@ -125,6 +126,7 @@ def ordered_block_sparse_attention(
     Args:
         block_q: consecutive tokens of a query block; block_k: of a key block.
         sparsity, cdf_threshold, block_mask: as in `block_sparse_attention`.
+        means: `pool_blocks` of queries and keys, where they are known; None: they are computed.
     """
     check_one_way_to_select(sparsity, cdf_threshold, block_mask)
     check_blocks(q_BSNK, k_BMNK, block_q, block_k)
@@ -133,8 +135,7 @@ def ordered_block_sparse_attention(
         selection = selection_of_block_mask(block_mask, q_BSNK, k_BMNK, block_q, block_k)
     else:
         selection = select_blocks(
-            pool_blocks(q_BSNK, block_q),
-            pool_blocks(k_BMNK, block_k),
+            *(means or (pool_blocks(q_BSNK, block_q), pool_blocks(k_BMNK, block_k))),
             sparsity=sparsity,
             cdf_threshold=cdf_threshold,
             implementation=selects_by(named),

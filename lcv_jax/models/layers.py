@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, DTypeLike, Float, Int, Shaped
+from lcv_jax.kernels.norm_rope import rms_norm
 from lcv_jax.parallel.sharding import gather_kernel
 
 
@@ -31,24 +32,48 @@ class Linear(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Shaped[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        (y,) = self._products(x, 1)
+        return y
+
+    @nn.compact
+    def _products(self, x: Array, num_parts: int) -> list[Array]:
         init = nn.initializers.xavier_uniform()
         kernel = gather_kernel(self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype))
         scale = self.get_variable("params", "scale") if self.has_variable("params", "scale") else None
         dtype = self.dtype or (kernel.dtype if scale is None else x.dtype)
         x, precision = x.astype(dtype), matmul_precision(dtype)
-        y = jnp.matmul(x, kernel.astype(dtype), precision=precision)
+        ys = [jnp.matmul(x, part.astype(dtype), precision=precision) for part in _parts(kernel, num_parts)]
         if scale is not None:
-            y = (y * scale).astype(dtype)
+            ys = [(y * part).astype(dtype) for y, part in zip(ys, _parts(scale, num_parts), strict=True)]
         if self.has_variable("adapters", "down"):
             down: Array = self.get_variable("adapters", "down").astype(dtype)
             up: Array = self.get_variable("adapters", "up").astype(dtype)
             low = jnp.einsum("...d,dnr->...nr", x, down, precision=precision)
-            y += jnp.einsum("...nr,nro->...no", low, up, precision=precision).reshape(y.shape)
+            added = jnp.einsum("...nr,nro->...no", low, up, precision=precision).reshape(*x.shape[:-1], self.features)
+            ys = [y + part for y, part in zip(ys, _parts(added, num_parts), strict=True)]
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(dtype)
-        return y
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(dtype)
+            ys = [y + part for y, part in zip(ys, _parts(bias, num_parts), strict=True)]
+        return ys
+
+
+class SplitLinear(Linear):
+    """`Linear` whose output comes in equal parts, each an array of its own: q, k and v of one kernel.
+
+    A product for each part of the kernel: cut out of one product, every part would be copied once more, and a copy
+    of activations moves more bytes than one of weights.
+    """
+
+    num_parts: int = 1
+
+    def __call__(self, x: Shaped[Array, "*batch in"]) -> list[Array]:  # type: ignore[override]
+        return self._products(x, self.num_parts)
+
+
+def _parts(x: Shaped[Array, "*lead out"], num_parts: int) -> list[Array]:
+    """Equal parts of the last axis."""
+    return [x] if num_parts == 1 else jnp.split(x, num_parts, axis=-1)
 
 
 class Embedding(nn.Module):
@@ -66,17 +91,14 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis: float32 inside, cast back, then the weight (in the order published)."""
+    """`rms_norm` of kernels/norm_rope.py with a weight of its own."""
 
     epsilon: float = 1e-6
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        wide = x.astype(jnp.float32)
-        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return wide.astype(x.dtype) * weight.astype(x.dtype)
+        return rms_norm(x, self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype), self.epsilon)
 
 
 def layer_norm(x: Float[Array, "*batch D"], epsilon: float = 1e-6) -> Float[Array, "*batch D"]:

@@ -1,4 +1,7 @@
-"""Rotary position embedding in 3D (report section 3.1): frame, row and column each turn a part of every head."""
+"""Rotary position embedding in 3D (report section 3.1): frame, row and column each turn a part of every head.
+
+Here are the angles; kernels/norm_rope.py turns by them.
+"""
 
 import jax.numpy as jnp
 
@@ -30,12 +33,3 @@ def rope_table(
         angles.append(jnp.broadcast_to(angle.reshape(shape), (*grid, width // 2)))
     angle_SH = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
     return jnp.cos(angle_SH), jnp.sin(angle_SH)
-
-
-def rotate(x_BSNK: Float[Array, "B S N K"], table: RopeTable) -> Float[Array, "B S N K"]:
-    """Turns the neighbouring pairs (x0, x1), (x2, x3), ... by the table's angles, in float32."""
-    cos_S1H, sin_S1H = (part[:, None, :] for part in table)
-    pairs = x_BSNK.astype(jnp.float32).reshape(*x_BSNK.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = jnp.stack([even * cos_S1H - odd * sin_S1H, odd * cos_S1H + even * sin_S1H], axis=-1)
-    return turned.reshape(x_BSNK.shape).astype(x_BSNK.dtype)

@@ -30,6 +30,8 @@ from jax.sharding import PartitionSpec
 from lcv_jax.array_types import Array, Bool, Float, PyTree
 from lcv_jax.kernels import attention as kernels
 from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.norm_rope import choose as choose_norm_rope
+from lcv_jax.kernels.norm_rope import norm_rope
 from lcv_jax.parallel.mesh import batch_axes
 from lcv_jax.parallel.ranks import Ranks
 from lcv_jax.parallel.ring import ring_attention
@@ -126,11 +128,13 @@ class ContextParallel:
         sparsity: float | None = None,
         cdf_threshold: float | None = None,
         block_mask: Bool[Array, "*#BN I J"] | None = None,
+        means: tuple[Float[Array, "B I N K"], Float[Array, "B J N K"]] | None = None,
         implementation: str = "auto",
     ) -> Float[Array, "B S N K"]:
         """`lcv_jax.kernels.attention.ordered_block_sparse_attention` with queries and keys split over the axis.
 
-        Every query block selects among all key blocks, as on one device.
+        Every query block selects among all key blocks, as on one device. Devices that split tokens or heads compute the
+        means of their own.
 
         Raises:
             ValueError: as that function does; the mesh has no such axis, or the heads do not divide by the devices that
@@ -148,6 +152,7 @@ class ContextParallel:
                 sparsity=sparsity,
                 cdf_threshold=cdf_threshold,
                 block_mask=block_mask,
+                means=means,
                 implementation=implementation,
             )
         kernels.check_one_way_to_select(sparsity, cdf_threshold, block_mask)
@@ -170,6 +175,42 @@ class ContextParallel:
             return how(q, k, v, axis=layout.ring, block_q=block_q, block_k=block_k, implementation=implementation)
 
         return layout.split(attend, q_BSNK, k_BMNK, v_BMNK, selection, block_q=block_q, block_k=block_k)
+
+    def norm_rope(
+        self,
+        x_BSNK: Float[Array, "B S N K"],
+        weight_K: Float[Array, " K"],
+        cos_SH: Float[Array, "S half"],
+        sin_SH: Float[Array, "S half"],
+        *,
+        epsilon: float,
+        block: int | None = None,
+        implementation: str = "auto",
+    ) -> tuple[Float[Array, "B S N K"], Float[Array, "B I N K"] | None]:
+        """`lcv_jax.kernels.norm_rope.norm_rope` of tokens that are split over the axis; then without means.
+
+        Raises:
+            ValueError: the mesh has no such axis.
+        """
+        mesh = self._mesh()
+        if mesh is None:
+            return norm_rope(
+                x_BSNK, weight_K, cos_SH, sin_SH, epsilon=epsilon, block=block, implementation=implementation
+            )
+
+        if x_BSNK.shape[1] % mesh.shape[self.axis] or choose_norm_rope(implementation, x_BSNK) == "xla":
+            # The partitioner splits the formulas, and pads.
+            plain = functools.partial(norm_rope, epsilon=epsilon, implementation="xla")
+            return plain(x_BSNK, weight_K, cos_SH, sin_SH)
+
+        def local(*given: Array) -> Array:
+            return norm_rope(*given, epsilon=epsilon, implementation=implementation)[0]
+
+        tokens, table = PartitionSpec(batch_axes(mesh, x_BSNK.shape[0]), self.axis), PartitionSpec(self.axis)
+        over_mesh = jax.shard_map(
+            local, in_specs=(tokens, PartitionSpec(), table, table), out_specs=tokens, check_vma=False
+        )
+        return over_mesh(x_BSNK, weight_K, cos_SH, sin_SH), None
 
     def _mesh(self) -> jax.sharding.AbstractMesh | None:
         """The mesh that is set, or None where there is nothing to split."""

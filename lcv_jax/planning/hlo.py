@@ -45,7 +45,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     name: str
     opcode: str
     shape: str
@@ -59,7 +59,7 @@ def collectives(text: str, per_host: int | None = None) -> list[Collective]:
         text: of the compiled program.
         per_host: devices of a host, which are numbered host by host; None: there is one host.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     times = _times(computations, entry)
     found: dict[tuple[str, int, bool], list[int]] = {}
     for name, instructions in computations.items():
@@ -120,8 +120,8 @@ def sent_to_other_hosts(kind: str, result_bytes: int, group: Sequence[int], per_
     return result_bytes * (size - own) // size
 
 
-def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
+def computations_of(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
     entry, instructions = "", []
     for line in text.splitlines():
         if header := HEADER.match(line):
@@ -131,11 +131,11 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             opcode = OPCODE.search(found.group(2))
             if opcode:
                 shape, rest = found.group(2)[: opcode.start(1)], found.group(2)[opcode.end() :]
-                instructions.append(_Instruction(found.group(1), opcode.group(1), shape, rest))
+                instructions.append(Instruction(found.group(1), opcode.group(1), shape, rest))
     return computations, entry
 
 
-def _times(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, int]:
+def _times(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:
     """How often each computation runs in one run of the program; loops of unknown length count once."""
     times: dict[str, int] = {}
 
@@ -153,9 +153,9 @@ def _times(computations: dict[str, list[_Instruction]], entry: str) -> dict[str,
     return times
 
 
-def _of_computation(instructions: list[_Instruction]) -> Iterable[tuple[str, list[list[int]], bool, int]]:
+def _of_computation(instructions: list[Instruction]) -> Iterable[tuple[str, list[list[int]], bool, int]]:
     """(kind, groups, hidden, bytes of the result) of each collective."""
-    started: dict[str, tuple[int, _Instruction]] = {}
+    started: dict[str, tuple[int, Instruction]] = {}
     for at, instruction in enumerate(instructions):
         kind = instruction.opcode.removesuffix("-start").removesuffix("-done")
         if kind not in KINDS:
