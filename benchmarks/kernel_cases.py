@@ -6,6 +6,7 @@ says how it went.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from lcv_jax.gpus import described_devices
 from lcv_jax.kernels import flash_backward, flash_forward
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
 from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.norm_rope import norm_rope
 from lcv_jax.kernels.platform import compiling_for
 from lcv_jax.kernels.tiling import Tiling
 
@@ -119,6 +121,29 @@ class Case:
         return x, x, x, x, Selection(shaped(lists, jnp.int32), shaped(lists[:-1], jnp.int32))
 
 
+class NormRopeCase(Case):
+    """A program of what comes before attention: norm and RoPE of keys, and the means of their blocks."""
+
+    @property
+    def name(self) -> str:
+        return f"norm_rope_{self.num_tokens}"
+
+    def program(self) -> Callable:
+        assert self.blocks is not None
+        block = self.blocks[1]
+
+        def turn(x, *how):
+            return norm_rope(x, *how, block=block, implementation=IMPLEMENTATION)
+
+        return turn
+
+    def arguments(self, device: jax.Device) -> tuple:
+        x, *_ = super().arguments(device)
+        shaped = functools.partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
+        table = shaped((self.num_tokens, HEAD_WIDTH // 2), jnp.float32)
+        return x, shaped((HEAD_WIDTH,), DTYPE), table, table
+
+
 def cases() -> Iterator[Case]:
     """The 480p and 720p sizes with the released block size, and each other block size at the smallest it divides."""
     for grid in GRIDS[:2]:
@@ -127,6 +152,7 @@ def cases() -> Iterator[Case]:
     for blocks in BLOCKS[1:]:
         fitting = (grid.num_tokens for grid in GRIDS[1:] if not any(grid.num_tokens % block for block in blocks))
         yield Case(next(fitting), blocks)
+    yield NormRopeCase(GRIDS[1].num_tokens, BLOCKS[0])
 
 
 def tilings(blocks: tuple[int, int] | None) -> Iterator[Tiling]:
@@ -147,7 +173,8 @@ def main() -> None:
     (device,) = described_devices(args.gpu)
     chosen = [case for case in cases() if args.only in case.name]
     if args.sweep:
-        chosen = [dataclasses.replace(case, tiles=tiles) for case in chosen for tiles in tilings(case.blocks)]
+        tiled = [case for case in chosen if not isinstance(case, NormRopeCase)]
+        chosen = [dataclasses.replace(case, tiles=tiles) for case in tiled for tiles in tilings(case.blocks)]
     for case in chosen:
         start, error, temporary = time.perf_counter(), None, 0
         program = case.program()

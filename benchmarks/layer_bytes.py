@@ -33,7 +33,8 @@ SHAPES = {"dense": (24, 30, 52), "sparse": (24, 44, 80)}
 PRODUCTS, ATTENTION, WEIGHTS, REST = "products", "attention", "weight copies", "elementwise"
 FREE = ("parameter", "get-tuple-element", "tuple", "constant", "bitcast", "while", "iota")
 SAME_BYTES = ("bitcast", "reshape", "transpose", "copy", "convert")
-LONGEST_LISTED = 20e6
+COPIES = {*FREE, *SAME_BYTES, "dynamic-slice", "slice", "compare", "add", "select"}
+SMALLEST_LISTED = 20e6
 """Kernels that move fewer bytes are listed only with --all."""
 
 
@@ -118,7 +119,15 @@ def _kind(instruction: Instruction, inside: Sequence[Instruction], operands: Ite
         return PRODUCTS, name
     if re.search(r"(forward|fmha|cudnn)", name):
         return ATTENTION, name
-    if "dynamic-slice" in opcodes and opcodes <= {*FREE, *SAME_BYTES, "dynamic-slice", "slice", "compare", "add", "select"}:
+    if "dynamic-slice" in opcodes and opcodes <= {
+        *FREE,
+        *SAME_BYTES,
+        "dynamic-slice",
+        "slice",
+        "compare",
+        "add",
+        "select",
+    }:
         return WEIGHTS, name
     return REST, name
 
@@ -163,7 +172,7 @@ def main() -> None:
         tokens = SHAPES[case][0] * SHAPES[case][1] * SHAPES[case][2] * args.batch
         print(f"\n{case}, {tokens:,} tokens, one layer, {args.gpu}")
         for kernel in kernels:
-            if args.all or kernel.moved > LONGEST_LISTED:
+            if args.all or kernel.moved > SMALLEST_LISTED:
                 read, written, floor = kernel.read / 1e6, kernel.written / 1e6, kernel.moved / bandwidth * 1e3
                 print(
                     f"{kernel.kind:14} {kernel.name[:28]:28} reads {read:7,.0f} MB, writes {written:7,.0f} MB, "

@@ -146,7 +146,8 @@ class Block(nn.Module):
 
         h_BSD = modulate(x_BSD, shift_attn, scale_attn, order).astype(x_BSD.dtype)
         h_BSD, own = SelfAttention(self.cfg, **types, name="attn")(h_BSD, given.plan, cache)
-        x_BSD = gated(x_BSD, gate_attn, h_BSD, order)
+        # Rounded here: fused with the norm that reads them, these tokens would be kept in float32 too.
+        x_BSD = jax.lax.optimization_barrier(gated(x_BSD, gate_attn, h_BSD, order))
 
         if given.text_BLD is not None:
             normed = LayerNorm(param_dtype=self.param_dtype, name="pre_crs_attn_norm")(x_BSD[:, num_condition:])

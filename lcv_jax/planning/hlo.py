@@ -46,10 +46,13 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """A line of a program's text."""
+
     name: str
     opcode: str
     shape: str
     rest: str
+    """Operands and attributes, behind the opening parenthesis."""
 
 
 def collectives(text: str, per_host: int | None = None) -> list[Collective]:
@@ -121,6 +124,7 @@ def sent_to_other_hosts(kind: str, result_bytes: int, group: Sequence[int], per_
 
 
 def computations_of(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """The instructions of each computation, and the name of the one that is the program's entry."""
     computations: dict[str, list[Instruction]] = {}
     entry, instructions = "", []
     for line in text.splitlines():

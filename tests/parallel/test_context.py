@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
 from lcv_jax.kernels.block_select import Selection
+from lcv_jax.kernels.norm_rope import norm_rope
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.ring import merge, part_of_lists
@@ -285,3 +286,20 @@ def test_wrong_blocks_and_selections_are_refused_as_on_one_device():
     ):
         with jax.set_mesh(make_mesh(seq=8)), pytest.raises(ValueError, match=said):
             attend_by(WAYS["ring"], **settings)(q, k, v)
+
+
+@pytest.mark.parametrize("num_tokens", [64, 60])
+def test_norm_and_rope_over_devices(num_tokens):
+    """60 tokens do not divide by 8 devices: the formulas take them."""
+    x, angle_SH = random(0, BATCH, num_tokens, 2, 16), random(1, num_tokens, 8)
+    given = x, 1 + random(2, 16), jnp.cos(angle_SH), jnp.sin(angle_SH)
+    how = {"epsilon": 1e-6, "block": 4}
+    want, want_means = norm_rope(*given, implementation="xla", **how)
+    turn = jax.jit(functools.partial(ContextParallel().norm_rope, implementation="pallas_interpret", **how))
+    with jax.set_mesh(make_mesh(seq=8)):
+        got, means = turn(*given)
+    assert means is None
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    alone, alone_means = ContextParallel().norm_rope(*given, implementation="pallas_interpret", **how)
+    np.testing.assert_allclose(alone, want, atol=2e-6)
+    np.testing.assert_allclose(alone_means, want_means, atol=2e-6)
