@@ -97,6 +97,6 @@ def forward(
         interpret=interpret,
         name="norm_rope",
     )(x_BSNK, weight_K.astype(x_BSNK.dtype), cos_SH, sin_SH)
-    if means_BINK is not None and tile != block:
+    if means_BINK is not None and block is not None and tile != block:
         means_BINK = jnp.mean(means_BINK.reshape(B, S // block, block // tile, N, K), axis=2)
     return rotated_BSNK, means_BINK
