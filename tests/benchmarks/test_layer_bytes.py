@@ -34,7 +34,7 @@ HloModule jit_apply, is_scheduled=true
   %product = bf16[10,8]{1,0} get-tuple-element(%matmul), index=0
   %halved = f32[10,4]{1,0} fusion(%product), kind=kLoop, calls=%halve
   %squares = f32[10,4]{1,0} fusion(%halved), kind=kLoop, calls=%square
-  %attended = bf16[10,4]{1,0} custom-call(%squares, %squares), custom_call_target="triton", backend_config={name = "dense_forward"}
+  %attended = bf16[10,4]{1,0} custom-call(%squares, %squares), custom_call_target="x", config={name = "dense_forward"}
   ROOT %next = (s32[], bf16[10,4], bf16[3,4,8]) tuple(%index.1, %attended, %stack.1)
 }
 
