@@ -173,9 +173,7 @@ def score_captions(streams: Streams, scenes: Sequence[Scene]) -> Report:
     for number, prompt in enumerate(prompts):
         clips.append(take(streams.open(prompt, number), CLIP))
         streams.advance()
-    model = streams.clips
-    true = [model.autoencoded(render(scene, asked.height, asked.width, CLIP, asked.fps)) for scene in scenes]
-    return Report(measured=captioned(clips, prompts, asked.fps), true=captioned(true, prompts, asked.fps), clips=clips)
+    return Report(measured=captioned(clips, prompts, asked.fps), clips=clips)
 
 
 def switched(scene: Scene, new: str, seed: int, fps: float | int, num_frames: int) -> Scene:
