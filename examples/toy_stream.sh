@@ -18,37 +18,26 @@ causal=(--steps 500 --adapter.name causal_lora --adapter.rank 32 --adapter.alpha
 python -m lcv_jax.encode $out/clips/manifest.jsonl $out/base $out/encoded --sizes 17,64,64 --fps 8
 train causal causal base "${causal[@]}"
 train four self_forcing causal/weights --steps 200 --batch-size 8 --objective.fake-updates 3
-train two self_forcing four/weights --steps 100 --batch-size 8 --objective.fake-updates 3 --objective.num-steps 2 --adapter.start stream_lora
-# Without diffusion forcing: one noise level for all chunks of a clip.
-train one_level causal base "${causal[@]}" --objective.no-diffusion-forcing
 
 # $1: the name of the result; $2: the folder; then flags. What is there is not scored again.
 score() { name=$1 folder=$2; shift 2
   [ -e "$results/stream_$name.json" ] || python -m lcv_jax.toy.score_streams "$out/$folder" "$@" \
     --json "$results/stream_$name.json" --sheet "$sheets/stream_$name.png"; }
-switch=(--task switch) drift=(--task drift --num-streams 8 --num-chunks 200)
+switch=(--task switch) drift=(--task drift --num-streams 4 --num-chunks 200)
 euler=(--adapters causal_lora 1) four=(four/weights --distilled --num-steps 4) two=(two/weights --distilled --num-steps 2)
-sixteen=(causal/weights "${euler[@]}" --num-steps 16) untrained=(base --distilled --num-steps 4)
+sixteen=(causal/weights "${euler[@]}" --num-steps 16) untrained=(base --distilled --num-steps 4 --adapters stream_lora 0 cfg_step_lora 1)
 
 score four "${four[@]}"
 score switch_four "${four[@]}" "${switch[@]}"
-score long "${four[@]}" "${drift[@]}" --num-chunks 1000
-score two "${two[@]}"
-score switch_two "${two[@]}" "${switch[@]}"
-score drift_two "${two[@]}" "${drift[@]}"
 score causal_16 "${sixteen[@]}"
-score switch_causal_16 "${sixteen[@]}" "${switch[@]}"
-score drift_causal_16 "${sixteen[@]}" "${drift[@]}"
-score causal_50 causal/weights "${euler[@]}"
 # Without own rollouts: the causal model in 4 steps; and without causal training, the shipped adapter.
 score causal_4 causal/weights "${euler[@]}" --num-steps 4
-score switch_causal_4 causal/weights "${euler[@]}" --num-steps 4 "${switch[@]}"
 score untrained "${untrained[@]}"
+score long "${four[@]}" "${drift[@]}" --num-chunks 1000
+score switch_causal_16 "${sixteen[@]}" "${switch[@]}"
 score switch_untrained "${untrained[@]}" "${switch[@]}"
 score drift_untrained "${untrained[@]}" "${drift[@]}"
-score one_level one_level/weights "${euler[@]}" --num-steps 16
-score switch_one_level one_level/weights "${euler[@]}" --num-steps 16 "${switch[@]}"
-score switch_colour "${four[@]}" "${switch[@]}" --new colour
+score drift_causal_16 "${sixteen[@]}" "${drift[@]}"
 # The window, of the 4-step model as it is.
 for window in "0 4" "1 1" "1 4" "1 8"; do
   read -r sink ring <<< "$window"
@@ -56,4 +45,22 @@ for window in "0 4" "1 1" "1 4" "1 8"; do
   score "drift_sink_${sink}_ring_$ring" "${four[@]}" "${drift[@]}" --sink "$sink" --ring "$ring"
 done
 score continuation base --distilled "${drift[@]}" --task continuation
+score switch_colour "${four[@]}" "${switch[@]}" --new colour
+score causal_50 causal/weights "${euler[@]}"
+score switch_causal_4 causal/weights "${euler[@]}" --num-steps 4 "${switch[@]}"
+
+train two self_forcing four/weights --steps 100 --batch-size 8 --objective.fake-updates 3 --objective.num-steps 2 --adapter.start stream_lora
+score two "${two[@]}"
+score switch_two "${two[@]}" "${switch[@]}"
+score drift_two "${two[@]}" "${drift[@]}"
+# Without diffusion forcing: one noise level for all chunks of a clip.
+train one_level causal base "${causal[@]}" --objective.no-diffusion-forcing
+score one_level one_level/weights "${euler[@]}" --num-steps 16
+score switch_one_level one_level/weights "${euler[@]}" --num-steps 16 "${switch[@]}"
 python docs/streaming.py
+
+# The adapter in the released layout, in bfloat16: what examples/toy_checkpoint/lora/stream_lora.safetensors is.
+rm -rf $out/float32 $out/bfloat16 $out/published
+python convert_torch_weights.py $out/four/weights $out/float32 --to-torch --components dit,lora
+python convert_torch_weights.py $out/float32 $out/bfloat16 --dtype bfloat16 --components dit,lora
+python convert_torch_weights.py $out/bfloat16 $out/published --to-torch
