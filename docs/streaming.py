@@ -20,10 +20,14 @@ WAYS = {
     "causal, 4 steps, guidance 4": "causal_4",
     "not causally trained, 4 steps": "untrained",
 }
+SWITCHES = {
+    **WAYS,
+    "self-forcing, 4 steps, guidance 2": "guided",
+    "self-forcing, 4 steps, another colour": "colour",
+}
 TRAINED = {
     "as configured": "causal_16",
     "one noise level for all chunks": "one_level",
-    "no noise on the history": "clean_history",
 }
 WINDOWS = {
     "sink 1, ring 3": "four",
@@ -44,7 +48,7 @@ def main() -> None:
     text = page.read_text(encoding="utf-8")
     for name, content in {
         "captions": captions(),
-        "switch": scored({**WAYS, "self-forcing, 4 steps, another colour": "colour"}, "switch_", SWITCH),
+        "switch": scored(SWITCHES, "switch_", SWITCH),
         "drift": drift(),
         "trained": joined(TRAINED, {"": CAPTION, "switch_": ("obeyed",)}),
         "windows": joined(WINDOWS, {"": ("all",), "switch_": ("obeyed",), "drift_": STAYS}),
@@ -88,7 +92,7 @@ def joined(ways: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> str
         for prefix, names in columns.items():
             measured = _read(prefix + name).get("measured", {})
             row |= {column: measured[column] for column in names if column in measured}
-        rows[label] = row
+        rows |= {label: row} if row else {}
     return _table(rows, [name for names in columns.values() for name in names])
 
 
@@ -114,7 +118,8 @@ def draw_drift(path: Path) -> None:
     }
     for panel, (measure, limit) in zip(panels, {"colour": 3, "sharpness": 10}.items(), strict=True):
         for number, (label, name) in enumerate(ways.items()):
-            curves = _read(name)["curves"]
+            if not (curves := _read(name).get("curves")):
+                continue
             chunks = 10 * np.arange(1, len(curves["colour_drift"]) + 1)
             panel.plot(chunks, np.abs(curves[f"{measure}_drift"]), color=f"C{number}", label=f"{label}, mean")
             worst = curves[f"most_{measure}_drift"]

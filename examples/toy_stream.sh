@@ -22,7 +22,7 @@ train four self_forcing causal/weights --steps 200 --batch-size 8 --objective.fa
 # $1: the name of the result; $2: the folder; then flags. What is there is not scored again.
 score() { name=$1 folder=$2; shift 2
   [ -e "$results/stream_$name.json" ] || python -m lcv_jax.toy.score_streams "$out/$folder" "$@" \
-    --json "$results/stream_$name.json" --sheet "$sheets/stream_$name.png"; }
+    --json "$results/stream_$name.json" --sheet "$out/$name.png"; }
 switch=(--task switch) drift=(--task drift --num-streams 4 --num-chunks 200)
 euler=(--adapters causal_lora 1) four=(four/weights --distilled --num-steps 4) two=(two/weights --distilled --num-steps 2)
 sixteen=(causal/weights "${euler[@]}" --num-steps 16) untrained=(base --distilled --num-steps 4 --adapters stream_lora 0 cfg_step_lora 1)
@@ -45,6 +45,7 @@ for window in "0 4" "1 1" "1 4" "1 8"; do
   score "drift_sink_${sink}_ring_$ring" "${four[@]}" "${drift[@]}" --sink "$sink" --ring "$ring"
 done
 score continuation base --distilled "${drift[@]}" --task continuation
+score switch_guided "${four[@]}" "${switch[@]}" --guidance-scale 2
 score switch_colour "${four[@]}" "${switch[@]}" --new colour
 score causal_50 causal/weights "${euler[@]}"
 score switch_causal_4 causal/weights "${euler[@]}" --num-steps 4 "${switch[@]}"
@@ -57,6 +58,7 @@ score drift_two "${two[@]}" "${drift[@]}"
 train one_level causal base "${causal[@]}" --objective.no-diffusion-forcing
 score one_level one_level/weights "${euler[@]}" --num-steps 16
 score switch_one_level one_level/weights "${euler[@]}" --num-steps 16 "${switch[@]}"
+for name in four switch_four untrained long; do cp "$out/$name.png" "$sheets/stream_$name.png"; done
 python docs/streaming.py
 
 # The adapter in the released layout, in bfloat16: what examples/toy_checkpoint/lora/stream_lora.safetensors is.
