@@ -42,7 +42,8 @@ def test_text_to_video_shows_what_the_caption_says(weights, distilled):
 def test_streams_of_4_steps_show_what_captions_say_and_obey_new_ones(weights):
     asked = score_streams.Arguments(checkpoint=weights, distilled=True, num_steps=4)
     streams, scenes = score_streams.Streams(load_pipeline(weights), asked), score.held_out_scenes(16, 0)
-    measured = score_streams.score_switch(streams, scenes).measured  # without a warning: it was trained on causal chunks
+    # Without a warning: it was trained on causal chunks.
+    measured = score_streams.score_switch(streams, scenes).measured
     least = {"before_colour": 15, "before_motion": 10, "obeyed": 8}
     for name, hits in least.items():
         assert measured[name].hits >= hits, f"{name}: {measured[name]}"
