@@ -21,9 +21,11 @@ from jax.sharding import SingleDeviceSharding
 from lcv_jax.gpus import described_devices
 from lcv_jax.kernels import flash_backward, flash_forward
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
+from lcv_jax.kernels.block_order import block_order
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.norm_rope import norm_rope
 from lcv_jax.kernels.platform import compiling_for
+from lcv_jax.kernels.residual_norm import residual_norm
 from lcv_jax.kernels.tiling import Tiling
 
 HEADS, HEAD_WIDTH, DTYPE = 32, 128, jnp.dtype(jnp.bfloat16)
@@ -144,6 +146,31 @@ class NormRopeCase(Case):
         return x, shaped((HEAD_WIDTH,), DTYPE), table, table
 
 
+class ResidualNormCase(Case):
+    """A program of what comes after attention: a gated residual and its norm, of tokens in blocks of 4 x 4 x 4."""
+
+    @property
+    def name(self) -> str:
+        return f"residual_norm_{self.num_tokens}"
+
+    def _grid(self) -> tuple[int, int, int]:
+        return next(grid.shape for grid in GRIDS if grid.num_tokens == self.num_tokens)
+
+    def program(self) -> Callable:
+        order = block_order(self._grid(), (4, 4, 4))
+
+        def add(*given):
+            return residual_norm(*given, order=order, implementation=IMPLEMENTATION)
+
+        return add
+
+    def arguments(self, device: jax.Device) -> tuple:
+        shaped = functools.partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
+        channels = HEADS * HEAD_WIDTH
+        x, channel = shaped((1, self.num_tokens, channels), DTYPE), shaped((channels,), DTYPE)
+        return x, x, shaped((1, self._grid()[0], channels), jnp.float32), channel, channel
+
+
 def cases() -> Iterator[Case]:
     """The 480p and 720p sizes with the released block size, and each other block size at the smallest it divides."""
     for grid in GRIDS[:2]:
@@ -153,6 +180,7 @@ def cases() -> Iterator[Case]:
         fitting = (grid.num_tokens for grid in GRIDS[1:] if not any(grid.num_tokens % block for block in blocks))
         yield Case(next(fitting), blocks)
     yield NormRopeCase(GRIDS[1].num_tokens, BLOCKS[0])
+    yield ResidualNormCase(GRIDS[1].num_tokens, BLOCKS[0])
 
 
 def tilings(blocks: tuple[int, int] | None) -> Iterator[Tiling]:
@@ -173,7 +201,7 @@ def main() -> None:
     (device,) = described_devices(args.gpu)
     chosen = [case for case in cases() if args.only in case.name]
     if args.sweep:
-        tiled = [case for case in chosen if not isinstance(case, NormRopeCase)]
+        tiled = [case for case in chosen if type(case) is Case]
         chosen = [dataclasses.replace(case, tiles=tiles) for case in tiled for tiles in tilings(case.blocks)]
     for case in chosen:
         start, error, temporary = time.perf_counter(), None, 0

@@ -39,7 +39,7 @@ COLUMNS = (
 PTXAS_PACKAGES = ("cuda_nvcc", "cu13")
 """Folders of NVIDIA's packages that have a compiler, CUDA 12 and 13."""
 
-WITHOUT_PRODUCTS = ("norm_rope", "select_blocks")
+WITHOUT_PRODUCTS = ("norm_rope", "residual_norm", "select_blocks")
 """Kernels that multiply no matrices: of them alone no tensor cores are asked."""
 
 PRODUCT = re.compile(r"^\s*(wgmma\.mma_async|mma)\.\S*sync", re.MULTILINE)

@@ -25,8 +25,10 @@ from lcv_jax.array_types import Array, Bool, DTypeLike, Float, Int, Params
 from lcv_jax.config import BlockSparseConfig, DiTConfig
 from lcv_jax.kernels.block_order import Shape3D, TokenOrder, block_order, plain_order
 from lcv_jax.kernels.platform import target_platform
+from lcv_jax.kernels.residual_norm import affine_layer_norm, layer_norm, residual_norm
+from lcv_jax.kernels.residual_norm import choose as choose_residual_norm
 from lcv_jax.models.attention import AttentionPlan, CrossAttention, LayerCache, SelfAttention
-from lcv_jax.models.layers import LayerNorm, Linear, layer_norm
+from lcv_jax.models.layers import Linear
 from lcv_jax.models.remat import BLOCK_INPUT, rematerialised
 from lcv_jax.models.rope import rope_table
 from lcv_jax.models.streamed import PackedLayers, at_layer, run_layers
@@ -109,6 +111,35 @@ def per_frame(linear: Linear, t_BTE: Float[Array, "B T E"]) -> Float[Array, "B T
     return jax.lax.optimization_barrier(linear(jax.lax.optimization_barrier(t_BTE)))
 
 
+class ResidualNorm(nn.Module):
+    """`gated`, and the affine layer norm of those tokens that the caption is for: all but the condition's."""
+
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BSD: Float[Array, "B S D"],
+        gate_BTD: Float[Array, "B T D"],
+        branch_BSD: Float[Array, "B S D"],
+        given: BlockInputs,
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "B noisy D"]]:
+        weight = self.param("weight", nn.initializers.ones, (x_BSD.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x_BSD.shape[-1],), self.param_dtype)
+        first, implementation, mesh = (
+            given.plan.num_condition,
+            given.plan.implementation,
+            jax.sharding.get_abstract_mesh(),
+        )
+        if not first and (mesh.empty or mesh.size == 1) and choose_residual_norm(implementation, x_BSD) != "xla":
+            return residual_norm(
+                x_BSD, branch_BSD, gate_BTD, weight, bias, order=given.order, implementation=implementation
+            )
+        # Rounded here: fused with the norm that reads it, XLA would keep the sum in float32 too.
+        x_BSD = jax.lax.optimization_barrier(gated(x_BSD, gate_BTD, branch_BSD, given.order))
+        return x_BSD, affine_layer_norm(x_BSD[:, first:], weight, bias)
+
+
 class SwiGLU(nn.Module):
     """`w2(silu(w1 x) * w3 x)`."""
 
@@ -146,11 +177,12 @@ class Block(nn.Module):
 
         h_BSD = modulate(x_BSD, shift_attn, scale_attn, order).astype(x_BSD.dtype)
         h_BSD, own = SelfAttention(self.cfg, **types, name="attn")(h_BSD, given.plan, cache)
-        # Rounded here: fused with the norm that reads them, these tokens would be kept in float32 too.
-        x_BSD = jax.lax.optimization_barrier(gated(x_BSD, gate_attn, h_BSD, order))
 
-        if given.text_BLD is not None:
-            normed = LayerNorm(param_dtype=self.param_dtype, name="pre_crs_attn_norm")(x_BSD[:, num_condition:])
+        if given.text_BLD is None:
+            x_BSD = gated(x_BSD, gate_attn, h_BSD, order)
+        else:
+            norm = ResidualNorm(param_dtype=self.param_dtype, name="pre_crs_attn_norm")
+            x_BSD, normed = norm(x_BSD, gate_attn, h_BSD, given)
             cross = CrossAttention(self.cfg, **types, name="cross_attn")
             noisy_BSD = x_BSD[:, num_condition:] + cross(normed, given.text_BLD, given.text_mask_BL, given.plan)
             x_BSD = jnp.concatenate([x_BSD[:, :num_condition], noisy_BSD], axis=1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, DTypeLike, Float, Int, Shaped
 from lcv_jax.kernels.norm_rope import rms_norm
+from lcv_jax.kernels.residual_norm import affine_layer_norm
 from lcv_jax.parallel.sharding import gather_kernel
 
 
@@ -101,15 +102,8 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype), self.epsilon)
 
 
-def layer_norm(x: Float[Array, "*batch D"], epsilon: float = 1e-6) -> Float[Array, "*batch D"]:
-    """Layer norm over the last axis without scale and shift; returns float32."""
-    x = x.astype(jnp.float32)
-    x -= jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
-
-
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis with weight and bias, all in float32; returns the input's dtype."""
+    """`affine_layer_norm` of kernels/residual_norm.py with a weight and a bias of its own."""
 
     param_dtype: DTypeLike = jnp.float32
 
@@ -117,4 +111,4 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-        return (layer_norm(x) * weight.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+        return affine_layer_norm(x, weight, bias)
