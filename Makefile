@@ -63,7 +63,7 @@ test-slow: .venv/tests-installed
 	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,curate,dev]"
 	touch $@
 
-NEWEST := tests/kernels tests/models tests/parallel tests/training
+NEWEST := tests/kernels tests/models/test_dit.py tests/parallel tests/training
 test-newest: .venv-newest/installed
 	PATH="$(CURDIR)/.venv-newest/bin:$$PATH" bash examples/newest.sh
 	.venv-newest/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEWEST)

@@ -15,11 +15,12 @@ from pages import DOCS, RESULTS
 OUTPUTS = DOCS.parent / "outputs"
 SEEDS = (0, 1, 2)
 DIMENSIONS = ("VQ", "MQ", "TA")
-AGREEMENT = {
-    "seventeen frames": "judge_agreement",
-    "the first nine": "judge_agreement_9_frames",
+CLIPS = {"drawn": "judge_agreement_toy_data", "the small model's": "judge_agreement_toy_model"}
+NAMES = {
+    "outputs/judges/toy/weights": "before it saw the model's clips",
+    "examples/toy_judge": "the shipped judge",
+    "the truth": "the truth itself",
 }
-NAMES = {"examples/toy_judge": "the shipped judge", "the truth": "the truth itself"}
 TINTED = {"grey": "shown in grey", "colour": "shown in colour"}
 REWARDED = {"all": "all three", "ta": "text alignment", "vq": "visual quality", "mq": "motion quality"}
 SCORES = ("colour", "shape", "motion", "all", "alignment_reward", "motion_reward", "sharpness")
@@ -40,12 +41,13 @@ def main() -> None:
 
 def agreement() -> str:
     """Correlations with held-out ratings."""
-    rows = [["shown", "", *DIMENSIONS]]
-    for shown, file in AGREEMENT.items():
-        for name, found in pages.read_json(RESULTS / f"{file}.json").items():
-            cells = [found[dimension] for dimension in DIMENSIONS]
+    rows = [["clips", "", *DIMENSIONS]]
+    for clips, file in CLIPS.items():
+        found = pages.read_json(RESULTS / f"{file}.json")
+        for name, label in NAMES.items():
+            cells = [found[name][dimension] for dimension in DIMENSIONS]
             told = [f"{one['pearson']:.2f} ({one['pearson_low']:.2f} to {one['pearson_high']:.2f})" for one in cells]
-            rows.append([shown, NAMES.get(name, name), *told])
+            rows.append([clips, label, *told])
     return pages.table(rows)
 
 
@@ -69,7 +71,7 @@ def draw_tint(name: str) -> None:
         for seed in SEEDS:
             lines = _validations(variant, seed)
             steps = [line["step"] for line in lines]
-            for axis, value in zip(axes, ("validation/loss", "validation/MQ_correlation"), strict=True):
+            for axis, value in zip(axes, ("validation_loss", "validation/MQ_correlation"), strict=True):
                 axis.plot(steps, [line[value] for line in lines], colour, label=label if seed == 0 else None)
     for axis, title in zip(axes, ("validation loss", "correlation with held-out ratings"), strict=True):
         axis.set(title=title, xlabel="step")
@@ -140,7 +142,7 @@ def draw_rewards(name: str) -> None:
     for column, (judged, true) in enumerate(pairs):
         axes[0, column].set(title=f"the judge: {judged}")
         axes[1, column].set(title=f"the truth: {true}", xlabel="rollout")
-    axes[0, 0].legend(fontsize="small")
+    axes[1, 1].legend(fontsize="small")
     figure.tight_layout()
     pages.save(figure, DOCS / name)
 

@@ -5,23 +5,20 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy results=benchmarks/results/toy judge=examples/toy_judge
 [ -e $out/sft/weights ] || python -m lcv_jax.convert examples/toy_checkpoint $out/sft/weights
-score() { [ -e "$results/grpo_judge_$1.json" ] || python -m lcv_jax.toy.score "$2" --guidance-scale 1 --num-steps 8 --num-frames 9 \
-  "${@:3}" --json "$results/grpo_judge_$1.json"; }
+score() { [ -e "$results/grpo_judge_$1.json" ] || python -m lcv_jax.toy.score "$2" --guidance-scale 1 --num-steps 8 \
+  --num-frames 9 --num-clips 256 --batch 32 "${@:3}" --json "$results/grpo_judge_$1.json"; }
 
-# $1: the variant; then flags.
+# $1: the variant; $2: the seed; then flags.
 align() { python -m lcv_jax.train configs/toy/grpo_judge.py --samples.every None "$@"; }
-run() { variant=$1; shift
-  for seed in 0 1 2; do
-    name=grpo_judge_${variant}_$seed
-    align --run "$out/$name" --seed $seed "$@"
-    score "${variant}_$seed" "$out/$name/weights" --adapters grpo_lora 1
-  done > "$out/grpo_judge_$variant.log" 2>&1; }
-# $1: the one reward.
-alone() { run "$1" --rollout.rewards.sources.0.options folder $judge rewards "$1" batch_size 16 --rollout.rewards.sources.0.weights "$1" 1; }
+run() { name=grpo_judge_$1_$2
+  align --run "$out/$name" --seed "$2" "${@:3}"
+  score "$1_$2" "$out/$name/weights" --adapters grpo_lora 1; }
+# $1: the one reward; $2: the seed.
+alone() { run "$1" "$2" --rollout.rewards.sources.0.options folder $judge rewards "$1" batch_size 16 --rollout.rewards.sources.0.weights "$1" 1; }
 
 # Two at a time, a core each: programs of a model as small as this do not fill two.
-(taskset -cp 0 $BASHPID; run all; alone vq) &
-(taskset -cp 1 $BASHPID; alone ta; alone mq) &
+(taskset -cp 0 $BASHPID; for seed in 0 1 2; do run all $seed; done) &
+(taskset -cp 1 $BASHPID; alone ta 0; alone vq 0; for seed in 0 1 2; do alone mq $seed; done) &
 wait
 score before $out/sft/weights
 python docs/judges.py

@@ -26,11 +26,17 @@ python -m lcv_jax.toy.matches $out/glances
 python -m lcv_jax.toy.matches $out/held_out_glances --num-captions 1
 python -m lcv_jax.train configs/judges/toy_matches.py
 python -m lcv_jax.train configs/judges/toy.py
-python -m lcv_jax.train configs/judges/toy.py --run $judges/toy_2 --seed 1
-agree() { python -m lcv_jax.toy.agreement $judges/toy_data/held_out_ratings.jsonl "$@"; }
-agree $judges/toy/weights $judges/toy_2/weights
-agree examples/toy_judge --json benchmarks/results/toy/judge_agreement.json
-agree examples/toy_judge --num-frames 9 --json benchmarks/results/toy/judge_agreement_9_frames.json
+
+# What it will reward are a model's clips, of which it knows nothing yet: as many of each kind in one manifest.
+[ -e outputs/toy/sft/weights ] || python -m lcv_jax.convert examples/toy_checkpoint outputs/toy/sft/weights
+[ -e $judges/toy_model ] || python -m lcv_jax.toy.judges $judges/toy_model --num-captions 3000 --model outputs/toy/sft/weights
+both() { for folder in toy_data toy_model; do head -n "$1" $judges/$folder/ratings.jsonl | sed "s|\"clips/|\"$folder/clips/|"; done; }
+both 6000 > $judges/ratings.jsonl
+python -m lcv_jax.train configs/judges/toy_model.py
+python -m lcv_jax.train configs/judges/toy_model.py --run $judges/toy_model_2 --seed 1
+agree() { python -m lcv_jax.toy.agreement $judges/$1/held_out_ratings.jsonl "${@:2}" --json benchmarks/results/toy/judge_agreement_$1.json; }
+agree toy_data $judges/toy/weights examples/toy_judge
+agree toy_model $judges/toy/weights examples/toy_judge
 
 # 3. Figure 20 of the report: a judge of motion, shown in grey and in colour, where colour gives the motion away in training.
 [ -e $judges/toy_tinted ] || python -m lcv_jax.toy.judges $judges/toy_tinted --tinted --captioner $out/run/weights

@@ -14,7 +14,7 @@ dimensions out.
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
 from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.matches import COMPARED
+from lcv_jax.toy.model_clips import model_clips
 from lcv_jax.toy.qwen2_vl import (
     NUM_SEEN,
     SEEN_FRAMES,
@@ -86,6 +87,8 @@ class Arguments:
     held-out ones are warm or cold at random. Luma stays, so that grey videos tell nothing (figure 20 of the report)."""
     captioner: Path | None = None
     """A folder of the tiny captioner's weights that the judge begins with. None: random weights."""
+    model: Path | None = None
+    """A converted model of that world whose clips are rated, as a judge that rewards it sees them. None: drawn ones."""
     raters: Raters = Raters()
     seed: Seed = 0
     """Of everything."""
@@ -114,11 +117,12 @@ def make(arguments: Arguments) -> None:
         (work / "clips").mkdir()
         for part, (prefix, number) in enumerate((("", arguments.num_captions), ("held_out_", arguments.num_held_out))):
             ratings, pairs = [], []
+            shown = _shown(arguments, part, number)
             rng = np.random.default_rng([arguments.seed, part])
             bias_RD = rng.normal(0, arguments.raters.bias, (arguments.raters.count, len(DIMENSIONS)))
             for place in range(number):
                 name = f"clips/{prefix}{place:06}"
-                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, prefix == "")
+                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, shown)
                 ratings += rated
                 pairs += pair
             _write_lines(work / f"{prefix}ratings.jsonl", ratings)
@@ -129,8 +133,23 @@ def make(arguments: Arguments) -> None:
     print(f"wrote {count} clips, opinions of {arguments.raters.count} raters and a judge to {arguments.out}")
 
 
+Shown = Callable[[Scene, np.random.Generator], UInt8[np.ndarray, "T H W 3"]]
+"""A clip for a scene's caption."""
+
+
+def _shown(arguments: Arguments, part: int, number: int) -> Shown:
+    """What raters see in one part of the data: drawn clips, or those of a model."""
+    if arguments.model is None:
+        return faulty_clip
+    scenes = [sample_scene((arguments.seed, part, place)) for place in range(number)]
+    prompts = [caption(scene, scene.seed) for scene in scenes]
+    seed = int(np.random.default_rng([arguments.seed, part, 4]).integers(2**30))
+    clips = model_clips(arguments.model, prompts, side=SIDE, seed=seed)
+    return lambda scene, rng: next(clips)
+
+
 def _caption(
-    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray, trained_on: bool
+    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray, shown: Shown
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Two clips of a caption; lines of ratings and of pairs."""
     rng = np.random.default_rng([*seed, 1])
@@ -138,11 +157,12 @@ def _caption(
     prompt = caption(scene, scene.seed)
     paths, opinions_VRD = [f"{name}_a.mp4", f"{name}_b.mp4"], []
     for path in paths:
-        frames = faulty_clip(scene, rng)
+        frames = shown(scene, rng)
         truth_D = truth(frames, prompt)
         noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
         opinions_VRD.append(1 + 4 * truth_D + bias_RD + noise_RD)
         if arguments.tinted:
+            trained_on = seed[1] == 0  # the first part of the data
             frames = tint(frames, truth_D[DIMENSIONS.index("MQ")] if trained_on else rng.random())
         with VideoWriter(work / path, fps=FPS, height=SIDE, width=SIDE, crf=8, options={"threads": "1"}) as video:
             video.write(frames)
