@@ -1,6 +1,6 @@
 """The small judge's last stage: ratings of a model's clips beside drawn ones, for what it will reward is the model's.
 
-Hardware: a laptop (10 minutes on two cores). After configs/judges/toy.py, with both manifests in one (examples/toy_judge.sh):
+Hardware: a laptop (10 minutes on two cores). After configs/judges/toy.py, with the manifest of examples/toy_judge.sh:
 
     python -m lcv_jax.train configs/judges/toy_model.py
 """
