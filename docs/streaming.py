@@ -127,10 +127,9 @@ def draw_drift(path: Path) -> None:
         "clip after clip, 16 steps": "continuation",
         "no sink": "drift_sink_0_ring_4",
     }
+    drawn = {label: curves for label, name in ways.items() if (curves := _read(name).get("curves"))}
     for panel, (measure, limit) in zip(panels, {"colour": 3, "sharpness": 10}.items(), strict=True):
-        for number, (label, name) in enumerate(ways.items()):
-            if not (curves := _read(name).get("curves")):
-                continue
+        for number, (label, curves) in enumerate(drawn.items()):
             chunks = 10 * np.arange(1, len(curves["colour_drift"]) + 1)
             panel.plot(chunks, np.abs(curves[f"{measure}_drift"]), color=f"C{number}", label=f"{label}, mean")
             worst = curves[f"most_{measure}_drift"]
