@@ -33,7 +33,7 @@ score causal_16 "${sixteen[@]}"
 # Without own rollouts: the causal model in 4 steps; and without causal training, the shipped adapter.
 score causal_4 causal/weights "${euler[@]}" --num-steps 4
 score untrained "${untrained[@]}"
-score long "${four[@]}" "${drift[@]}" --num-chunks 1000
+score long "${four[@]}" "${drift[@]}" --num-streams 2 --num-chunks 1000
 score switch_causal_16 "${sixteen[@]}" "${switch[@]}"
 score switch_untrained "${untrained[@]}" "${switch[@]}"
 score drift_untrained "${untrained[@]}" "${drift[@]}"
