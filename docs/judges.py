@@ -22,7 +22,13 @@ NAMES = {
     "the truth": "the truth itself",
 }
 TINTED = {"grey": "shown in grey", "colour": "shown in colour"}
-REWARDED = {"all": "all three", "ta": "text alignment", "vq": "visual quality", "mq": "motion quality"}
+REWARDED = {
+    "all": "all three",
+    "ta": "text alignment",
+    "vq": "visual quality",
+    "mq": "motion quality",
+    "truth": "the truth, no judge",
+}
 SCORES = ("colour", "shape", "motion", "all", "alignment_reward", "motion_reward", "sharpness")
 TRUTH = ("alignment", "motion", "sharpness")
 

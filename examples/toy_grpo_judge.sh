@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO of the small model with the small judge's scores, all of them and each alone, then the tables and pictures of
+# GRPO of the small model with the small judge's scores, all of them, each alone, and the truth, then the tables and pictures of
 # docs/judges.md. After examples/toy_judge.sh; the model is the shipped one. Killed, the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,9 +16,12 @@ run() { name=grpo_judge_$1_$2
 # $1: the one reward; $2: the seed.
 alone() { run "$1" "$2" --rollout.rewards.sources.0.options folder $judge rewards "$1" batch_size 16 --rollout.rewards.sources.0.weights "$1" 1; }
 
+# What could be gained at best: the readers' own scores, the judge's logged and counting nothing.
+truth() { run truth 0 --rollout.rewards.sources.0.weights vq 0 mq 0 ta 0 --rollout.rewards.sources.1.weights alignment 1 motion 1 sharpness 1; }
+
 # Two at a time, a core each: programs of a model as small as this do not fill two.
 (taskset -cp 0 $BASHPID; for seed in 0 1 2; do run all $seed; done) &
-(taskset -cp 1 $BASHPID; alone ta 0; alone vq 0; for seed in 0 1 2; do alone mq $seed; done) &
+(taskset -cp 1 $BASHPID; alone ta 0; alone vq 0; truth; for seed in 0 1 2; do alone mq $seed; done) &
 wait
 score before $out/sft/weights
 python docs/judges.py
