@@ -119,15 +119,7 @@ def _kind(instruction: Instruction, inside: Sequence[Instruction], operands: Ite
         return PRODUCTS, name
     if re.search(r"(forward|fmha|cudnn)", name):
         return ATTENTION, name
-    if "dynamic-slice" in opcodes and opcodes <= {
-        *FREE,
-        *SAME_BYTES,
-        "dynamic-slice",
-        "slice",
-        "compare",
-        "add",
-        "select",
-    }:
+    if "dynamic-slice" in opcodes and opcodes <= COPIES:
         return WEIGHTS, name
     return REST, name
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ def write_json(path: Path, content: Any) -> None:
         write_text(path, text)
     except UnicodeEncodeError:  # a file name that is no UTF-8
         write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON Lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @contextlib.contextmanager

@@ -67,6 +67,20 @@ def selects_by(implementation: str) -> str:
     return "pallas_triton" if implementation == "jax_triton" else implementation
 
 
+def goes_with(implementation: str, *, takes: bool) -> str:
+    """What computes a step around attention where attention's implementation is this one.
+
+    Args:
+        implementation: of attention, a name of the module's table or auto.
+        takes: whether the step's kernel takes the arrays; where not, XLA computes it.
+    """
+    if implementation == "xla" or not takes:
+        return "xla"
+    if implementation == "pallas_interpret":
+        return implementation
+    return "pallas_triton" if target_platform() in ("gpu", "cuda", "rocm") else "xla"
+
+
 def _why_not(
     name: str,
     q_BSNK: Array,

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float
 from lcv_jax.kernels.block_select import pool_blocks
-from lcv_jax.kernels.platform import target_platform
+from lcv_jax.kernels.implementations import KERNEL_DTYPES, goes_with
 
-KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 KERNEL_WIDTHS = (16, 32, 64, 128, 256)
 
 
@@ -67,11 +66,7 @@ def norm_rope(
 def choose(implementation: str, x_BSNK: Array) -> str:
     """What computes `norm_rope` where attention's implementation is this one: a name of the module's table."""
     takes = x_BSNK.dtype.name in KERNEL_DTYPES and x_BSNK.shape[-1] in KERNEL_WIDTHS and x_BSNK.size > 0
-    if implementation == "xla" or not takes:
-        return "xla"
-    if implementation == "pallas_interpret":
-        return implementation
-    return "pallas_triton" if target_platform() in ("gpu", "cuda", "rocm") else "xla"
+    return goes_with(implementation, takes=takes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

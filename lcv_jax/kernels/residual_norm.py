@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float
 from lcv_jax.kernels.block_order import TokenOrder
-from lcv_jax.kernels.platform import target_platform
+from lcv_jax.kernels.implementations import KERNEL_DTYPES, goes_with
 
-KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 MAX_CHANNELS = 8192
 MAX_TILE = 16
 EPSILON = 1e-6
@@ -66,11 +65,7 @@ def choose(implementation: str, x_BSD: Array) -> str:
     """What computes `residual_norm` where attention's implementation is this one: a name of the module's table."""
     channels = x_BSD.shape[-1]
     takes = x_BSD.dtype.name in KERNEL_DTYPES and channels & (channels - 1) == 0 and 16 <= channels <= MAX_CHANNELS
-    if implementation == "xla" or not takes or not x_BSD.size:
-        return "xla"
-    if implementation == "pallas_interpret":
-        return implementation
-    return "pallas_triton" if target_platform() in ("gpu", "cuda", "rocm") else "xla"
+    return goes_with(implementation, takes=takes and x_BSD.size > 0)
 
 
 def _formula(

@@ -126,11 +126,8 @@ class ResidualNorm(nn.Module):
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B noisy D"]]:
         weight = self.param("weight", nn.initializers.ones, (x_BSD.shape[-1],), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (x_BSD.shape[-1],), self.param_dtype)
-        first, implementation, mesh = (
-            given.plan.num_condition,
-            given.plan.implementation,
-            jax.sharding.get_abstract_mesh(),
-        )
+        first, implementation = given.plan.num_condition, given.plan.implementation
+        mesh = jax.sharding.get_abstract_mesh()
         if not first and (mesh.empty or mesh.size == 1) and choose_residual_norm(implementation, x_BSD) != "xla":
             return residual_norm(
                 x_BSD, branch_BSD, gate_BTD, weight, bias, order=given.order, implementation=implementation

@@ -12,9 +12,8 @@ dimensions out.
 """
 
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
+from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.matches import COMPARED
 from lcv_jax.toy.model_clips import model_clips
@@ -125,8 +125,8 @@ def make(arguments: Arguments) -> None:
                 rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, shown)
                 ratings += rated
                 pairs += pair
-            _write_lines(work / f"{prefix}ratings.jsonl", ratings)
-            _write_lines(work / f"{prefix}pairs.jsonl", pairs)
+            write_rows(work / f"{prefix}ratings.jsonl", ratings)
+            write_rows(work / f"{prefix}pairs.jsonl", pairs)
         cfg, tokenizer = judge_config()
         params = new_params(cfg, arguments.seed) if captioner is None else judge_params(cfg, captioner, arguments.seed)
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
@@ -281,10 +281,6 @@ def read_captioner(folder: Path) -> Params:
     if dataclasses.replace(cfg, vocab_size=wanted.vocab_size) != wanted:
         raise ValueError(f"{folder} is not the tiny captioner of configs/toy/captioner.py: its config differs")
     return params
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ inverse of how often the clip's colour, shape and motion are drawn; 1 on average
 import contextlib
 import dataclasses
 import functools
-import json
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from lcv_jax.bounds import Bounds, Fps, FrameCount, Seed, Share, check_fields
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.media_writer import VideoWriter, write_image
+from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
 
@@ -117,8 +117,8 @@ def make(arguments: Arguments) -> None:
             _line(arguments, name, scene, weight)
             for (name, scene), weight in zip(scenes, weights.tolist(), strict=True)
         ]
-        _write_lines(work / "manifest.jsonl", lines)
-        _write_lines(
+        write_rows(work / "manifest.jsonl", lines)
+        write_rows(
             work / "scenes.jsonl", ({"id": Path(name).stem, **dataclasses.asdict(scene)} for name, scene in scenes)
         )
     print(f"wrote {arguments.num_clips} clips and {arguments.num_images} images to {arguments.out}")
@@ -189,10 +189,6 @@ def styled(pixels: np.ndarray, style: str) -> np.ndarray:
         return pixels
     toned = (pixels @ np.array((0.299, 0.587, 0.114)))[..., None] * np.array(SEPIA)
     return np.clip(np.rint(toned), 0, 255).astype(np.uint8)
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ as many as a judge needs to learn to compare, before it learns from people.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import tyro
 
 from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
-from lcv_jax.own_files import write_text
+from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.world import CHOICES, ROUND, Scene
 from lcv_jax.user_files import read_rows
@@ -59,7 +58,7 @@ def write(arguments: Arguments) -> None:
     manifest, scenes = (arguments.folder / name for name in ("manifest.jsonl", "scenes.jsonl"))
     shown = {row["id"]: _scene(row) for row in read_rows(scenes)}
     lines = [
-        json.dumps(rating)
+        rating
         for number, row in enumerate(read_rows(manifest))
         if row["num_frames"] > 1
         for rating in ratings(row["path"], shown[row["id"]], arguments.num_captions, (arguments.seed, number))
@@ -67,7 +66,7 @@ def write(arguments: Arguments) -> None:
     if not lines:
         raise ValueError(f"{manifest}: holds no clips, only images")
     out = arguments.folder / "matches.jsonl"
-    write_text(out, "".join(f"{line}\n" for line in lines))
+    write_rows(out, lines)
     print(f"wrote {len(lines)} ratings to {out}")
 
 
