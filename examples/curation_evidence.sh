@@ -25,9 +25,9 @@ python examples/curation_evidence.py caption "$out/planted/films" "$out/library"
 encode "$out/blind/manifest.jsonl" "$out/encoded_blind"
 encode "$out/curated.jsonl" "$out/encoded_curated"
 
-# 3. Train on each and score, seed by seed; `start` is the model before.
-score "$out/weights" start_1 1
+# 3. Train on each and score, seed by seed; `start` is the model before. Scenes and noise depend on the seed alone.
 for seed in $seeds; do
+  score "$out/weights" "start_$seed" "$seed"
   for set in blind curated; do
     [ -e "$out/scores/${set}_$seed.json" ] && continue
     train --data.path "$out/encoded_$set" --run "$out/run_${set}_$seed" --seed "$seed"

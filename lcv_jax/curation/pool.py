@@ -4,6 +4,7 @@ Why not concurrent.futures: there, one worker that is killed breaks the whole po
 """
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -39,16 +40,13 @@ def run_pool(
     pool: list[_Worker] = []
     try:
         while True:
-            for row in rows:
+            for row in itertools.islice(rows, workers - len(pool)):
                 pool.append(_Worker(stage))
                 pool[-1].give(row)
-                if sum(worker.row is not None for worker in pool) == workers:
-                    break
-            busy = [worker for worker in pool if worker.row is not None]
-            if not busy:
+            if not pool:
                 return
-            wait([handle for worker in busy for handle in worker.handles], timeout=_patience(busy))
-            for worker in busy:
+            wait([handle for worker in pool for handle in worker.handles], timeout=_patience(pool))
+            for worker in list(pool):
                 outcome = worker.outcome(megabytes)
                 if outcome is None:
                     continue

@@ -31,6 +31,14 @@ def test_a_worker_that_is_killed_late_or_greedy_loses_its_row_alone(tmp_path):
     assert "MB of memory, and a worker may take 400" in found[5]
 
 
+def test_the_pool_takes_a_row_when_a_worker_is_free(tmp_path):
+    taken, given = [], rows(tmp_path, "123456")
+    found = Engine(workers=2).run(MEASURE, (taken.append(row) or row for row in given))
+    for done, _ in enumerate(found, 1):
+        assert len(taken) - done <= 2
+    assert taken == given
+
+
 @pytest.mark.parametrize("cost", [Cost(), Cost(calls=3)])
 def test_process_and_threads_give_the_same_rows(tmp_path, cost):
     given = rows(tmp_path, ["1", "bad", "2", "3", "4"])
