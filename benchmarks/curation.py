@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lcv_jax.toy.films import Arguments, make_films
+from lcv_jax.toy.measures import wilson_interval
 
 Row = dict[str, str | int | float]
 STAGES = {
@@ -38,9 +39,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def share(hits: int, total: int) -> float | str:
-    """A share, or a dash where there is nothing to count."""
-    return hits / total if total else "-"
+def share(hits: int, total: int) -> str:
+    """A share with its 95 % Wilson interval, or a dash where there is nothing to count."""
+    if not total:
+        return "-"
+    low, high = wilson_interval(hits, total)
+    return f"{hits / total:.3f} ({low:.3f}-{high:.3f})"
 
 
 def run(stage: str, films: Sequence[Path]) -> list[Row]:

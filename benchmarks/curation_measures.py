@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.curation import Row, share
 from lcv_jax.curation.logos import find_logo
 from lcv_jax.curation.measures import measure_frames
 from lcv_jax.curation.text import measure_text
 from lcv_jax.data.media_reader import open_clip
 
-Row = dict[str, str | int | float]
 STILL, FROZEN, BLURRED, FLICKERS, COVERED = 0.65, 0.25, 0.4, 2.0, 0.01
 """Share of frozen frames; seconds; percent of the shorter side; percent of the brightness; share of the frame."""
 _TRIMMED, _LEAST = 2, 12
@@ -57,7 +57,7 @@ def camera(films: Sequence[Path]) -> list[Row]:
             for kind in (shot["content"], shot["camera"]):
                 counts[kind][measures["camera"] == shot["camera"]] += 1
     rows = sorted(counts.items(), key=lambda row: (row[0] not in ("texture", "world"), row[0]))
-    return [{"shots": kind, "of": both.total(), "accuracy": both[True] / both.total()} for kind, both in rows]
+    return [{"shots": kind, "of": both.total(), "accuracy": share(both[True], both.total())} for kind, both in rows]
 
 
 def logo(films: Sequence[Path]) -> list[Row]:
@@ -110,11 +110,6 @@ def _shots(film: Path) -> Iterator[tuple[dict[str, Any], float, Iterator[np.ndar
                 yield shot, float(Fraction(truth["fps"])), pictures
 
 
-def _share(hits: int, total: int) -> float | str:
-    """A dash where there is nothing to count."""
-    return hits / total if total else "-"
-
-
 def _row(name: str, pairs: Sequence[tuple[bool, bool]]) -> Row:
     """Recall and precision of pairs (planted, found)."""
     both = sum(planted and found for planted, found in pairs)
@@ -124,6 +119,6 @@ def _row(name: str, pairs: Sequence[tuple[bool, bool]]) -> Row:
         "of": len(pairs),
         "planted": planted,
         "found": found,
-        "recall": _share(both, planted),
-        "precision": _share(both, found),
+        "recall": share(both, planted),
+        "precision": share(both, found),
     }

@@ -70,7 +70,7 @@ def table(out: Path) -> None:
     for path in sorted((out / "scores").glob("*.json")):
         for name, value in json.loads(path.read_text(encoding="utf-8"))["measured"].items():
             found[path.stem.partition("_")[0]][name].append(value.get("percent", value.get("mean")))
-    sets = [name for name in ("start", "blind", "curated") if name in found]
+    sets = [name for name in ("start", "blind", "cut", "curated") if name in found]
     seeds = {name: len(next(iter(found[name].values()))) for name in sets}
     print("| mean (seeds) | " + " | ".join(f"{name} ({seeds[name]})" for name in sets) + " |")
     print("|---" * (len(sets) + 1) + "|")

@@ -44,7 +44,8 @@ class Run:
     library: LibraryFolder
     """The folder of results; created if it is not there."""
     stages: tuple[str, ...] = ("probe", "fingerprint", "duplicates")
-    """Which stages to run, in the order of `curate stages`, after those that they need and that never ran."""
+    """Which stages to run, in the order of `curate stages`, after those that they need. Of the latter, stages that ran
+    with settings other than those given, and stages that call a server, are not run again unless they are named."""
     retry: bool = False
     """Try rows again that are quarantined."""
     engine: Annotated[Engine, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Engine)
@@ -53,7 +54,7 @@ class Run:
         """Lists the videos and runs the stages."""
         library = Library(self.library)
         settings = {name: getattr(self, name, own) for name, own in all_settings().items()}
-        stages = with_needed(self.stages, library.stages(), settings)
+        stages = with_needed(self.stages, _settled(library, settings), settings)
         for name in settings.keys() - {stage.name for stage in stages}:
             if settings[name] != stage_named(name).settings:
                 raise ValueError(f"--{name}: settings of a stage that is not run; add it to --stages")
@@ -194,6 +195,12 @@ class TrainCamera:
         model = train_camera(self.num_clips, self.num_held_out, self.seed)
         write_json(self.out, model)
         print(f"wrote {self.out}: accuracy {model['held_out']['accuracy']:.3f} on pictures never seen")
+
+
+def _settled(library: Library, settings: Mapping[str, Any]) -> list[str]:
+    """Stages of a library that another stage does not run again, although there may be new rows for them."""
+    stages = {name: stage_named(name, settings.get(name)) for name in library.stages()}
+    return [name for name, stage in stages.items() if stage.cost.calls or not library.shows(stage)]
 
 
 def _existing(folder: Path) -> Library:

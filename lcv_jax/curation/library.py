@@ -74,7 +74,7 @@ class Library:
         before = {name: each for name, each in self._current.items() if name != stage.name}
         self._check_columns(stage, before)
         described = {
-            "folder": f"v{stage.version}-{digest(stage)}",
+            "folder": _folder(stage),
             "of": stage.of,
             "makes": stage.makes if isinstance(stage, Stage) else None,
             "group": isinstance(stage, GroupStage),
@@ -267,6 +267,10 @@ class Library:
         """Names of the stages that have run, in order."""
         return list(self._current)
 
+    def shows(self, stage: Stage | GroupStage) -> bool:
+        """Whether results of this stage with this version and these settings are shown."""
+        return self._current.get(stage.name, {}).get("folder") == _folder(stage)
+
     def columns(self) -> dict[str, str]:
         """Columns that stages wrote, with the stage's name."""
         return {column: name for name, each in self._current.items() for column in each["writes"]}
@@ -310,6 +314,10 @@ class Results:
     def close(self) -> None:
         """Writes what is not in a part yet."""
         self._parts.close()
+
+
+def _folder(stage: Stage | GroupStage) -> str:
+    return f"v{stage.version}-{digest(stage)}"
 
 
 def _in_order(current: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from lcv_jax import curate
+from lcv_jax.curation.library import Library
 from lcv_jax.curation.recipe import Recipe
 from lcv_jax.curation.segment import SegmentSettings
 from lcv_jax.curation.stages import ORDER, stage_named, with_needed
@@ -78,13 +81,38 @@ def test_stages_bring_along_those_that_they_need():
     assert [stage.name for stage in again] == ["segment", "measures"]
 
 
+def test_stages_that_are_needed_are_run_on_new_films_too(curated, tmp_path, capsys):
+    films, library = tmp_path / "films", tmp_path / "library"
+    films.mkdir()
+
+    def done(film, stage):
+        shutil.copy(curated / "films" / film, films)
+        curate.main(["run", str(films), str(library), "--stages", stage, "--engine", "process"])
+        return [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+
+    assert done("other.mp4", "duplicates") == [["probe", "1"], ["fingerprint", "1"], ["duplicates", "1"]]
+    assert done("large [abcdef1].mp4", "duplicates") == [["probe", "2"], ["fingerprint", "2"], ["duplicates", "2"]]
+
+
+def test_stages_of_other_settings_or_of_a_server_are_not_run_because_another_needs_them(curated, tmp_path, monkeypatch):
+    shutil.copytree(curated / "library", tmp_path / "library")
+    library = Library(tmp_path / "library")
+    with library.writing():
+        for name, settings in (("segment", SegmentSettings(trim=5)), ("clips", None), ("captions", None)):
+            library.adopt(stage_named(name, settings))
+    found = []
+    monkeypatch.setattr(curate, "run_stages", lambda library, stages, *_, **__: found.extend(stages))
+    curate.main(["run", str(curated / "films"), str(tmp_path / "library"), "--stages", "measures", "distribution"])
+    assert [stage.name for stage in found] == ["clips", "measures", "distribution"]
+
+
 def test_flags_set_what_a_stage_is_run_with(curated, monkeypatch):
     found = []
     monkeypatch.setattr(curate, "run_stages", lambda library, stages, *_, **__: found.extend(stages))
     arguments = [str(curated / "films"), str(curated / "library"), "--stages", "captions", "measures"]
     curate.main(["run", *arguments, "--segment.trim", "5", "--captions.url", "http://there", "--captions.model", "m"])
     settings = {stage.name: stage.settings for stage in found}
-    assert [*settings] == ["segment", "clips", "measures", "captions"]
+    assert [*settings] == ["probe", "fingerprint", "duplicates", "segment", "clips", "measures", "captions"]
     assert settings["segment"] == SegmentSettings(trim=5)
     assert (settings["captions"].url, settings["captions"].model) == ("http://there", "m")
 
