@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From raw films to an aligned and judged model, one command after the other, each on what those before it wrote:
-# docs/chain.md. SIZE=tiny (the default) shows the machinery; SIZE=full is meant for a night on two cores.
+# docs/chain.md. SIZE=tiny (the default) shows the machinery, SIZE=small what the links are worth on one core in an hour;
+# SIZE=full is meant for a night on two cores.
 # Stopped or killed, the same command resumes. The story is told in $OUT/page.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,12 +18,17 @@ case ${SIZE:-tiny} in
     images=8 pretrain=16 sft=16 guidance=12 consistency=8 dense=6 sparse=4 refined=2
     judge=(--steps 30 --batch-size 8 --validation.every 30 --validation.batches 1) judge_captions=32 judge_held_out=8
     grpo=(--steps 8 --batch-size 8 --rollout.prompts 2 --rollout.prompts-at-once 2 --rollout.group-size 4 --rollout.passes 1) ;;
+  small) films=60 shots=8 prompts=48 batch=16 every=10 scratch=--no-from-scratch
+    tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0)
+    images=100 pretrain=300 sft=200 guidance=200 consistency=100 dense=150 sparse=80 refined=12
+    judge=(--steps 300 --validation.every 100 --validation.batches 4) judge_captions=400 judge_held_out=64
+    grpo=(--steps 64 --batch-size 32 --rollout.prompts 8 --rollout.prompts-at-once 4) ;;
   full) films=400 shots=12 prompts=64 batch=16 every=25 scratch=--from-scratch
     tasks=()
     images=3000 pretrain=12000 sft=1500 guidance=2000 consistency=200 dense=300 sparse=150 refined=64
     judge=() judge_captions=6000 judge_held_out=150
     grpo=() ;;
-  *) echo "error: SIZE must be tiny or full, got $SIZE"; exit 2 ;;
+  *) echo "error: SIZE must be tiny, small or full, got $SIZE"; exit 2 ;;
 esac
 
 select_clips() { link "select_$1" "$out/$2" python -m lcv_jax.curate select "configs/curation/$3.py" "$out/library" "$out/$2" "${@:4}"; }
