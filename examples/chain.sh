@@ -114,3 +114,4 @@ link refined "$out/refined.json" python -m lcv_jax.toy.score "$out/refinement/we
   --json "$out/refined.json"
 
 python -m lcv_jax.toy.chain_page "$out" "$out/page.html"
+python examples/chain_check.py "$out/page.html"

@@ -35,7 +35,15 @@ TRAINED = {
 """Runs of training, in order."""
 PAIRS = (("pretrained", "tuned"), ("tuned_8", "aligned_8"), ("aligned_50", "distilled"))
 """Models before and after a stage."""
-MODELS = tuple(dict.fromkeys(name for pair in PAIRS for name in pair))
+MODELS = {
+    "pretrained": "pretrained, 16 steps with guidance",
+    "tuned": "fine-tuned, 16 steps with guidance",
+    "tuned_8": "fine-tuned, 8 steps without guidance, as GRPO samples",
+    "aligned_8": "aligned with GRPO, 8 steps without guidance",
+    "aligned_50": "aligned with GRPO, 50 steps with guidance",
+    "distilled": "distilled, 16 steps without guidance",
+}
+"""What is compared, in words."""
 TRUTHS = {"ta": "alignment", "mq": "motion", "vq": "sharpness"}
 """The judge's dimensions with what the readers call the same."""
 _STYLE = report.CLIPS_STYLE + "th, td { overflow-wrap: normal; }"
@@ -70,10 +78,12 @@ def page(chain: Path) -> str:
     """
     runs = {name: read_run(chain / "evaluation" / name) for name in MODELS}
     found = {pair: compare_runs([runs[name] for name in pair]) for pair in PAIRS}
+    everything = compare_runs([*runs.values()])
     sections = {
+        "What each stage changed": changes(found, everything),
         "What curation kept": funnels(chain),
         "Training": curves(chain),
-        "Reward against truth": rewards(found["tuned_8", "aligned_8"], compare_runs([*runs.values()])),
+        "Reward against truth": rewards(found["tuned_8", "aligned_8"], everything),
         "Each model beside the one before": "".join(comparison(one) for one in found.values()),
         "Simulated people": people(chain),
         "Clips": clips(list(runs.values())),
@@ -85,6 +95,26 @@ def page(chain: Path) -> str:
         f"<style>{_STYLE}</style><h1>From raw films to an aligned and judged model</h1>", told,
         f"<script>{report.CLIPS_SCRIPT}</script>",
     ])  # fmt: skip
+
+
+def changes(found: Mapping[tuple[str, str], Comparison], everything: Comparison) -> str:
+    """The readers' scores, the truth of this world: of every model, and of each stage after minus before."""
+    named = [f"<li><b>{parts.text(name)}</b>: {parts.text(title)}</li>" for name, title in MODELS.items()]
+    keys = [("readers", truth) for truth in TRUTHS.values()]
+    rows = [
+        [f"{after} - {before}", *(_difference(one, key) for key in keys)] for (before, after), one in found.items()
+    ]
+    drawn = [
+        f"<figure>{report.bars(dict(everything.estimates(key)))}"
+        f"<figcaption><b>{key[1]}</b>, by the readers, with 95 % intervals</figcaption></figure>"
+        for key in keys
+    ]
+    told = "The readers of the procedural world know what each clip should show. All models have the same prompts and noise."
+    head = ["readers", *TRUTHS.values()]
+    return (
+        f'<p class="note">{told}</p><ul>{"".join(named)}</ul>{parts.table(head, rows)}'
+        f'<div class="grid">{"".join(drawn)}</div>'
+    )
 
 
 def funnels(chain: Path) -> str:
@@ -237,7 +267,7 @@ def clips(runs: Sequence[Run]) -> str:
     shown = ['<p class="note">A click beside the clips of a prompt starts them together.</p>']
     for item in items[:: max(1, len(items) // _SHOWN_PROMPTS)][:_SHOWN_PROMPTS]:
         prompt = parts.text(next(iter(by_run.values()))[item].item.prompt)
-        shown.append(f"<p>{prompt}</p>{report.players([(name, of_run[item].path) for name, of_run in by_run.items()])}")
+        shown.append(f"<p>{prompt}</p>{report.players([(MODELS[name], of_run[item].path) for name, of_run in by_run.items()])}")
     return "".join(shown)
 
 

@@ -1,7 +1,9 @@
 """The page of a chain: what its links wrote is on it, and a link that is missing is named."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +14,21 @@ from lcv_jax.evaluation.studies import create_study
 from lcv_jax.toy import chain_page
 from tests.evaluation.clips import make_run
 
+MODELS = list(chain_page.MODELS)
 FUNNEL = "       12 kept         0 dropped  all clips\n        9 kept         3 dropped  least_motion = 0.5\nwrote x\n"
+
+
+def problems_of(page):
+    """By examples/chain_check.py."""
+    spec = importlib.util.spec_from_file_location("chain_check", Path(__file__).parents[2] / "examples/chain_check.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.problems(page)
 
 
 def quality(run, video):
     """Better from model to model, so that every difference is known."""
-    return chain_page.MODELS.index(run.name) + int(video.item.id[1:]) / 10
+    return MODELS.index(run.name) + int(video.item.id[1:]) / 10
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +50,9 @@ def chain(tmp_path_factory):
     ratings, ann = Ratings(study), study.raters[0]
     while (item := ratings.next(ann)) is not None:
         for dimension in item.dimensions:
-            ratings.add(item, ann, dimension, min(5, 1 + chain_page.MODELS.index(item.models[0])))
+            ratings.add(item, ann, dimension, min(5, 1 + MODELS.index(item.models[0])))
     (folder / "refined.json").write_text('{"measured": {"psnr refined": {"mean": 31.5, "low": 30, "high": 33}}}')
-    (folder / "times.jsonl").write_text('{"name": "films", "seconds": 60}\n{"name": "tuned", "seconds": 30}\n')
+    (folder / "times.jsonl").write_text('{"name": "films", "seconds": 60}\n{"name": "people", "seconds": 30}\n')
     return folder
 
 
@@ -68,3 +79,13 @@ def test_what_a_link_has_not_written_is_named(chain, tmp_path, capsys):
         chain_page.main([str(copied), str(tmp_path / "page.html")])
     assert "tuned/metrics.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_the_check_finds_what_is_missing_and_what_is_no_number(chain):
+    page = chain_page.page(chain)
+    assert problems_of(page) == []
+    assert problems_of(page.replace("<h2>Refinement</h2>", "<h2>Else</h2>")) == ["no section 'Refinement'"]
+    assert problems_of(page.replace("<video", "<img")) == ["Clips: nothing about '<video'"]
+    assert problems_of(page.replace("31.5 [30, 33]", "nan [30, 33]")) == ["Refinement: 'nan [30, 33]' is not finite"]
+    (problem,) = problems_of(page.replace(" 10.0L", " nanL", 1))
+    assert problem.startswith("Training: 'path d=M")
