@@ -44,7 +44,7 @@ class Words(HTMLParser):
 
 def problems(page: str) -> list[str]:
     """What is wrong with a page, a sentence each; nothing for one that is whole."""
-    parts = {title: section for title, section in re.findall(r"<section><h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL)}
+    parts = dict(re.findall(r"<section><h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
     found = [f"no section {title!r}" for title in SECTIONS if title not in parts]
     for title, section in parts.items():
         found += [f"{title}: nothing about {word!r}" for word in SECTIONS.get(title, ()) if word not in section]

@@ -28,12 +28,13 @@ from rich.console import Console
 from lcv_jax import gpus
 from lcv_jax.bounds import Axis, Bounds, Count, Positive, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
+from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.generate import Sampling
 from lcv_jax.own_files import write_json
 from lcv_jax.parallel.context import ContextParallel
 from lcv_jax.parallel.mesh import MeshShape, make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
-from lcv_jax.planning import judges, requests, rollouts, tables, training, training_tables
+from lcv_jax.planning import judges, requests, rollouts, tables, training, training_tables, tuned
 from lcv_jax.planning.compiling import Machine, Stage, compile_stage
 from lcv_jax.planning.report import Plan, Setup
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
@@ -289,13 +290,14 @@ def make_training_plan(
         OSError: XLA's compiler for GPUs is not there, or it refuses a program.
     """
     devices.check()
-    batches = training.batch_shapes(cfg.data)
+    step = tuned.tuned_step(cfg) if isinstance(cfg.data, ManifestConfig) else None
+    batches = [step.batch] if step else training.batch_shapes(cfg.data)  # type: ignore[arg-type]
     tasks = [*dict.fromkeys(batch.kind.task for batch in batches), *(["rollout"] if cfg.rollout else [])]
     if unknown := [task for task in only if task not in tasks]:
         raise ValueError(f"no task {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, tasks))}")
     cfg = training.on_devices(cfg, devices.num_gpus, samples)
-    known, network = requests.Networks(), "the released 13.6B model"
-    if cfg.checkpoint.is_dir():
+    known, network = requests.Networks(), step.known if step else "the released 13.6B model"
+    if step is None and cfg.checkpoint.is_dir():
         known, network = requests.networks_of(cfg.checkpoint), str(cfg.checkpoint)
     described = devices.described()
     mesh = training.training_mesh(cfg, described)
@@ -304,7 +306,8 @@ def make_training_plan(
     for batch in batches:
         if not only or batch.kind.task in only:
             with _compiling(batch.name, devices.gpu, progress):
-                stages.append(training.compile_step(cfg, batch, known, machine))
+                compiled = step.compile(cfg, machine) if step else training.compile_step(cfg, batch, known, machine)
+                stages.append(compiled)
     if cfg.rollout and (not only or "rollout" in only):
         with _compiling("rollout", devices.gpu, progress):
             stages += rollouts.compile_rollout(cfg, batches[0], known, machine)

@@ -38,7 +38,7 @@ from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.judges import JudgeBase
 
 FACTORIES = {f"lcv_jax.rewards.judge_rewards:{kind}": kind for kind in (HPSV3, VIDEOREWARD)}
-_SEVEN_B = Qwen2VLConfig(
+SEVEN_B = Qwen2VLConfig(
     vision_config=Qwen2VisionConfig(hidden_size=3584), hidden_size=3584, intermediate_size=18944,
     num_attention_heads=28, num_key_value_heads=4, vocab_size=152064,
 )  # fmt: skip
@@ -59,7 +59,7 @@ def _released(kind: str, network: Qwen2VLConfig, num_embeddings: int, head_width
 
 
 RELEASED = {
-    HPSV3: _released(HPSV3, _SEVEN_B, 151658, (1024, 16, 2)),
+    HPSV3: _released(HPSV3, SEVEN_B, 151658, (1024, 16, 2)),
     VIDEOREWARD: _released(VIDEOREWARD, Qwen2VLConfig(vision_config=Qwen2VisionConfig(hidden_size=1536)), 151660, (1,)),
 }
 """What is planned where the config's folder is not there."""
@@ -135,12 +135,12 @@ def judgings(cfg: TrainConfig, size: Size) -> list[Judging]:
         options = dict(source.options)
         times, ends = _work(source, kind, size[0])
         for folder in folders_of(str(options["folder"])):
-            judge, template = _judge(Path(folder), kind)
+            judge, template = judge_of(Path(folder), kind)
             found.append(
                 Judging(
                     kind=kind,
                     judge=judge,
-                    shape=_shape(judge, size, cfg.rollout.fps, template, ends),
+                    shape=row_shape(judge, size, cfg.rollout.fps, template, ends),
                     rows=videos * times,
                     batch=int(options.get("batch_size", BATCH_SIZE)),
                     dtype=str(options.get("dtype", "float32")),
@@ -213,7 +213,7 @@ def _compiled(work: Judging, machine: Machine, rollouts_a_step: float, resident:
     )
 
 
-def _judge(folder: Path, kind: str) -> tuple[JudgeConfig, int]:
+def judge_of(folder: Path, kind: str) -> tuple[JudgeConfig, int]:
     """The reward model, and the tokens of its prompt without the caption."""
     if not folder.is_dir():
         return RELEASED[kind], TEMPLATE_TOKENS[kind]
@@ -230,7 +230,7 @@ def _work(source: RewardSource, kind: str, frames: int) -> tuple[int, int]:
     return len({VIDEO_REWARDS[name][1] for name in chosen}), 1
 
 
-def _shape(judge: JudgeConfig, size: Size, fps: float, template: int, ends: int) -> Shape:
+def row_shape(judge: JudgeConfig, size: Size, fps: float, template: int, ends: int) -> Shape:
     """The buckets of a row."""
     frames, height, width = size
     if judge.kind == HPSV3:
@@ -261,21 +261,25 @@ def _params(work: Judging, place: Any) -> PyTree:
 
 def _shapes(work: Judging, mesh: Mesh) -> tuple[PyTree, dict[str, Any]]:
     """Parameters, whole on every GPU, and arguments of the scoring program, whose rows are split over all."""
-    rows, shape = work.batch * mesh.size, work.shape
+    rows = work.batch * mesh.size
     split, whole = NamedSharding(mesh, PartitionSpec(AXES)), NamedSharding(mesh, PartitionSpec())
-
-    def of(*sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=split)
-
-    features = work.judge.network.vision_config.patch_features
-    arguments = {
-        "patches_BTSC": of(shape.pictures, shape.patches, features, dtype=jnp.uint8),
-        "cells_BS2": of(shape.patches, 2),
-        "mask_BTS": of(shape.pictures, shape.patches, dtype=jnp.bool_),
-        "ids_BL": of(shape.length),
-        "visual_BL": of(shape.length),
-        "positions": of(shape.length),
-        "reward_BQR": of(shape.ends, len(work.judge.reward_tokens)),
-        "branches": Branches(begun_BP=of(shape.begun, dtype=jnp.bool_), num_ends=shape.ends),
+    arguments: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=split)
+        for name, (sizes, dtype) in argument_shapes(work.judge, work.shape).items()
     }
+    arguments["branches"] = Branches(begun_BP=arguments.pop("begun_BP"), num_ends=work.shape.ends)
     return _params(work, whole), arguments
+
+
+def argument_shapes(judge: JudgeConfig, shape: Shape) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The arguments of `JudgeNetwork` for one row, by name: sizes and type."""
+    return {
+        "patches_BTSC": ((shape.pictures, shape.patches, judge.network.vision_config.patch_features), jnp.uint8),
+        "cells_BS2": ((shape.patches, 2), jnp.int32),
+        "mask_BTS": ((shape.pictures, shape.patches), jnp.bool_),
+        "ids_BL": ((shape.length,), jnp.int32),
+        "visual_BL": ((shape.length,), jnp.int32),
+        "positions": ((shape.length,), jnp.int32),
+        "begun_BP": ((shape.begun,), jnp.bool_),
+        "reward_BQR": ((shape.ends, len(judge.reward_tokens)), jnp.int32),
+    }

@@ -17,7 +17,6 @@ from lcv_jax.config import DiTConfig, VAEConfig
 from lcv_jax.data.batches import BatchKind, possible_choices
 from lcv_jax.data.config import DataConfig, Size, as_text, bucket_groups
 from lcv_jax.data.encoded import INDEX, EncodedFolder
-from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.objectives.grpo import GRPO
@@ -33,6 +32,10 @@ from lcv_jax.training.inputs import check_batch_size
 from lcv_jax.training.rollouts import KIND
 from lcv_jax.training.state import Frozen, SelfForcingState, TrainState
 from lcv_jax.training.step import Learner, train_step
+from lcv_jax.training.tuned import Tuned
+
+StepArguments = tuple[Learner, TrainState, Frozen, dict[str, Any], BatchKind]
+"""Of `train_step`, as shapes with their places."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,16 +87,12 @@ def sizes_of(cfg: DataConfig) -> list[Size]:
     return [size for group in groups for size in group]
 
 
-def batch_shapes(cfg: DataConfig | PromptsConfig | ManifestConfig) -> list[BatchShape]:
+def batch_shapes(cfg: DataConfig | PromptsConfig) -> list[BatchShape]:
     """Every kind of batch that the config's tasks give; of GRPO there is one.
 
     Raises:
-        ValueError: a task has a share, and no bucket serves it; or the config trains a judge or a captioner.
+        ValueError: a task has a share, and no bucket serves it.
     """
-    if isinstance(cfg, ManifestConfig):
-        raise ValueError(
-            "the training of judges and captioners cannot be planned; `lcv plan` plans that of the transformer"
-        )
     if isinstance(cfg, PromptsConfig):
         return [BatchShape(kind=KIND, size=max(cfg.all_sizes(), key=math.prod), share=1.0)]
     sizes = sizes_of(cfg)
@@ -159,7 +158,12 @@ def compile_step(cfg: TrainConfig, batch: BatchShape, known: Networks, machine: 
         jax.errors.JaxRuntimeError: the compiler refuses it.
     """
     assert machine.mesh is not None
-    arguments = step_arguments(cfg, batch, known, machine.mesh)
+    return compile_arguments(cfg, batch, step_arguments(cfg, batch, known, machine.mesh), machine)
+
+
+def compile_arguments(cfg: TrainConfig, batch: BatchShape, arguments: StepArguments, machine: Machine) -> TrainingStage:
+    """Compiles the step for these arguments; errors are those of `compile_step`."""
+    assert machine.mesh is not None
     learner, state, frozen, arrays, _ = arguments
     compiled = compile_program(train_step, arguments, {}, machine)
     memory = compiled.memory
@@ -195,9 +199,7 @@ def compile_step(cfg: TrainConfig, batch: BatchShape, known: Networks, machine: 
     )
 
 
-def step_arguments(
-    cfg: TrainConfig, batch: BatchShape, known: Networks, mesh: Mesh
-) -> tuple[Learner, TrainState, Frozen, dict[str, Any], BatchKind]:
+def step_arguments(cfg: TrainConfig, batch: BatchShape, known: Networks, mesh: Mesh) -> StepArguments:
     """What `train_step` is called with, as shapes with their places.
 
     Raises:
@@ -273,6 +275,8 @@ def latent_shape(size: Size, network: DiTConfig, known: Networks) -> tuple[int, 
 def step_flops(cfg: TrainConfig, learner: Learner, arrays: dict[str, Any], kind: BatchKind) -> tuple[float, float]:
     """Operations of a step, by formula: those that it cannot do without, and with those that remat computes again."""
     _, model_flops = tokens_and_flops(learner, arrays, kind)
+    if isinstance(learner.model, Tuned) and cfg.remat != "none":
+        return model_flops, model_flops * (1 + 1 / learner.model.passes)
     network = learner.model.cfg
     if not isinstance(network, DiTConfig) or cfg.remat == "none":
         return model_flops, model_flops

@@ -101,15 +101,15 @@ def changes(found: Mapping[tuple[str, str], Comparison], everything: Comparison)
     """The readers' scores, the truth of this world: of every model, and of each stage after minus before."""
     named = [f"<li><b>{parts.text(name)}</b>: {parts.text(title)}</li>" for name, title in MODELS.items()]
     keys = [("readers", truth) for truth in TRUTHS.values()]
-    rows = [
-        [f"{after} - {before}", *(_difference(one, key) for key in keys)] for (before, after), one in found.items()
-    ]
+    rows = [[f"{after} - {before}", *(_difference(one, key) for key in keys)] for (before, after), one in found.items()]
     drawn = [
         f"<figure>{report.bars(dict(everything.estimates(key)))}"
         f"<figcaption><b>{key[1]}</b>, by the readers, with 95 % intervals</figcaption></figure>"
         for key in keys
     ]
-    told = "The readers of the procedural world know what each clip should show. All models have the same prompts and noise."
+    told = (
+        "The readers know what each clip should show: they are the truth. All models have the same prompts and noise."
+    )
     head = ["readers", *TRUTHS.values()]
     return (
         f'<p class="note">{told}</p><ul>{"".join(named)}</ul>{parts.table(head, rows)}'
@@ -267,7 +267,9 @@ def clips(runs: Sequence[Run]) -> str:
     shown = ['<p class="note">A click beside the clips of a prompt starts them together.</p>']
     for item in items[:: max(1, len(items) // _SHOWN_PROMPTS)][:_SHOWN_PROMPTS]:
         prompt = parts.text(next(iter(by_run.values()))[item].item.prompt)
-        shown.append(f"<p>{prompt}</p>{report.players([(MODELS[name], of_run[item].path) for name, of_run in by_run.items()])}")
+        shown.append(
+            f"<p>{prompt}</p>{report.players([(MODELS[name], of_run[item].path) for name, of_run in by_run.items()])}"
+        )
     return "".join(shown)
 
 

@@ -41,6 +41,11 @@ class CaptionerModel(Tuned):
         """All parameters."""
         return captioner_table(self.cfg)
 
+    @property
+    def passes(self) -> int:
+        """See `Tuned`."""
+        return 2 if self.adapted else 3
+
     def read(self, folder: Path, dtype: str, rule: Any, keep: Callable[[tuple[str, ...]], bool]) -> Params:
         """See `Tuned`."""
         return store.load_params(folder, f"{COMPONENT}/params", lambda shapes: self.table, dtype, rule, keep)
@@ -61,7 +66,7 @@ class CaptionerModel(Tuned):
         tokens, answers = batch["ids_BL"].shape[1], batch["places_BA"].shape[1]
         forward = qwen2_vl_flops(self.cfg, pictures=pictures, patches=patches, begun=tokens)
         head = 2 * answers * self.cfg.hidden_size * self.cfg.vocab_size
-        return B * tokens, B * (2 if self.adapted else 3) * (forward + head)
+        return B * tokens, B * self.passes * (forward + head)
 
 
 @dataclasses.dataclass(frozen=True)

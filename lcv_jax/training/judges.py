@@ -106,7 +106,7 @@ class JudgeModel(Tuned):
         tokens, begun = batch["ids_BL"].shape[2], batch["begun_BP"].shape[2]
         own = {"ends": 1, "end": tokens - begun}
         forward = qwen2_vl_flops(self.cfg.network, pictures=pictures, patches=patches, begun=begun, **own)
-        return B * V * tokens, B * V * 3 * forward
+        return B * V * tokens, B * V * self.passes * forward
 
 
 @dataclasses.dataclass(frozen=True)

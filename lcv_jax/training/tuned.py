@@ -63,6 +63,11 @@ class Tuned(abc.ABC):
     def cost(self, batch: Mapping[str, Any]) -> tuple[int, float]:
         """Tokens of a batch, and operations that its step cannot do without; see training/cost.py."""
 
+    @property
+    def passes(self) -> int:
+        """What a step costs, in forward passes: the backward one is two, or one where weights are frozen."""
+        return 3
+
     def is_trained(self, path: tuple[str, ...]) -> bool:
         """Whether a parameter of the network is trained in full."""
         return self.vision if path[0] == "visual" else not self.adapted
