@@ -112,6 +112,29 @@ def test_commands_of_the_chain_parse_as_the_shell_expands_them(size, tmp_path):
     assert not problems, "\n".join(f"{line}\n{problem}" for line, problem in problems.items())
 
 
+def test_the_trainings_at_full_size_are_submitted_one_after_the_other(tmp_path):
+    """With an sbatch that writes down what it is given."""
+    (tmp_path / "sbatch").write_text(
+        '#!/bin/sh\nprintf "%s\\037" "$@" >> "$GIVEN"; echo >> "$GIVEN"; echo "$(wc -l < "$GIVEN");cluster"\n'
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GIVEN": str(tmp_path / "given")}
+    subprocess.run(["bash", "examples/chain_slurm.sh"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+    jobs = [line.split("\037")[:-1] for line in (tmp_path / "given").read_text().splitlines()]
+    dependencies = [next((word for word in job if word.startswith("--dependency")), "") for job in jobs]
+    assert dependencies == ["", *(f"--dependency=afterok:{number}" for number in range(1, len(jobs)))]
+    commands = [job[-1].removeprefix("--wrap=srun --kill-on-bad-exit=1 --unbuffered --label ") for job in jobs]
+    problems = {line: problem for line in commands if (problem := problem_with(line))}
+    assert not problems, "\n".join(f"{line}\n{problem}" for line, problem in problems.items())
+    page = [re.sub(r"\s*#.*", "", line) for line in commands_in(ROOT / "docs" / "chain.md")]
+    trained = [
+        line
+        for line in page
+        if line.startswith("python -m lcv_jax.train ") or " --to-torch" in line or " --fold " in line
+    ]
+    assert commands == trained
+
+
 def test_the_check_sees_commands_and_what_is_wrong_with_them():
     assert len(list(commands_in(ROOT / "README.md"))) > 20
     assert "unknown command" in problem_with("lcv genrate text-to-video weights")
