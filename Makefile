@@ -1,7 +1,8 @@
 # `make demo` sets up and generates, `make serve` serves the small model, `make live` plays it as it is made, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make curate` makes a training set of films (VIDEOS=FOLDER: of your own) and trains on it,
 # `make test` runs the tests.
-# `make chain` runs every command on what the ones before it wrote, from raw films to an aligned and judged model (SIZE=full: a night).
+# `make chain` runs every command on what the ones before it wrote, from raw films to an aligned and judged model (SIZE=small: an
+# hour; SIZE=full: a night).
 # All lands in .venv, outputs/ and .cache/.
 # `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.

@@ -18,11 +18,11 @@ case ${SIZE:-tiny} in
     images=8 pretrain=16 sft=16 guidance=12 consistency=8 dense=6 sparse=4 refined=2
     judge=(--steps 30 --batch-size 8 --validation.every 30 --validation.batches 1) judge_captions=32 judge_held_out=8
     grpo=(--steps 8 --batch-size 8 --rollout.prompts 2 --rollout.prompts-at-once 2 --rollout.group-size 4 --rollout.passes 1) ;;
-  small) films=60 shots=8 prompts=48 batch=16 every=10 scratch=--no-from-scratch
+  small) films=60 shots=8 prompts=32 batch=16 every=10 scratch=--no-from-scratch
     tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0)
-    images=100 pretrain=300 sft=200 guidance=200 consistency=100 dense=150 sparse=80 refined=12
-    judge=(--steps 300 --validation.every 100 --validation.batches 4) judge_captions=400 judge_held_out=64
-    grpo=(--steps 64 --batch-size 32 --rollout.prompts 8 --rollout.prompts-at-once 4) ;;
+    images=60 pretrain=200 sft=120 guidance=100 consistency=60 dense=80 sparse=40 refined=8
+    judge=(--steps 120 --validation.every 60 --validation.batches 2) judge_captions=240 judge_held_out=48
+    grpo=(--steps 32 --batch-size 32 --rollout.prompts 8 --rollout.prompts-at-once 4) ;;
   full) films=400 shots=12 prompts=64 batch=16 every=25 scratch=--from-scratch
     tasks=()
     images=3000 pretrain=12000 sft=1500 guidance=2000 consistency=200 dense=300 sparse=150 refined=64
