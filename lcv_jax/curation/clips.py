@@ -85,6 +85,8 @@ def write_clip(
         indices = list(range(start, end))
         if not timeline.is_constant:
             since, until = timeline.start(start), timeline.start(end) if end < len(timeline) else timeline.seconds
+            if end in timeline.gaps():
+                until = timeline.start(end - 1) + 1 / timeline.rate
             count = max(1, round((until - since) * timeline.rate))
             # The frame on display: the nearest one could be beyond a transition.
             indices = [min(max(timeline.nearest(since + n / timeline.rate), start), end - 1) for n in range(count)]

@@ -54,6 +54,8 @@ class Signals:
     differ by: 0 in the middle of a dissolve between still shots."""
     content: Bool[np.ndarray, " T"]
     """Where PySceneDetect sees a cut: the first frame after it."""
+    gaps: tuple[int, ...]
+    """Frames before which the film's time jumps."""
     middle: Float[np.ndarray, " T"] | None
     """Probability that it is the last before the middle of a transition, by TransNet V2; None without its weights."""
     inside: Float[np.ndarray, " T"] | None
@@ -81,7 +83,7 @@ def film_signals(
     """
     network = None if weights is None else _transnet(weights)
     with open_clip(path) as clip:
-        fps = clip.timeline.rate
+        fps, gaps = clip.timeline.rate, tuple(clip.timeline.gaps())
         content = _ContentCuts(fps)
 
         def thumbnails() -> Iterator[np.ndarray]:
@@ -97,6 +99,7 @@ def film_signals(
     return Signals(
         fps=fps,
         content=flags,
+        gaps=gaps,
         change=joined["change"],
         level=joined["level"],
         mix=joined["mix"],

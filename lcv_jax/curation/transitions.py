@@ -1,9 +1,10 @@
 """Transitions between shots out of the signals of shot_signals.py, and the clips between them.
 
 Hard cuts are the union of PySceneDetect and TransNet V2; each has to change most of the picture by more than its
-brightness, which flicker, flashes and subtitles do not. Dissolves come from TransNet V2: where it is sure, and where it
-has a suspicion and the frames are a steady mix of one into another. Where its weights are missing they come from frames
-that mix those around them; fades from the brightness. The frames of a dissolve or a fade belong to no clip.
+brightness, which flicker, flashes and subtitles do not. Where the film's time jumps there is a cut as well. Dissolves
+come from TransNet V2: where it is sure, and where it has a suspicion and the frames are a steady mix of one into
+another. Where its weights are missing they come from frames that mix those around them; fades from the brightness. The
+frames of a dissolve or a fade belong to no clip.
 """
 
 import dataclasses
@@ -84,7 +85,7 @@ def _cuts(signals: Signals) -> list[int]:
     if signals.middle is not None:
         for start, end in _runs(signals.middle > _SURE):
             candidates.add(min(start + int(signals.middle[start:end].argmax()) + 1, len(signals.middle) - 1))
-    cuts = set()
+    cuts = set(signals.gaps)
     for candidate in candidates:
         near = range(max(1, candidate - 1), min(len(signals.change), candidate + 2))
         place = max(near, key=lambda index: signals.change[index], default=0)

@@ -12,6 +12,8 @@ import numpy as np
 
 _CLOCK_SLACK = Fraction(1, 10)
 """Part of a frame interval: a length that is rounded to the container's clock must not add a frame."""
+_GAP_SECONDS, _GAP_INTERVALS = 2, 10
+"""A gap between two frames is longer than both."""
 _DEFAULT_RATE = Fraction(25)
 """Of a clip with a single frame that has no duration."""
 
@@ -59,6 +61,11 @@ class Timeline:
         count = math.ceil((self.seconds - since) * fps - _CLOCK_SLACK)
         for number in range(max(count, 1 if since == 0 else 0)):
             yield self.nearest(since + number / fps)
+
+    def gaps(self) -> list[int]:
+        """Frames before which the time jumps: what was shown meanwhile is missing."""
+        longest = math.floor(max(_GAP_SECONDS, _GAP_INTERVALS / self.rate) / self.time_base)
+        return (np.flatnonzero(np.diff(self.ticks) > longest) + 1).tolist()
 
     def last(self, number: int, fps: Fraction | None) -> list[int]:
         """The last frames at a rate, counted back from the start of the last frame."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lcv_jax import curate
+from lcv_jax.curation.clips import write_clip
 from lcv_jax.curation.library import Library
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import VideoWriter
@@ -88,6 +89,7 @@ def library(tmp_path_factory):
     (films / "text.mp4").write_text("a letter, not a film\n" * 100)
     write(films / "one.mp4", pictures(1))
     write(films / "variable.mkv", pictures(20), codec="ffv1", times=[*range(14), *range(14, 26, 2)])
+    write(films / "gap.mkv", pictures(40), times=[*range(20), *range(320, 340)])
     write(films / "turned.mp4", pictures(20), turn=90)
     write(films / "ten_bits.mkv", pictures(22), codec="ffv1", pixels="yuv420p10le")
     write(films / "interlaced.mkv", pictures(20), options={"flags": "+ilme+ildct", "x264-params": "tff=1"})
@@ -146,6 +148,14 @@ def test_an_unusual_film_becomes_clips_that_are_not(library, name):
         assert count >= 24  # what was shown for 0.2 s is shown for as long
     red = frames[0][-10:] if name == "turned.mp4" else frames[0][:, :10]
     assert red[..., 0].mean() > red[..., 1].mean() + 80
+
+
+def test_no_clip_spans_a_gap_in_the_times_of_a_film(library, tmp_path):
+    rows = library.connect().execute("""SELECT start, "end", clip_path FROM clips WHERE path LIKE '%/gap.mkv'""")
+    found = [(start, end, len(read_video(library.folder / path)[0])) for start, end, path in sorted(rows.fetchall())]
+    assert found == [(0, 18, 18), (22, 40, 18)]
+    write_clip(library.folder.parent / "films" / "gap.mkv", tmp_path / "before.mp4", 5, 20)
+    assert len(read_video(tmp_path / "before.mp4")[0]) == 15
 
 
 def test_a_film_that_repeats_another_is_not_cut(library):

@@ -121,7 +121,8 @@ def _signals(length, **arrays):
     flat = {name: np.zeros(length, np.float32) for name in ("change", "middle", "inside")}
     flat |= {"level": np.full(length, 150, np.float32)}
     flat |= {name: np.full(length, np.inf, np.float32) for name in ("mix", "ramp")}
-    return Signals(fps=Fraction(25), content=arrays.pop("content", np.zeros(length, bool)), **{**flat, **arrays})
+    flat |= {"content": np.zeros(length, bool), "gaps": ()}
+    return Signals(fps=Fraction(25), **{**flat, **arrays})
 
 
 def test_a_cut_needs_a_change_beyond_brightness_and_either_detector_will_do():

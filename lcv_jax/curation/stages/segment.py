@@ -23,7 +23,7 @@ def segment(row: Row, settings: SegmentSettings) -> Row:
 
 STAGE = Stage(
     name="segment",
-    version=2,
+    version=3,
     run=segment,
     settings=SegmentSettings(),
     # Not None for a film that repeats another: those are not cut. A film that cannot be read has failed before.
