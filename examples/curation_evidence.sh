@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # What curation is worth: the small model of this repository is trained on clips cut blindly out of planted films, on
 # all clips that `segment` cuts out of the same films, and on those of them that pass the rules, for the same number of
-# steps, and scored by the readers. Sizes for a laptop; the same command resumes. FILMS, STEPS, CLIPS (scored) and SEEDS
-# can be set.
+# steps, and scored by the readers. Sizes for a laptop; the same command resumes. FILMS, STEPS, CLIPS (scored), SEEDS and
+# SETS can be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-outputs/curation_evidence} films=${FILMS:-32} steps=${STEPS:-200} clips=${CLIPS:-64} seeds=${SEEDS:-"1 2 3"}
+sets=${SETS:-"start blind cut curated"}
 encode() { [ -e "$2" ] || python -m lcv_jax.encode "$1" "$out/weights" "$2" --sizes 9,64,64 --fps 8 --max-sequence-length 24; }
 train() { python -m lcv_jax.train configs/toy/pretrain_2.py --checkpoint "$out/weights" --batch-size 8 --steps "$steps" \
-  --data.tasks.t2i 0 --data.tasks.t2v 1 --optimizer.warmup-steps 20 --optimizer.ema-decay 0.95 --samples.every 1000000 "$@"; }
+  --data.tasks.t2i 0 --data.tasks.t2v 1 --optimizer.warmup-steps 20 --optimizer.ema-decay 0.95 --samples.every None "$@"; }
 score() { [ -e "$out/scores/$2.json" ] || python -m lcv_jax.toy.score "$1" --num-clips "$clips" --num-frames 9 --num-steps 16 \
   --seed "$3" --json "$out/scores/$2.json"; }
 mkdir -p "$out/scores"
@@ -32,12 +33,13 @@ encode "$out/curated.jsonl" "$out/encoded_curated"
 
 # 3. Train on each and score, seed by seed; `start` is the model before. Scenes and noise depend on the seed alone.
 for seed in $seeds; do
-  score "$out/weights" "start_$seed" "$seed"
-  for set in blind cut curated; do
-    [ -e "$out/scores/${set}_$seed.json" ] && continue
-    train --data.path "$out/encoded_$set" --run "$out/run_${set}_$seed" --seed "$seed"
-    score "$out/run_${set}_$seed/weights" "${set}_$seed" "$seed"
-    python examples/curation_evidence.py table "$out"
+  for set in $sets; do
+    weights="$out/weights"
+    if [ "$set" != start ] && [ ! -e "$out/scores/${set}_$seed.json" ]; then
+      weights="$out/run_${set}_$seed/weights"
+      train --data.path "$out/encoded_$set" --run "$out/run_${set}_$seed" --seed "$seed"
+    fi
+    score "$weights" "${set}_$seed" "$seed"
   done
+  python examples/curation_evidence.py table "$out"
 done
-python examples/curation_evidence.py table "$out"
