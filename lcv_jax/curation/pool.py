@@ -106,7 +106,7 @@ class _Worker:
         if time.monotonic() > self.deadline:
             return self._fault(f"took longer than {self._stage.cost.timeout:g} s")
         if (taken := self.megabytes()) > megabytes:
-            return self._fault(f"took {taken:.0f} MB of memory, and a worker may take {megabytes}")
+            return self._fault(f"took {taken:.0f} MB of memory, and a worker may take {megabytes} (--worker-memory)")
         return None
 
     def megabytes(self) -> float:

@@ -64,7 +64,7 @@ class Timeline:
 
     def gaps(self) -> list[int]:
         """Frames before which the time jumps: what was shown meanwhile is missing."""
-        longest = math.floor(max(_GAP_SECONDS, _GAP_INTERVALS / self.rate) / self.time_base)
+        longest = math.floor(max(Fraction(_GAP_SECONDS), _GAP_INTERVALS / self.rate) / self.time_base)
         return (np.flatnonzero(np.diff(self.ticks) > longest) + 1).tolist()
 
     def last(self, number: int, fps: Fraction | None) -> list[int]:

@@ -28,7 +28,7 @@ def test_a_worker_that_is_killed_late_or_greedy_loses_its_row_alone(tmp_path):
     assert "was killed by signal 9 (SIGKILL)" in found[1]
     assert "took longer than 6 s" in found[3]
     assert "invalid literal" in found[4]
-    assert "MB of memory, and a worker may take 400" in found[5]
+    assert "MB of memory, and a worker may take 400 (--worker-memory)" in found[5]
 
 
 def test_the_pool_takes_a_row_when_a_worker_is_free(tmp_path):
