@@ -88,14 +88,19 @@ class Coding:
     has_alpha: bool
 
 
-def coding_of(frame: Any, container: Tags) -> Coding:
+def coding_of(frame: Any, container: Tags, *, has_dolby_vision: bool = False) -> Coding:
     """Decides what a frame's pixel values mean, by its own tags and, where these are missing, its container's.
+
+    Args:
+        frame: as decoded.
+        container: its tags.
+        has_dolby_vision: whether it has the metadata of Dolby Vision.
 
     Raises:
         ValueError: they cannot be converted to SDR; the message is a reason without the file's name.
     """
     tags, name = Tags.of(frame).or_else(container), frame.format.name
-    _refuse_unsupported(tags, frame.side_data.get("DOVI_METADATA") is not None)
+    _refuse_unsupported(tags, has_dolby_vision)
     holds_yuv = not (frame.format.is_rgb or name.startswith(("gray", "ya", "mono", "pal")))
     primaries = _primaries(tags)
     if not holds_yuv:

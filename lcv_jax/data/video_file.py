@@ -38,6 +38,7 @@ class VideoFile:
 
     def __init__(self, path: str | Path):
         self.path = path
+        self._marks: tuple[bytes | None, bool] | None = None
 
     def __enter__(self) -> "VideoFile":
         self.timeline = timeline_of(self.path)
@@ -139,8 +140,11 @@ class VideoFile:
                 )
             height = round(frame.height / aspect) if 0 < aspect < 1 else frame.height
             width = round(frame.width * aspect) if aspect > 1 else frame.width
-            image_HWC = to_sdr(frame, coding_of(frame, self._tags), height, width)
-            return _upright(image_HWC, frame.side_data.get("DISPLAYMATRIX"))
+            # Only of the first frame: one whose side data is read refers to itself, and its memory is not freed soon.
+            self._marks = self._marks or _marks(frame)
+            display_matrix, has_dolby_vision = self._marks
+            coding = coding_of(frame, self._tags, has_dolby_vision=has_dolby_vision)
+            return _upright(to_sdr(frame, coding, height, width), display_matrix)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
@@ -275,14 +279,20 @@ def open_stream(path: str | Path) -> tuple[Any, Any]:
     return container, streams[0]
 
 
-def _upright(image_HWC: np.ndarray, matrix: Any | None) -> np.ndarray:
+def _marks(frame: Any) -> tuple[bytes | None, bool]:
+    """The display matrix, and whether it is Dolby Vision."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return None if matrix is None else bytes(matrix), frame.side_data.get("DOVI_METADATA") is not None
+
+
+def _upright(image_HWC: np.ndarray, matrix: bytes | None) -> np.ndarray:
     """The image as a display matrix says: turned by multiples of 90 degrees, mirrored, or both.
 
     The matrix (ISO/IEC 14496-12) takes the place (x, y) of a pixel to (a x + c y, b x + d y).
     """
     if matrix is None:
         return image_HWC
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if not a == d == 0 and not b == c == 0:
         raise ValueError("is turned by an angle that is no multiple of 90 degrees; apply its display matrix first")
     if a == d == 0:

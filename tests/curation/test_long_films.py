@@ -1,6 +1,7 @@
 """Memory does not grow with a film's length: its frames are let go of as the next ones come."""
 
 import contextlib
+import gc
 import types
 import weakref
 from fractions import Fraction
@@ -12,6 +13,8 @@ from lcv_jax.curation.crop import BorderFinder
 from lcv_jax.curation.fingerprints import hash_frames
 from lcv_jax.curation.shot_signals import film_signals
 from lcv_jax.data import video_file
+from lcv_jax.data.media_reader import open_clip
+from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.data.timing import make_timeline
 
 pytest.importorskip("scenedetect")
@@ -45,6 +48,20 @@ def test_finding_shots_and_hashing_hold_a_few_frames_of_a_film(monkeypatch):
     frames = Frames(100)
     assert len(hash_frames(iter(frames))) == 100
     assert frames.most_held <= 3
+
+
+def test_decoded_frames_are_freed_before_the_film_ends(tmp_path):
+    av = pytest.importorskip("av")
+    with VideoWriter(tmp_path / "film.mp4", fps=8, height=32, width=48) as file:
+        file.write(np.zeros((60, 32, 48, 3), np.uint8))
+    gc.collect()
+    gc.disable()
+    try:
+        with open_clip(tmp_path / "film.mp4") as clip:
+            held = [sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()) for _ in clip.pictures(range(60))]
+    finally:
+        gc.enable()
+    assert max(held) <= 12
 
 
 def test_frame_times_take_a_few_bytes_a_frame():
