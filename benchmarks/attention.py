@@ -33,9 +33,9 @@ from benchmarks.kernel_cases import BLOCKS, GRIDS
 from benchmarks.timing import Times, times_of
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention, selected_attention_with_lse
 from lcv_jax.kernels.block_select import Selection, pool_blocks, select_blocks
-from lcv_jax.kernels.implementations import IMPLEMENTATIONS
+from lcv_jax.kernels.implementations import IMPLEMENTATIONS, SPARSE_ONLY, selects_by
 
-DENSE_ONLY, SPARSE_ONLY, COMPARED_LAST = ("cudnn",), ("jax_triton",), ("jax_triton", "xla")
+DENSE_ONLY, COMPARED_LAST = ("cudnn",), (*SPARSE_ONLY, "xla")
 SPARSITIES = (0.9375, 0.875, 0.0)
 FLOP = {"selection": 0, "attention alone": 4, "forward": 4, "backward": 10}
 """Of a pair of tokens, a head and a channel, by pass. Attention alone is sparse attention, the selection in hand."""
@@ -78,7 +78,7 @@ class Work:
             pool_blocks(k, block_k),
             sparsity=self.sparsity,
             cdf_threshold=None,
-            implementation="pallas_triton" if self.implementation == "jax_triton" else self.implementation,
+            implementation=selects_by(self.implementation),
         )
 
     def attend_selected(self, q: jax.Array, k: jax.Array, v: jax.Array, selection: Selection) -> tuple:

@@ -14,10 +14,12 @@ SMALL, LARGE = (grid.num_tokens for grid in GRIDS[:2])
 WORKS = (
     Work(LARGE, "pallas_triton", (64, 64), SPARSITY),
     Work(LARGE, "cudnn"),
+    Work(LARGE, "pallas_mosaic_gpu", (64, 64), SPARSITY),
     Work(LARGE, "jax_triton", (64, 64), SPARSITY),
     Work(SMALL, "cudnn"),
     Work(SMALL, "pallas_triton"),
     Work(LARGE, "pallas_triton", (128, 64), SPARSITY),
+    Work(LARGE, "pallas_mosaic_gpu", (128, 64), SPARSITY),
     Work(LARGE, "pallas_triton"),
 )
 """What matters most first: sparse attention of a refined video, the dense one of 480p and 720p."""

@@ -83,7 +83,7 @@ SPARSE = (
     Case((3, 6), (128, 64), 128),
 )
 DENSE = (Case((320, 448), (1, 1), 128), Case((100, 76), (1, 1), 64))
-SPARSE_BY, DENSE_BY = ("pallas_triton", "jax_triton"), ("cudnn", "pallas_triton")
+SPARSE_BY, DENSE_BY = ("pallas_triton", "jax_triton", "pallas_mosaic_gpu"), ("cudnn", "pallas_triton")
 BOTH = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 TOY = ((BOTH[0], Case((2, 3), (16, 16), 16)), (BOTH[1], Case((20, 12), (1, 1), 16)))
 

@@ -41,7 +41,7 @@ def attention(
     Raises:
         NotImplementedError: the implementation is not there or cannot take these arrays.
     """
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM, causal=causal)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=None, key_mask_BM=key_mask_BM, causal=causal)
     residuals = CHEAP_RESIDUALS if cheap else RESIDUALS
     lengths = (q_BSNK.shape[1], k_BMNK.shape[1])
     return attend(named, *lengths, residuals, causal, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)[0]
@@ -56,7 +56,7 @@ def attention_with_lse(
     implementation: str = "auto",
 ) -> tuple[Float[Array, "B S N K"], Float[Array, "B N S"]]:
     """`attention`, and the float32 log-sum-exp of its scores, by which attention to several sets of keys is merged."""
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=key_mask_BM)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=None, key_mask_BM=key_mask_BM)
     lengths = (q_BSNK.shape[1], k_BMNK.shape[1])
     return attend(named, *lengths, RESIDUALS, False, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
 
@@ -130,7 +130,7 @@ def ordered_block_sparse_attention(
     """
     check_one_way_to_select(sparsity, cdf_threshold, block_mask)
     check_blocks(q_BSNK, k_BMNK, block_q, block_k)
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=(block_q, block_k))
     if block_mask is not None:
         selection = selection_of_block_mask(block_mask, q_BSNK, k_BMNK, block_q, block_k)
     else:
@@ -160,7 +160,7 @@ def selected_attention_with_lse(
         block_q, block_k: as in `ordered_block_sparse_attention`.
     """
     check_blocks(q_BSNK, k_BMNK, block_q, block_k)
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=(block_q, block_k))
     return attend(named, block_q, block_k, RESIDUALS, False, q_BSNK, k_BMNK, v_BMNK, selection, None)
 
 

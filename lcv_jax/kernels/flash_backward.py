@@ -19,6 +19,7 @@ from jax.experimental.pallas import triton as plt
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
 from lcv_jax.kernels.arithmetic import exp2_scaled
+from lcv_jax.kernels.base_2 import LOG2_E, gradient_rows
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.block_transpose import transpose_selection
 from lcv_jax.kernels.platform import has_large_shared_memory
@@ -47,7 +48,7 @@ def _dq_kernel(
     q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
     do_XK = tiling.load_tile(do_ref, q_rows, q_valid, width)
     lse_X, delta_X = tiling.load_row(lse_ref, q_rows, q_valid), tiling.load_row(delta_ref, q_rows, q_valid)
-    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+    to_base_2 = LOG2_E / math.sqrt(width)
 
     def attend(key_block, key_start, dq_XK):
         k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
@@ -94,7 +95,7 @@ def _dkdv_kernel(
     k_rows, k_valid = tiling.rows_of(key_block, key_start, block_k, tiles.tile_k)
     k_YK = tiling.load_tile(k_ref, k_rows, k_valid, width)
     v_YK = tiling.load_tile(v_ref, k_rows, k_valid, width)
-    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+    to_base_2 = LOG2_E / math.sqrt(width)
 
     def attend(query_block, query_start, state):
         dk_YK, dv_YK = state
@@ -184,11 +185,7 @@ def backward(
     M = k_BMNK.shape[1]
     fast = not interpret and q_BSNK.dtype.itemsize == 2
     dq_tiles, dkdv_tiles = tiles or default_tilings(block_q, block_k, K, q_BSNK.dtype)
-    delta_BNS = jnp.einsum("bsnk,bsnk->bns", d_out_BSNK, out_BSNK, preferred_element_type=jnp.float32)
-    if d_lse_BNS is not None:
-        delta_BNS = delta_BNS - d_lse_BNS
-    # A row without keys: exp2(x - inf) is a weight of zero, where x + inf would be infinite.
-    base_2_BNS = jnp.where(lse_BNS == -jnp.inf, jnp.inf, lse_BNS * tiling.LOG2_E)
+    base_2_BNS, delta_BNS = gradient_rows(out_BSNK, lse_BNS, d_out_BSNK, d_lse_BNS)
     arrays = (q_BSNK, k_BMNK, v_BMNK, key_mask_BM, d_out_BSNK, base_2_BNS, delta_BNS)
 
     def call(kernel, name: str, lists, list_specs, num_tiles: int, tiles: Tiling):

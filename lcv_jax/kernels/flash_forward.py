@@ -23,6 +23,7 @@ from jax.experimental.pallas import triton as plt
 from lcv_jax.array_types import Array, Bool, Float
 from lcv_jax.kernels import tiling
 from lcv_jax.kernels.arithmetic import exp2, exp2_scaled
+from lcv_jax.kernels.base_2 import LOG2_E
 from lcv_jax.kernels.block_select import Selection
 from lcv_jax.kernels.platform import has_large_shared_memory
 from lcv_jax.kernels.tiling import Tiling
@@ -34,7 +35,7 @@ def _kernel(
     query_block, query_start = tiling.block_and_tile(pl.program_id(0), block_q, tiles.tile_q)
     q_rows, q_valid = tiling.rows_of(query_block, query_start, block_q, tiles.tile_q)
     q_XK = tiling.load_tile(q_ref, q_rows, q_valid, width)
-    to_base_2 = tiling.LOG2_E / math.sqrt(width)
+    to_base_2 = LOG2_E / math.sqrt(width)
 
     def attend(key_block, key_start, state):
         sum_XK, top_X, total_X = state
@@ -65,7 +66,7 @@ def _kernel(
         )
     total_X = jnp.where(top_X == -jnp.inf, 1.0, total_X)
     tiling.store_tile(out_ref, q_rows, sum_XK / total_X[:, None], q_valid, width)
-    plt.store(lse_ref.at[q_rows], (top_X + jnp.log2(total_X)) / tiling.LOG2_E, mask=q_valid)
+    plt.store(lse_ref.at[q_rows], (top_X + jnp.log2(total_X)) / LOG2_E, mask=q_valid)
 
 
 def default_tiling(block_q: int, block_k: int, width: int, dtype: jnp.dtype) -> Tiling:

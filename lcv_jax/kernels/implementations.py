@@ -6,6 +6,7 @@
     pallas_interpret   yes     yes      anything, slowly: the same kernels in Pallas' interpreter
     cudnn              yes     no       NVIDIA GPUs
     jax_triton         no      yes      GPUs: the forward kernel in Triton's own language; backward is pallas_triton's
+    pallas_mosaic_gpu  no      yes      Hopper: kernels/mosaic_forward.py and mosaic_backward.py; never by "auto"
 
 Each is a forward function, to the output and the log-sum-exp of the scores, and a backward function from those two. So
 they share one differentiation rule, and whoever merges partial results (a ring) can call `backward` with the merged
@@ -21,9 +22,10 @@ from jax.ad_checkpoint import checkpoint_name
 from lcv_jax.array_types import Array, Bool
 from lcv_jax.kernels import cudnn, xla
 from lcv_jax.kernels.block_select import Selection
-from lcv_jax.kernels.platform import compute_capability, target_platform
+from lcv_jax.kernels.platform import HOPPER, compute_capability, target_platform
 
-IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton")
+IMPLEMENTATIONS = ("xla", "pallas_triton", "pallas_interpret", "cudnn", "jax_triton", "pallas_mosaic_gpu")
+SPARSE_ONLY = ("jax_triton", "pallas_mosaic_gpu")
 
 RESIDUALS = "attention"
 """Name of the output and log-sum-exp that the backward pass starts from, for `jax.checkpoint_policies`."""
@@ -32,6 +34,7 @@ CHEAP_RESIDUALS = "cheap attention"
 
 KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 MAX_KERNEL_WIDTH = 256
+MOSAIC_WIDTHS = (64, 128)
 
 
 def choose(
@@ -40,18 +43,21 @@ def choose(
     k_BMNK: Array,
     v_BMNK: Array,
     *,
-    sparse: bool,
+    blocks: tuple[int, int] | None,
     key_mask_BM: Array | None = None,
     causal: bool = False,
 ) -> str:
     """The implementation of that name; for "auto" the fastest that takes these arrays.
 
+    Args:
+        blocks: tokens of a query block and of a key block; None is dense attention.
+
     Raises:
         NotImplementedError: there is none of that name, or it cannot take these; with the reason.
     """
-    given = (q_BSNK, k_BMNK, v_BMNK, sparse, key_mask_BM, causal)
+    given = (q_BSNK, k_BMNK, v_BMNK, blocks, key_mask_BM, causal)
     if implementation == "auto":
-        fastest = ("pallas_triton",) if sparse else ("cudnn", "pallas_triton")
+        fastest = ("pallas_triton",) if blocks else ("cudnn", "pallas_triton")
         return next((name for name in fastest if _why_not(name, *given) is None), "xla")
     if implementation not in IMPLEMENTATIONS:
         raise NotImplementedError(
@@ -64,7 +70,7 @@ def choose(
 
 def selects_by(implementation: str) -> str:
     """The implementation of block selection that goes with one of attention."""
-    return "pallas_triton" if implementation == "jax_triton" else implementation
+    return "pallas_triton" if implementation in SPARSE_ONLY else implementation
 
 
 def goes_with(implementation: str, *, takes: bool) -> str:
@@ -86,7 +92,7 @@ def _why_not(
     q_BSNK: Array,
     k_BMNK: Array,
     v_BMNK: Array,
-    sparse: bool,
+    blocks: tuple[int, int] | None,
     key_mask_BM: Array | None,
     causal: bool,
 ) -> str | None:
@@ -95,8 +101,8 @@ def _why_not(
     if causal:
         return "it has no causal attention; xla does"
     if name == "cudnn":
-        return "it is dense only" if sparse else cudnn.why_not(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
-    if name == "jax_triton" and not sparse:
+        return "it is dense only" if blocks else cudnn.why_not(q_BSNK, k_BMNK, v_BMNK, key_mask_BM)
+    if name in SPARSE_ONLY and blocks is None:
         return "it is block-sparse only"
     if name != "pallas_interpret" and target_platform() not in ("gpu", "cuda", "rocm"):
         return f"it runs on a GPU, this is for {target_platform()}; pallas_interpret tries our kernels anywhere"
@@ -107,6 +113,19 @@ def _why_not(
         return f"it takes heads at most {MAX_KERNEL_WIDTH} wide, got {q_BSNK.shape[-1]}"
     if 0 in (*q_BSNK.shape, *k_BMNK.shape):
         return f"it takes no empty arrays, got queries {q_BSNK.shape} and keys {k_BMNK.shape}"
+    return _why_not_mosaic(q_BSNK, blocks) if name == "pallas_mosaic_gpu" and blocks else None
+
+
+def _why_not_mosaic(q_BSNK: Array, blocks: tuple[int, int]) -> str | None:
+    if (capability := compute_capability())[0] != HOPPER[0]:
+        have = "{}.{}".format(*capability)
+        return f"it runs on Hopper (H100, H200), compute capability 9.0, got {have}; pallas_triton runs on others"
+    if q_BSNK.dtype.itemsize != 2:
+        return f"it takes bfloat16 and float16, got {q_BSNK.dtype}"
+    if q_BSNK.shape[-1] not in MOSAIC_WIDTHS:
+        return f"it takes heads {' or '.join(map(str, MOSAIC_WIDTHS))} wide, got {q_BSNK.shape[-1]}"
+    if any(block != 64 and block % 128 for block in blocks):
+        return f"it takes blocks of 64 or of a multiple of 128 tokens, got {blocks[0]} queries and {blocks[1]} keys"
     return None
 
 
@@ -161,6 +180,11 @@ def forward(
         return jax_triton_forward.forward(
             q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k, compute_capability=10 * major + minor
         )
+    if implementation == "pallas_mosaic_gpu":
+        assert selection is not None
+        from lcv_jax.kernels import mosaic_forward
+
+        return mosaic_forward.forward(q_BSNK, k_BMNK, v_BMNK, selection, block_q, block_k)
     from lcv_jax.kernels import flash_forward
 
     interpret = implementation == "pallas_interpret"
@@ -192,6 +216,11 @@ def backward(
         return xla.sparse_backward(q, k, v, selection, *results, block_q, block_k)
     if implementation == "cudnn" and d_lse_BNS is None:
         return cudnn.backward(q, k, v, key_mask_BM, *results)
+    if implementation == "pallas_mosaic_gpu":
+        assert selection is not None
+        from lcv_jax.kernels import mosaic_backward
+
+        return mosaic_backward.backward(q, k, v, selection, *results, block_q, block_k)
     # cuDNN's backward takes no gradient of the log-sum-exp; ours starts from the same residuals.
     from lcv_jax.kernels import flash_backward
 

@@ -5,7 +5,6 @@ them; a block of another size is covered by tiles whose last rows are masked, a 
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,9 +15,6 @@ from jax.experimental.pallas import triton as plt
 
 from lcv_jax.array_types import Array
 from lcv_jax.kernels.block_select import Selection
-
-LOG2_E = math.log2(math.e)
-"""Softmax is taken in base 2: the hardware has exp2."""
 
 State = TypeVar("State")
 

@@ -47,7 +47,7 @@ def ring_attention(
     ring = whole_axis(axis)
     M = k_BMNK.shape[1]
     own_mask_BM = None if key_mask_BM is None else key_mask_BM[:, :M]  # one device's, as implementations get it
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=False, key_mask_BM=own_mask_BM)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=None, key_mask_BM=own_mask_BM)
     return ring_attend(ring, named, q_BSNK.shape[1], M, q_BSNK, k_BMNK, v_BMNK, None, key_mask_BM)
 
 

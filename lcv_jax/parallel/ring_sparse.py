@@ -35,7 +35,7 @@ def ring_block_sparse_attention(
     Raises:
         NotImplementedError: the implementation is not there or cannot take these arrays.
     """
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=(block_q, block_k))
     pooled_BJNK = whole_axis(axis).all_gather(pool_blocks(k_BMNK, block_k), join=1)
     selection = select_blocks(
         pool_blocks(q_BSNK, block_q),
@@ -65,5 +65,5 @@ def ring_selected_attention(
     Args:
         selection: of this device's query blocks, among the key blocks of all devices; lists ascend.
     """
-    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, sparse=True)
+    named = choose(implementation, q_BSNK, k_BMNK, v_BMNK, blocks=(block_q, block_k))
     return ring_attend(whole_axis(axis), named, block_q, block_k, q_BSNK, k_BMNK, v_BMNK, selection, None)

@@ -48,7 +48,7 @@ def test_causal_attention_is_the_definition(queries, keys, masked, monkeypatch):
 def test_other_implementations_say_that_they_have_no_causal_attention():
     q = np.zeros((1, 64, 2, 64), np.float32)
     with compiling_for("gpu"):
-        assert choose("auto", q, q, q, sparse=False, causal=True) == "xla"
+        assert choose("auto", q, q, q, blocks=None, causal=True) == "xla"
         for named in ("cudnn", "pallas_triton", "pallas_interpret"):
             with pytest.raises(NotImplementedError, match="no causal attention; xla does"):
-                choose(named, q, q, q, sparse=False, causal=True)
+                choose(named, q, q, q, blocks=None, causal=True)

@@ -19,33 +19,20 @@ from lcv_jax.kernels.block_transpose import transpose_selection
 from lcv_jax.kernels.implementations import choose
 from lcv_jax.kernels.platform import compiling_for
 from lcv_jax.kernels.tiling import Tiling
+from tests.kernels.defined import (
+    BATCH,
+    HEADS,
+    assert_close,
+    defined_results,
+    largest_error,
+    lists_of,
+    random,
+    random_mask,
+    sparse_case,
+    token_mask,
+)
 
 IMPLEMENTATIONS = ("xla", "pallas_interpret")
-BATCH, HEADS = 2, 2
-
-
-def random(seed, *shape, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)
-
-
-def random_mask(seed, num_queries, num_keys):
-    """About 40 % of the pairs; one row is empty, one full, one key block is nobody's."""
-    mask = np.random.default_rng(seed).random((BATCH, HEADS, num_queries, num_keys)) < 0.4
-    mask[..., -1] &= num_keys == 1
-    mask[0, 0, 0] = True
-    mask[-1, -1, -1] = False
-    return mask
-
-
-def lists_of(mask_BNIJ):
-    """`selection_of_mask` in numpy, which compiles nothing."""
-    counts = mask_BNIJ.sum(axis=-1).astype(np.int32)
-    order = np.argsort(~mask_BNIJ, axis=-1, kind="stable")[..., : max(1, counts.max())].astype(np.int32)
-    return Selection(order, counts)
-
-
-def token_mask(mask_BNIJ, block_q, block_k):
-    return np.repeat(np.repeat(mask_BNIJ, block_q, axis=2), block_k, axis=3)
 
 
 def with_gradients(function, q, k, v, d_out, d_lse):
@@ -63,50 +50,6 @@ def sparse_results(q, k, v, d_out, d_lse, selection, *, block_q, block_k, implem
         implementation=implementation,
     )
     return with_gradients(call, q, k, v, d_out, d_lse)
-
-
-def defined_results(q, k, v, d_out, d_lse, mask_BNSM):
-    """The formulas in float64; a row that may attend to nothing has weights of zero."""
-    q, k, v, d_out, d_lse = (np.asarray(x.astype(jnp.float32), np.float64) for x in (q, k, v, d_out, d_lse))
-    scale = 1 / np.sqrt(q.shape[-1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logits = np.where(mask_BNSM, np.einsum("bsnk,bmnk->bnsm", q, k) * scale, -np.inf)
-        top = logits.max(axis=-1, keepdims=True)
-        lse = np.log(np.exp(logits - top).sum(axis=-1, keepdims=True)) + top
-        lse = np.where(np.isneginf(top), -np.inf, lse)
-        weights = np.where(np.isneginf(top), 0, np.exp(logits - lse))
-    out = np.einsum("bnsm,bmnk->bsnk", weights, v)
-    d_weights = np.einsum("bsnk,bmnk->bnsm", d_out, v)
-    delta = np.einsum("bsnk,bsnk->bns", d_out, out)
-    d_logits = weights * (d_weights - delta[..., None] + d_lse[..., None]) * scale
-    return {
-        "out": out,
-        "lse": lse[..., 0],
-        "dq": np.einsum("bnsm,bmnk->bsnk", d_logits, k),
-        "dk": np.einsum("bnsm,bsnk->bmnk", d_logits, q),
-        "dv": np.einsum("bnsm,bsnk->bmnk", weights, d_out),
-    }
-
-
-def sparse_case(num_queries, num_keys, block_q, block_k, width, dtype, seed=0):
-    S, M = num_queries * block_q, num_keys * block_k
-    q, d_out = (random(seed + i, BATCH, S, HEADS, width, dtype=dtype) for i in (1, 2))
-    k, v = (random(seed + i, BATCH, M, HEADS, width, dtype=dtype) for i in (3, 4))
-    mask = random_mask(seed, num_queries, num_keys)
-    d_lse = random(seed + 5, BATCH, HEADS, S) * np.repeat(mask.any(axis=-1), block_q, axis=-1)
-    return (q, k, v, d_out, d_lse), mask
-
-
-def largest_error(got, want):
-    """Of each result; where both are -inf they agree."""
-    got = {name: np.asarray(got[name].astype(jnp.float32), np.float64) for name in want}
-    with np.errstate(invalid="ignore"):
-        return {name: np.where(got[name] == x, 0.0, np.abs(got[name] - x)).max() for name, x in want.items()}
-
-
-def assert_close(got, want, atol):
-    for name, error in largest_error(got, want).items():
-        assert error <= atol, (name, error)
 
 
 SETTINGS = [
@@ -310,28 +253,29 @@ def test_partial_results_merge_into_the_whole():
 def test_auto_takes_cudnn_for_dense_and_pallas_for_sparse_on_a_gpu():
     q, wide = (np.zeros((1, 64, 2, width), jnp.bfloat16) for width in (64, 384))
     mask = np.ones((1, 64), bool)
-    assert choose("auto", q, q, q, sparse=False) == choose("auto", q, q, q, sparse=True) == "xla"
+    blocks = (64, 64)
+    assert choose("auto", q, q, q, blocks=None) == choose("auto", q, q, q, blocks=blocks) == "xla"
     with compiling_for("gpu"):
-        assert choose("auto", q, q, q, sparse=False) == "cudnn"
-        assert choose("auto", q, q, q, sparse=False, key_mask_BM=mask) == "pallas_triton"
-        assert choose("auto", q, q, q, sparse=True) == "pallas_triton"
-        assert choose("auto", wide, wide, wide, sparse=False) == "xla"
+        assert choose("auto", q, q, q, blocks=None) == "cudnn"
+        assert choose("auto", q, q, q, blocks=None, key_mask_BM=mask) == "pallas_triton"
+        assert choose("auto", q, q, q, blocks=blocks) == "pallas_triton"
+        assert choose("auto", wide, wide, wide, blocks=None) == "xla"
 
 
 @pytest.mark.parametrize(
-    ("named", "sparse", "message"),
+    ("named", "blocks", "message"),
     [
-        ("pallas", True, "'pallas': have auto, xla, pallas_triton"),
-        ("pallas_triton", True, "runs on a GPU, this is for cpu"),
-        ("cudnn", True, "dense only"),
-        ("jax_triton", False, "block-sparse only"),
-        ("pallas_interpret", True, "heads at most 256 wide, got 384"),
+        ("pallas", (64, 64), "'pallas': have auto, xla, pallas_triton"),
+        ("pallas_triton", (64, 64), "runs on a GPU, this is for cpu"),
+        ("cudnn", (64, 64), "dense only"),
+        ("jax_triton", None, "block-sparse only"),
+        ("pallas_interpret", (64, 64), "heads at most 256 wide, got 384"),
     ],
 )
-def test_a_named_implementation_runs_or_says_why(named, sparse, message):
+def test_a_named_implementation_runs_or_says_why(named, blocks, message):
     q = np.zeros((1, 64, 1, 384), np.float32)
     with pytest.raises(NotImplementedError, match=message):
-        choose(named, q, q, q, sparse=sparse)
+        choose(named, q, q, q, blocks=blocks)
 
 
 def test_dtypes_must_agree():
