@@ -294,14 +294,19 @@ def _record(networks: Networks, entry: Entry, identity: str, clip: Clip, latents
     if clip.small_THWC is not None:
         arrays["upsampled_THWC"] = networks.upsampled_latents(clip.small_THWC, clip.size)
     arrays |= {f"text_{number}_LD": networks.text(caption) for number, caption in enumerate(entry.captions)}
-    return pack_record(arrays, id=identity, captions=entry.captions)
+    return pack_record(arrays, id=identity, captions=entry.captions, **_late(clip))
 
 
 def _facts(networks: Networks, entry: Entry, clip: Clip) -> dict[str, Any]:
     """What the file beside a shard tells about a record."""
     longest = max(len(networks.text(caption)) for caption in entry.captions)
     facts = {"numbers": entry.numbers, "text": longest, "refine": clip.small_THWC is not None}
-    return facts | {"captions": entry.captions, **clip.file}
+    return facts | {"captions": entry.captions, **_late(clip), **clip.file}
+
+
+def _late(clip: Clip) -> dict[str, int]:
+    """The latent frame at which captions begin, where that is not the first."""
+    return {"caption_start": clip.caption_start} if clip.caption_start else {}
 
 
 def _config(arguments: Arguments, job: Job, content: Mapping[str, str]) -> dict[str, Any]:

@@ -9,13 +9,19 @@ import dataclasses
 
 from configs.toy.common import FLOW_MATCHING, stage, with_data
 from lcv_jax.data.config import TaskShares
+from lcv_jax.models.stream_window import StreamWindow
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.training.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
     """All weights; clips of five latent frames: a stream's sink of 1, ring of 3 and chunk of 1."""
-    objective = CausalFlowMatching(chunk=1, shift=FLOW_MATCHING.shift, condition=FLOW_MATCHING.condition)
+    objective = CausalFlowMatching(
+        chunk=1,
+        window=StreamWindow(chunk=1, sink=1, ring=3),
+        shift=FLOW_MATCHING.shift,
+        condition=FLOW_MATCHING.condition,
+    )
     cfg = stage(
         "causal",
         after="sft",

@@ -48,6 +48,7 @@ class Batch:
 
     Keys of `arrays`: latents_BTHWC, text_BLD, text_mask_BL and for refinement upsampled_BTHWC, from encoded data;
     video_BTHWC, ids_BL, ids_mask_BL and upsampled_video_BTHWC, from clips; video_BTHWC alone for an autoencoder.
+    Where captions of some clip begin later than the clip, caption_start_B: latent frames.
     """
 
     kind: BatchKind
@@ -64,6 +65,7 @@ class Batches:
         num_clips: of every size.
         quarantined: clips that could not be read so far, or that are too short, with reasons.
         rows: makes the rows that the data consist of, as identity.py compares them.
+        late_captions: whether captions of some clip begin later than the clip.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Batches:
         ]
         self.num_clips = dict(zip(sizes, plans.num_records, strict=True))
         self.quarantined: dict[str, str] = {}
+        self.late_captions = False
         self.rows = rows
         self._cfg, self._plans, self._source = cfg, plans, source
         self._identity = {"data": data_hash, "seed": plans.seed, "batch_size": plans.batch_size}
@@ -228,7 +231,9 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held
     source = EncodedRows(cfg, folder, sources, plans, rows)
     constants = {"negative_text_1LD": negative, "negative_mask_1L": mask}
     make_rows = functools.partial(_encoded_rows, folder, buckets)
-    return Batches(cfg, plans, source, sizes, data_hash=folder.hash, rows=make_rows, constants=constants)
+    batches = Batches(cfg, plans, source, sizes, data_hash=folder.hash, rows=make_rows, constants=constants)
+    batches.late_captions = folder.late_captions
+    return batches
 
 
 def _encoded_rows(folder: EncodedFolder, buckets: Sequence[EncodedBucket], known: Mapping[str, Row]) -> list[Row]:
@@ -282,6 +287,7 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_o
     make_rows = functools.partial(file_rows, used)
     batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, rows=make_rows, constants=constants)
     batches.quarantined = sorted_clips.left_out
+    batches.late_captions = not autoencoder and any(entry.caption_start for entry in used)
     return batches
 
 

@@ -143,6 +143,27 @@ def read_into_bucket(entry: Entry, groups: Groups, fps: float) -> tuple[Size, UI
             clip = dataclasses.replace(clip, num_frames=error.num_frames)
 
 
+def first_described(entry: Entry, size: Size, fps: float, temporal_factor: int = 4) -> int:
+    """The first latent frame all of whose frames are described by the entry's captions: `caption_start` in latents.
+
+    Args:
+        size: of its bucket.
+        fps: frames a second in that bucket.
+        temporal_factor: frames of a latent frame after the first.
+
+    Raises:
+        ValueError: nothing of the clip is described.
+    """
+    frame = round((entry.caption_start or 0) * fps)
+    latent = 0 if frame <= 0 else 1 + math.ceil((frame - 1) / temporal_factor)
+    if latent > (size[0] - 1) // temporal_factor:
+        raise ValueError(
+            f"captions describe it from {entry.caption_start:g} s on (caption_start), and its {size[0]} frames last "
+            f"{size[0] / fps:g} s"
+        )
+    return latent
+
+
 @dataclasses.dataclass(frozen=True)
 class SortedClips:
     """The clips of a manifest by their buckets."""
@@ -193,7 +214,7 @@ def _sizes_of(cfg: DataConfig, entry: Entry, clip: Measure, groups: Groups) -> l
     if entry.is_image:
         return [choose_bucket(image_groups(groups), clip)]
     size = choose_bucket(groups, clip)
-    return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 else [size]
+    return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 and not entry.caption_start else [size]
 
 
 def nothing_left(groups: Groups, short: Mapping[str, int], unread: Mapping[str, str], fps: float) -> str:

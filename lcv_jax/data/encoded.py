@@ -143,6 +143,7 @@ class EncodedFolder:
             self.hash = str(self.index["hash"])
             self.longest_text = int(self.index["longest_text"])
             self.negative_prompt = str(self.index["negative_prompt"])
+            self.late_captions = bool(self.index.get("late_captions"))
             self.buckets = [
                 EncodedBucket(
                     size=tuple(bucket["size"]),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lcv_jax.data.clips import Groups, nothing_left, read_into_bucket
+from lcv_jax.data.clips import Groups, first_described, nothing_left, read_into_bucket
 from lcv_jax.data.config import Size, as_text
 from lcv_jax.data.degrade import Refinement, pick
 from lcv_jax.data.encoded import FORMAT, INDEX, VERSION, ShardWriter, unpack_record
@@ -39,6 +39,8 @@ class Clip:
     small_THWC: np.ndarray | None
     file: dict[str, Any]
     """What its file is, as identity.py describes it."""
+    caption_start: int = 0
+    """The first latent frame that its captions describe."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Job:
 
     def record_ids(self, entry: Entry) -> list[str]:
         """The ids of all records of a clip."""
-        count = 0 if entry.is_image else self.images_from_clips
+        count = 0 if entry.is_image or entry.caption_start else self.images_from_clips
         return [entry.id, *(f"{entry.id}#image{number}" for number in range(count))]
 
     def read(self, entry: Entry) -> dict[str, Clip]:
@@ -69,7 +71,7 @@ class Job:
         small_THWC = None
         if self.refinements and size[0] > 1:
             small_THWC = pick(self.refinements, entry.id).degrade(video_THWC, self.fps, entry.id)
-        clips = {identity: Clip(size, video_THWC, small_THWC, file)}
+        clips = {identity: Clip(size, video_THWC, small_THWC, file, first_described(entry, size, self.fps))}
         # Evenly spaced from the first frame on, so that a single one is the first.
         places = np.linspace(0, len(video_THWC), len(image_ids), endpoint=False).astype(int)
         for image_id, place in zip(image_ids, places, strict=True):
@@ -283,6 +285,9 @@ def write_index(
         "config": config,
         "checkpoint": provenance,
         "negative_prompt": negative_prompt,
+        "late_captions": any(
+            row.get("caption_start") for files in shards.values() for _, facts in files for row in facts["records"]
+        ),
         "longest_text": max(row["text"] for files in shards.values() for _, facts in files for row in facts["records"]),
         **{name: sum(total[name] for total in totals) for name in ("clips", "corrupt", "too_short")},
         "buckets": [_index_bucket(folder, size, files) for size, files in sorted(shards.items())],

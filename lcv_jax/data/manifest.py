@@ -1,9 +1,9 @@
 """Manifests: which clips there are, and what is said about them. JSONL, CSV or Parquet, one clip or image a line.
 
 Columns: `path` (relative to the manifest's folder), `caption` or `captions` (a list, of which each sample draws one),
-and, if wanted, `id` (otherwise the path), `start` and `end` in seconds, and what saves opening every file: `width`,
-`height`, `num_frames` and `fps`. Other columns with numbers are kept, so that one can serve as weights; whatever else
-there is belongs to other tools and is ignored.
+and, if wanted, `id` (otherwise the path), `start` and `end` in seconds, `caption_start`, and what saves opening every
+file: `width`, `height`, `num_frames` and `fps`. Other columns with numbers are kept, so that one can serve as weights;
+whatever else there is belongs to other tools and is ignored.
 """
 
 import csv
@@ -39,6 +39,8 @@ class Entry:
     """Seconds."""
     end: float | None = None
     """Seconds; None: to the end of the file."""
+    caption_start: float | None = None
+    """Seconds after `start` from which on captions describe the clip; before that something else happens. None: all."""
     height: int | None = None
     """Of the frames as they are seen. The four below are None where the manifest does not say."""
     width: int | None = None
@@ -226,13 +228,14 @@ def entry_of(row: dict[str, Any], folder: Path, *, captions: bool = True) -> Ent
     start, end = _number(row, "start", NonNegative), _number(row, "end", Positive)
     if end is not None and end <= (start or 0):
         raise ValueError(f"end must lie after start, got start = {start or 0} and end = {end}")
-    known = {"id", "path", "caption", "captions", "start", "end", "width", "height", "num_frames", "fps"}
+    known = {field.name for field in dataclasses.fields(Entry)} | {"caption"}
     return Entry(
         id=str(identity),
         path=folder / name,
         captions=texts,
         start=start or 0.0,
         end=end,
+        caption_start=_number(row, "caption_start", Positive),
         height=_whole(row, "height"),
         width=_whole(row, "width"),
         num_frames=_whole(row, "num_frames"),

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from lcv_jax.data.clips import TooShortError, measure, read_frames
+from lcv_jax.data.clips import TooShortError, first_described, measure, read_frames
 from lcv_jax.data.config import DataConfig, Size, as_text
 from lcv_jax.data.degrade import Refinement, pick, upsample_bytes
 from lcv_jax.data.encoded import EncodedFolder, unpack_record
@@ -81,16 +81,17 @@ class EncodedRows:
 
     def __init__(self, cfg: DataConfig, folder: EncodedFolder, sources: Sequence[Any], plans: Plans, rows: range):
         self._cfg, self._sources, self._plans, self._rows = cfg, sources, plans, rows
-        self._empty_LD = folder.caption("")
+        self._empty_LD, self._late_captions = folder.caption(""), folder.late_captions
 
     def __call__(self, step: int) -> Rows:
         """The rows; none is quarantined, as encoding has read every clip."""
         choice = self._plans.choice(step)
         records = self._plans.records(step)
-        latents, upsampled, texts = [], [], []
+        latents, upsampled, texts, starts = [], [], [], []
         for row in self._rows:
-            arrays, _ = unpack_record(self._sources[choice.bucket][int(records[row])])
+            arrays, facts = unpack_record(self._sources[choice.bucket][int(records[row])])
             latents.append(arrays["latents_THWC"])
+            starts.append(facts.get("caption_start", 0))
             if choice.task == "refine":
                 upsampled.append(arrays["upsampled_THWC"])
             captions = [array for name, array in arrays.items() if name.startswith("text_")]
@@ -100,6 +101,8 @@ class EncodedRows:
         batch = {"latents_BTHWC": np.stack(latents), "text_BLD": text_BLD, "text_mask_BL": text_mask_BL}
         if upsampled:
             batch["upsampled_BTHWC"] = np.stack(upsampled)
+        if self._late_captions:
+            batch["caption_start_B"] = np.array(starts, np.int32)
         return batch, {}
 
 
@@ -155,6 +158,7 @@ class ClipRows(FileRows):
     ):
         super().__init__(entries, sizes, plans, rows)
         self._cfg, self._captions, self._empty, self._refinements = cfg, captions, empty, refinements
+        self._late_captions = any(entry.caption_start for each in entries for entry in each)
 
     def __call__(self, step: int) -> Rows:
         """The rows."""
@@ -172,6 +176,11 @@ class ClipRows(FileRows):
         }
         if self._plans.choice(step).task == "refine":
             batch["upsampled_video_BTHWC"] = np.stack([self._upsampled(entry, video) for entry, video in done])
+        if self._late_captions:
+            size = self._sizes[self._plans.choice(step).bucket]
+            factor = self._cfg.temporal_factor
+            starts = [first_described(entry, size, fps, factor) for entry, _ in done]
+            batch["caption_start_B"] = np.array(starts, np.int32)
         return batch, quarantined
 
     def _upsampled(self, entry: Entry, video_THWC: np.ndarray) -> np.ndarray:

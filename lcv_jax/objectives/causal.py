@@ -13,9 +13,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.array_types import PRNGKeyArray
+from lcv_jax.array_types import Array, Float, Int, PRNGKeyArray
 from lcv_jax.bounds import Count, check_fields
 from lcv_jax.diffusion.flow import shift_time
+from lcv_jax.models.stream_window import StreamWindow
 from lcv_jax.objectives.drawing import ConditionNoise, TimeShift, draw_uniform, mix_frames
 from lcv_jax.objectives.flow_matching import LogitNormalWeight
 from lcv_jax.objectives.networks import Batch, Losses, Networks
@@ -27,14 +28,19 @@ class CausalFlowMatching:
 
         t_j = shift(u_j),    x_j = (1 - t_j) x_0 + t_j noise,    v_j = x_0 - noise    for every chunk j
 
-    With one chunk that is flow matching, with two it is video continuation as well. Reads latents_BTHWC, text_BLD and
-    text_mask_BL. No condition frames: the clean copy is the condition.
+    With one chunk that is flow matching, with two it is video continuation as well. Reads latents_BTHWC, text_BLD,
+    text_mask_BL and, where captions begin later than their clips, caption_start_B: chunks before are history alone. No
+    condition frames: the clean copy is the condition.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    late_captions: ClassVar[bool] = True
 
     chunk: Count = 3
     """Latent frames of a chunk, as streams will have them; a last one may be shorter."""
+    window: StreamWindow | None = None
+    """What a chunk of a stream sees. Of clips longer than that and a chunk, each sample is a part as a stream that has
+    run for a while sees it: the sink and the last frames. Its last chunk is learnt. None: clips whole."""
     shift: TimeShift = TimeShift()  # noqa: RUF009
     """Of the times towards the noise. It counts the tokens of the whole clip, as sampling's shift does."""
     weight: LogitNormalWeight = LogitNormalWeight()  # noqa: RUF009
@@ -48,12 +54,23 @@ class CausalFlowMatching:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.window is not None and (
+            self.window.chunk != self.chunk or self.window.size % self.chunk or self.window.sink % self.chunk
+        ):
+            raise ValueError(
+                "window must have the same chunk, and sink and ring of whole chunks; "
+                f"got chunk={self.chunk} and {self.window}"
+            )
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int) -> Losses:
         if num_cond_latents:
             raise ValueError(f"causal training has no condition frames, got num_cond_latents={num_cond_latents}")
         clean_BTHWC = batch["latents_BTHWC"].astype(jnp.float32)
-        B, T = clean_BTHWC.shape[:2]
+        B = clean_BTHWC.shape[0]
+        start_B = batch.get("caption_start_B", jnp.zeros(B, jnp.int32))
+        clean_BTHWC, start_B = self.part(clean_BTHWC, start_B, jax.random.fold_in(key, 3))
+        T = clean_BTHWC.shape[1]
+        learnt_BT = jnp.arange(T) >= start_B[:, None]
         num_chunks = -(-T // self.chunk)
         time_key, noise_key, level_key = jax.random.split(key, 3)
 
@@ -79,4 +96,34 @@ class CausalFlowMatching:
         )[:, T:]
         target_BTHWC = clean_BTHWC - noise_BTHWC
         error_BT = jnp.mean(jnp.square(velocity_BTHWC.astype(jnp.float32) - target_BTHWC), axis=(2, 3, 4))
-        return Losses(jnp.mean(self.weight(u_BT) * error_BT), error_BT.mean(axis=1), t_BT.mean(axis=1))
+        loss = jnp.sum(self.weight(u_BT) * error_BT * learnt_BT) / jnp.maximum(jnp.sum(learnt_BT), 1)
+        share_BT = learnt_BT / jnp.maximum(jnp.sum(learnt_BT, axis=1, keepdims=True), 1)
+        return Losses(loss, jnp.sum(share_BT * error_BT, axis=1), jnp.sum(share_BT * t_BT, axis=1))
+
+    def part_length(self, num_latents: int) -> int:
+        """Frames of a part."""
+        return num_latents if self.window is None else min(num_latents, self.window.size + self.chunk)
+
+    def part(
+        self, clean_BTHWC: Float[Array, "B all H W C"], start_B: Int[Array, " B"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "B T H W C"], Int[Array, " B"]]:
+        """Of each clip the frames that a chunk of a stream sees, and the first of them that is learnt.
+
+        Args:
+            start_B: the first latent frame that the caption describes, or the middle of a chunk that begins before.
+            key: of the moment at which the stream is looked at, among those whose last chunk is described.
+        """
+        c, T = self.chunk, clean_BTHWC.shape[1]
+        start_B = -(-start_B // c) * c
+        length = self.part_length(T)
+        if self.window is None or length == T:
+            return clean_BTHWC, start_B
+        most = (T - length) // c
+        least_B = jnp.clip((start_B - length) // c + 1, 0, most)
+        drawn_B = jnp.floor(jax.random.uniform(key, start_B.shape) * (most - least_B + 1)).astype(jnp.int32)
+        dropped_B = c * (least_B + drawn_B)
+        frame_T = jnp.arange(length)
+        index_BT = jnp.where(frame_T < self.window.sink, frame_T, frame_T + dropped_B[:, None])
+        part_BTHWC = jnp.take_along_axis(clean_BTHWC, index_BT[:, :, None, None, None], axis=1)
+        # After frames that are left out, chunks but the last see less than they would in a stream.
+        return part_BTHWC, jnp.where(dropped_B == 0, start_B, length - c)

@@ -66,8 +66,8 @@ class Losses(NamedTuple):
     """Further scalars to show."""
     samples: dict[str, Array] = {}
     """Arrays over the batch that validation summarises over all of its batches."""
-    rollout_BTHWC: Array | None = None
-    """Clips that the student made, for the fake score to learn."""
+    rollout: dict[str, Array] = {}
+    """Of a batch, what the fake score learns instead of the data: clips that the student made."""
     weight: Any = 1.0
     """Of the loss beside those of other parts of a batch, and of other batches of validation."""
 

@@ -36,11 +36,12 @@ from lcv_jax.sampling.stream import Stream
 from lcv_jax.sampling.streaming import StreamWindow
 from lcv_jax.toy import score
 from lcv_jax.toy.captions import parse
+from lcv_jax.toy.changes import changed
 from lcv_jax.toy.measures import Average, Share, average, caption_shares
 from lcv_jax.toy.readers import read_clip, sharpness_of
 from lcv_jax.toy.reports import Clip, Report, check_outputs, publish
 from lcv_jax.toy.score import Model, captioned, held_out_scenes, prompts_of
-from lcv_jax.toy.world import COLOURS, MOTIONS, RATES, ROUND, SPEEDS, Scene, in_frame, kind_of, pose, render
+from lcv_jax.toy.world import Scene, render
 
 TaskName = Literal["captions", "switch", "drift", "continuation"]
 CLIP = 17
@@ -51,8 +52,6 @@ TOGETHER = 10
 """Chunks whose mean colour and sharpness are measured together."""
 COLOUR_WITHIN, SHARPNESS_WITHIN = 3.0, 10.0
 """Percent: what counts as no drift."""
-LEAST_SIZE = 0.14
-"""Of objects after a switch: the readers do not know the shape of smaller ones."""
 SHOWN = 10
 """Frames of a stream on a sheet."""
 
@@ -186,21 +185,9 @@ def switched(scene: Scene, new: str, seed: int, fps: float | int, num_frames: in
         fps: frames a second.
         num_frames: after the switch.
     """
-    centre_T2, size_T, angle_T = pose(scene, np.array([CLIP / fps]), 1, 1)
-    (x, y), size, angle = map(float, centre_T2[0]), float(size_T[0]), float(angle_T[0])
-    here = dataclasses.replace(scene, x=x, y=y, size=size, angle=angle)
-    rng = np.random.default_rng([seed, 78])
-    colours = [scene.colour] if new == "motion" else [colour for colour in COLOURS if colour != scene.colour]
-    colour = colours[int(rng.integers(len(colours)))]
-    found = []
-    for motion in MOTIONS:
-        if motion == scene.motion or (motion == "turns" and scene.shape in ROUND):
-            continue
-        for speed, rate in zip(SPEEDS, RATES[kind_of(motion)], strict=True):
-            after = dataclasses.replace(here, colour=colour, motion=motion, speed=speed, rate=rate)
-            if in_frame(after, num_frames / fps) and pose(after, np.array([num_frames / fps]), 1, 1)[1][0] > LEAST_SIZE:
-                found.append(after)
-    return found[int(rng.integers(len(found)))]
+    after = changed(scene, CLIP / fps, num_frames / fps, seed=seed, colour=new == "colour")
+    assert after is not None
+    return after
 
 
 def score_switch(streams: Streams, scenes: Sequence[Scene]) -> Report:

@@ -49,6 +49,8 @@ RATES = {
 """Slow and quick."""
 PAN_RATE = 0.12
 """Shorter sides a second."""
+PAN_STEPS = {"none": 0.0, "left": -PAN_RATE, "right": PAN_RATE}
+"""What a second adds to the place in the texture."""
 GRID = 8
 """Objects begin at places of a grid of so many over the shorter side, where there is room: edges fall on few places of
 latents, and a small model has less to learn."""
@@ -275,7 +277,7 @@ def _background(
     base = np.array(BACKGROUNDS[scene.background], np.float32)
     if scene.texture == "plain":
         return (light_HW[None, :, :, None] * base).astype(np.float32)
-    step = {"none": 0.0, "left": -PAN_RATE, "right": PAN_RATE}[scene.pan]
+    step = PAN_STEPS[scene.pan]
     shift_T11 = (step * (time_T if step else time_T[:1]) + scene.phase[0]).astype(np.float32)[:, None, None]
     dark_THW = _dark_share(scene.texture, x_1W + shift_T11, (y_H1 + scene.phase[1])[None], side / edge)
     tone_THW = light_HW * (1 - (1 - _DARK) * dark_THW)

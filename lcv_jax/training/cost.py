@@ -41,6 +41,7 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     grid = T, H // cfg.patch_size[1], W // cfg.patch_size[2]
     text_tokens = batch["text_BLD"].shape[1]
     if isinstance(learner.objective, CausalFlowMatching):
+        grid = learner.objective.part_length(T), *grid[1:]
         forward = causal_flops(cfg, grid=grid, chunk=learner.objective.chunk, text_tokens=text_tokens).total
     elif isinstance(learner.objective, SelfForcing):
         return B * math.prod(grid), B * _self_forcing_flops(learner.objective, cfg, grid, text_tokens)
@@ -63,7 +64,10 @@ def _self_forcing_flops(objective: SelfForcing, cfg: DiTConfig, grid: tuple[int,
         rollout += ((objective.num_steps + 1) / 2 + 1) * step  # its last step has a backward pass, of activations alone
         rollout += forward(text_tokens=0).total
     scores = (2 if objective.guidance_scale > 1 else 1) + 1 + 2 * objective.fake_updates
-    return rollout + scores * forward_flops(cfg, grid=grid, text_tokens=text_tokens).total
+    if objective.teacher == "clips":
+        return rollout + scores * forward_flops(cfg, grid=grid, text_tokens=text_tokens).total
+    part = objective.causal.part_length(grid[0]), *grid[1:]
+    return rollout + scores * causal_flops(cfg, grid=part, chunk=c, text_tokens=text_tokens).total
 
 
 def _further_passes(objective: Any) -> int:

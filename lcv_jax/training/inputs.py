@@ -69,6 +69,12 @@ class Inputs:
             process_count=cfg.batch_size // rows,
             held_out=held_out,
         )
+        if self._iterator.late_captions and not getattr(cfg.objective, "late_captions", False):
+            self._iterator.close()
+            raise ValueError(
+                f"{cfg.data.path}: captions of some clips begin later than the clips (caption_start), which only "
+                'causal training and self-forcing with teacher="chunks" know; train on clips without that column'
+            )
         self._size, self._base = cfg.batch_size, base
         self.dimensions = () if isinstance(base, Pipeline) else base.dimensions
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}
@@ -137,7 +143,7 @@ class Inputs:
 
     def _encode(self, arrays: dict[str, Array]) -> dict[str, Array]:
         pipeline = self._pipeline
-        vae, given = pipeline.vae, {}
+        vae, given = pipeline.vae, {name: array for name, array in arrays.items() if name == "caption_start_B"}
         for name in ("video_BTHWC", "upsampled_video_BTHWC"):
             if name in arrays:
                 video = jnp.asarray(arrays[name], jnp.float32) / 255

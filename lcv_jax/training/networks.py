@@ -16,7 +16,7 @@ from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.parallel.sharding import full_sharding, loading_rule, shardings
 from lcv_jax.training import state as states
-from lcv_jax.training.config import TrainConfig
+from lcv_jax.training.config import AdapterConfig, TrainConfig
 from lcv_jax.training.state import Frozen, TrainState
 from lcv_jax.training.step import Learner
 from lcv_jax.training.tuned import Tuned
@@ -88,9 +88,7 @@ class Start:
         params = self._loaded(cfg.dtype)
         if adapter is None:
             return Frozen(params=params)
-        scale = jnp.float32(adapter.alpha / adapter.rank)
-        if adapter.start is not None:
-            scale = jnp.ravel(jax.tree.leaves(states.split_scale(self._adapter(adapter.start))[1])[0])[0]
+        scale = self._alpha_scale(adapter)
         teacher = teacher_of(cfg)
         combined = None if teacher is None else combine([(self._adapter(teacher), 1.0)])
         return Frozen(params=params, adapters=combined, alpha_scale=self._everywhere(scale))
@@ -134,13 +132,7 @@ class Start:
         cfg, mesh, adapter = self.cfg, self.learner.mesh, self.cfg.adapter
         if adapter is not None:
             if adapter.start is not None:
-                pairs, _ = states.split_scale(self._adapter(adapter.start))
-                if jax.tree.map(jnp.shape, pairs) != jax.tree.map(jnp.shape, self._trained_shapes()):
-                    raise ValueError(
-                        f"the adapter {adapter.start} is not one of rank {adapter.rank} for every linear layer of the "
-                        "blocks: set adapter.rank to its rank"
-                    )
-                return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pairs)
+                return self._start_pairs(adapter.start)[0]
             key = jax.random.key(cfg.seed)
             return jax.jit(lambda: states.new_adapter(adapter, self._network_shapes(), key))()
         if cfg.from_scratch:
@@ -150,10 +142,14 @@ class Start:
         return self._loaded("float32")
 
     def _fake(self) -> Params | None:
-        """The adapter of the fake score: a fresh one, with which the network is the teacher still."""
+        """The adapter of the fake score: the teacher's, or a fresh one, with which the network is the teacher still."""
         adapter = self.cfg.adapter
         if adapter is None or "fake" not in self.cfg.objective.needs:
             return None
+        if adapter.teacher is not None:
+            pairs, scale = self._start_pairs(adapter.teacher)
+            by = scale / self._alpha_scale(adapter)  # the two learn with one scale
+            return jax.tree.map_with_path(lambda path, x: x * by if path[-1].key == "up" else x, pairs)
         key = jax.random.key(self.cfg.seed + 1)
         return jax.jit(lambda: states.new_adapter(adapter, self._network_shapes(), key))()
 
@@ -172,6 +168,23 @@ class Start:
         params = store.load_component(self.cfg.checkpoint, self.network, dtype, rule)[1]
         adapters = [(self._adapter(name), multiplier) for name, multiplier in self.cfg.fold]
         return fold(params, adapters) if adapters else params
+
+    def _alpha_scale(self, adapter: AdapterConfig) -> Array:
+        """What the trained adapter is multiplied by."""
+        if adapter.start is None:
+            return jnp.float32(adapter.alpha / adapter.rank)
+        return self._start_pairs(adapter.start)[1]
+
+    def _start_pairs(self, name: str) -> tuple[Params, Array]:
+        """What is trained of an adapter that training begins from, and what it is multiplied by."""
+        pairs, scales = states.split_scale(self._adapter(name))
+        if jax.tree.map(jnp.shape, pairs) != jax.tree.map(jnp.shape, self._trained_shapes()):
+            assert self.cfg.adapter is not None
+            raise ValueError(
+                f"the adapter {name} is not one of rank {self.cfg.adapter.rank} for every linear layer of the "
+                "blocks: set adapter.rank to its rank"
+            )
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pairs), jnp.ravel(jax.tree.leaves(scales)[0])[0]
 
     def _adapter(self, name: str) -> Params:
         network = self.learner.model.cfg

@@ -58,13 +58,24 @@ def _check_transformer(cfg: TrainConfig, pipeline: Pipeline) -> None:
 
 
 def _check_causal(cfg: TrainConfig, pipeline: Pipeline) -> None:
-    """Warns unless self-forcing starts from a causal student and its teacher is not causal."""
+    """Warns unless self-forcing starts from a causal student, and its teacher is causal or not, as the scores are.
+
+    Raises:
+        ValueError: the scores are of chunks, and no adapter of the teacher is named.
+    """
     assert cfg.adapter is not None
+    assert isinstance(cfg.objective, SelfForcing)
+    of_chunks = cfg.objective.teacher == "chunks"
+    if of_chunks and cfg.adapter.teacher is None and not trained_causally(pipeline.provenance, ()):
+        raise ValueError(
+            'objective.teacher "chunks" wants a teacher that was trained on causal chunks: train causal.py as an '
+            "adapter first (docs/streaming.md), and set adapter.teacher and adapter.start to it"
+        )
     start, provenance = cfg.adapter.start, pipeline.provenance
     if start is not None and Path(start).parent.name == "adapters":
         provenance = store.read_provenance(Path(start).parent.parent)
     advice = "train causal.py as an adapter first (docs/streaming.md) and set adapter.start to it"
-    if trained_causally(pipeline.provenance, ()):
+    if not of_chunks and trained_causally(pipeline.provenance, ()):
         warnings.warn(
             f"the weights of {cfg.checkpoint}, which are the teacher's too, were trained on causal chunks in full: a "
             f"teacher of whole clips is better; {advice}",

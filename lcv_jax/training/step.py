@@ -118,8 +118,7 @@ def train_step(
     measured["learning_rate"] = jnp.asarray(learning_rate(cfg)(state.step), jnp.float32)
     finite = jnp.isfinite(measured["loss"]) & jnp.isfinite(norm)
     if fake is not None:
-        made_BTHWC = _whole(losses.rollout_BTHWC)
-        fake, told = _train_fake(learner, fake, frozen, {**batch, "latents_BTHWC": made_BTHWC}, fake_key)
+        fake, told = _train_fake(learner, fake, frozen, {**batch, **jax.tree.map(_whole, losses.rollout)}, fake_key)
         measured |= told
         finite &= jnp.isfinite(told["fake_loss"]) & jnp.isfinite(told["fake_grad_norm"])
     measured["finite"] = finite

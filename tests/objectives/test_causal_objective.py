@@ -159,6 +159,47 @@ def test_restated(batch, shown, evaluate):
     np.testing.assert_allclose(losses.error_B, error.mean(axis=1), rtol=1e-3)
 
 
+def test_chunks_before_the_caption_are_history_alone(batch, evaluate):
+    given = {}
+
+    def velocity(x, timesteps, text, mask, num_cond_latents, chunk):
+        jax.debug.callback(lambda *shown: given.update(zip(("x", "t"), shown, strict=True)), x, timesteps)
+        return jnp.cos(3 * x)
+
+    objective = CausalFlowMatching(
+        chunk=2, weight=LogitNormalWeight(floor=1.0), condition=ConditionNoise(max_level=0.0)
+    )
+    late = {**batch, "caption_start_B": jnp.array([0, 1, 2, 4])}  # of four frames; a chunk counts whole or not at all
+    losses = evaluate(objective, Networks(velocity), late, jax.random.key(5), num_cond_latents=0)
+    jax.effects_barrier()
+    x, t = (np.split(np.asarray(given[name], np.float64), 2, axis=1)[1] for name in ("x", "t"))
+    clean = np.asarray(batch["latents_BTHWC"], np.float64)
+    error = np.mean((np.cos(3 * x) - (clean - x) / (t / 1000)[..., None, None, None]) ** 2, axis=(2, 3, 4))
+    learnt = np.array([[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]])
+    np.testing.assert_allclose(losses.loss, np.sum(error * learnt) / 8, rtol=1e-3)
+    np.testing.assert_allclose(losses.error_B[:3], [np.mean(error[0]), *error[1:3, 2:].mean(axis=1)], rtol=1e-3)
+    assert losses.error_B[3] == 0
+
+
+def test_parts_of_long_clips_are_what_streams_see():
+    """Frames are their own numbers. A sink of 2, a ring of 4 and a chunk of 2: eight frames of a clip of 14."""
+    objective = CausalFlowMatching(chunk=2, window=StreamWindow(chunk=2, sink=2, ring=4))
+    clip = jnp.broadcast_to(jnp.arange(14.0)[None, :, None, None, None], (400, 14, 1, 1, 1))
+    start = jnp.repeat(jnp.array([0, 7, 12, 4]), 100)
+    part, first = jax.jit(objective.part)(clip, start, jax.random.key(0))
+    seen = {}
+    for frames, caption, learnt in zip(np.asarray(part)[..., 0, 0, 0].astype(int), start.tolist(), first, strict=True):
+        seen.setdefault(caption, set()).add((*frames.tolist(), int(learnt)))
+    whole, later = (*range(8),), [(0, 1, *range(last - 5, last + 1)) for last in (9, 11, 13)]
+    assert seen[0] == {(*whole, 0), *((*frames, 6) for frames in later)}
+    assert seen[4] == {(*whole, 4), *((*frames, 6) for frames in later)}
+    assert seen[7] == {(*frames, 6) for frames in later}  # the chunk of 8 and 9 is the first that is described
+    assert seen[12] == {(*later[-1], 6)}
+    same, _ = objective.part(clip[:1, :8], start[:1], jax.random.key(0))
+    np.testing.assert_array_equal(same, clip[:1, :8])
+    assert (objective.part_length(14), objective.part_length(6)) == (8, 6)
+
+
 def test_without_diffusion_forcing_all_chunks_of_a_clip_have_one_time(batch, evaluate):
     given = {}
 
@@ -178,6 +219,9 @@ def test_without_diffusion_forcing_all_chunks_of_a_clip_have_one_time(batch, eva
 def test_what_is_refused(variables, batch):
     with pytest.raises(ValueError, match="no condition frames, got num_cond_latents=1"):
         CausalFlowMatching()(Networks(None), batch, jax.random.key(0), num_cond_latents=1)
+    for wrong in (StreamWindow(chunk=1, sink=2, ring=4), StreamWindow(chunk=2, sink=1, ring=4)):
+        with pytest.raises(ValueError, match="the same chunk, and sink and ring of whole chunks; got chunk=2"):
+            CausalFlowMatching(chunk=2, window=wrong)
     with pytest.raises(ValueError, match="a clean and a noisy copy of the same frames, got 5 frames with 2 clean ones"):
         MODEL.apply(variables, CLEAN, TIMES, TEXT, MASK, 2, chunk=2)
 

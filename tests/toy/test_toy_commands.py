@@ -53,6 +53,25 @@ def test_clips_and_captions_are_what_was_drawn(clips):
         assert reading.best("shape") == scene.shape
 
 
+def test_objects_that_change_midway_go_on_from_where_they_are(tmp_path):
+    flags = ["--num-clips", "6", "--num-frames", "25", "--change-after", "9", "--change-share", "0.5"]
+    make.main([str(tmp_path / "x"), *flags])
+    rows = [json.loads(line) for line in (tmp_path / "x" / "scenes.jsonl").read_text().splitlines()]
+    for entry, row in zip(read_manifest(tmp_path / "x" / "manifest.jsonl"), rows, strict=True):
+        frames, _ = read_video(entry.path)
+        assert len(frames) == entry.num_frames == (25 if "changes_to" in row else 9)
+        if "changes_to" not in row:
+            assert entry.caption_start is None
+            continue
+        assert entry.caption_start == 9 / 8
+        before, after = read_clip(frames[:9], 8), read_clip(frames[9:], 8)
+        assert before.best("motion") == row["motion"]
+        assert after.best("motion") == row["changes_to"]["motion"] == parse(entry.captions[0]).motion
+        steps = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+        assert steps[8] < 1.5 * steps.max(where=np.arange(24) != 8, initial=0)
+    assert sum("changes_to" in row for row in rows) == 3
+
+
 def test_weights_undo_the_sampling_and_leave_out_rough_clips(clips):
     entries, scenes = read_manifest(clips / "manifest.jsonl"), scenes_of(clips)
     weights = {entry.id: entry.numbers["weight"] for entry in entries}
@@ -83,10 +102,12 @@ def test_plain_captions_are_always_worded_the_same(tmp_path):
     [
         (["--num-clips", "0"], "give num_clips or num_images, got 0 of both"),
         (["--height", "63"], "height and width must be even, got 63 x 64"),
-        (["--num-frames", "33"], "at 8 frames a second num_frames can be 17 at most, got 33"),
+        (["--num-frames", "33"], "at 8 frames a second num_frames or change_after can be 17 at most, got 33"),
         (["--rough-share", "1.5"], "rough_share must lie in 0..1, got 1.5"),
         (["--crf", "60"], "crf must lie in 0..51"),
         (["--seed", "-1"], "seed must lie in 0"),
+        (["--num-frames", "17", "--change-after", "17"], "change_after is for clips of more frames, without images"),
+        (["--num-frames", "49", "--change-after", "33"], "num_frames or change_after can be 17 at most, got 33"),
         (["--fps", "0"], "fps must be above 0 and at most 1000"),
     ],
 )
