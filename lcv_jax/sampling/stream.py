@@ -80,9 +80,9 @@ class Stream(Iterator[np.ndarray]):
         return next(self)
 
     @property
-    def between_chunks(self) -> bool:
-        """Whether the next frame is the first of a chunk, which is not made yet."""
-        return not self._ready
+    def num_ready(self) -> int:
+        """Frames of the present chunk still to be taken. 0: the next frame is the first of a chunk that is not made yet."""
+        return len(self._ready)
 
     @property
     def state_bytes(self) -> int:

@@ -132,7 +132,7 @@ class LiveStream:
         )  # fmt: skip
         while True:
             self._obey()
-            if self._stream.between_chunks:
+            if not self._stream.num_ready:
                 self._moments.note(self._stream, self._number)
             picture = _as_jpeg(next(self._stream))
             self._kept.add(picture)
@@ -157,7 +157,7 @@ class LiveStream:
             self._acked = max(self._acked, min(message["frame"] + 1, self._number))
         elif kind == "prompt":
             self._stream.prompt = message["prompt"]
-            self._say("prompt", prompt=message["prompt"], frame=self._number)
+            self._say("prompt", prompt=message["prompt"], frame=self._number + self._stream.num_ready)
         elif kind == "back":
             self._go_back(message["frame"])
         elif len(self._kept):
@@ -195,7 +195,7 @@ def warm_up(pipeline: Pipeline, task: TextToVideo, live: LiveStreams) -> None:
     stream, _ = open_stream(pipeline, task, live)
     for _ in range(2):
         next(stream)
-        while not stream.between_chunks:
+        while stream.num_ready:
             next(stream)
     stream.go_back(stream.moment())
     _as_jpeg(next(stream))

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import json
+import shutil
 import warnings
 
 import jax
@@ -13,6 +15,7 @@ from lcv_jax import train
 from lcv_jax.config import BlockSparseConfig
 from lcv_jax.data.config import TaskShares
 from lcv_jax.models.stream_window import StreamWindow
+from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
@@ -20,6 +23,7 @@ from lcv_jax.training import networks
 from lcv_jax.training.config import AdapterConfig, CheckpointsConfig, DevicesConfig, OptimizerConfig, ValidationConfig
 from lcv_jax.training.inputs import Inputs
 from lcv_jax.training.start_check import check_sizes, check_start
+from lcv_jax.training.state import with_scale
 from lcv_jax.training.step import _in_parts, _whole, train_step
 
 WINDOW = StreamWindow(chunk=1, sink=0, ring=1)
@@ -77,13 +81,17 @@ def test_a_run_resumes_to_the_same_bits_and_its_adapter_streams_in_4_and_2_steps
     assert not np.array_equal(*frames)
 
 
-def test_a_step_updates_the_student_and_the_fake_score_and_nothing_else(forced, tiny_checkpoint):
-    cfg, mesh = forced(), make_mesh(1, devices=jax.devices()[:1])
+@pytest.mark.parametrize("teacher", ["clips", "chunks"])
+def test_a_step_updates_the_student_and_the_fake_score_and_nothing_else(forced, tiny_checkpoint, teacher):
+    cfg = forced(objective=dataclasses.replace(FORCED, teacher=teacher))
+    mesh = make_mesh(1, devices=jax.devices()[:1])
     base = load_pipeline(tiny_checkpoint, mesh=mesh)
     with jax.set_mesh(mesh), contextlib.closing(Inputs(cfg, mesh, base)) as inputs:
         learner = networks.learner_of(cfg, base.dit_config, mesh)
         start = networks.Start(cfg, learner)
         state, frozen, (kind, batch) = start.state(), start.frozen(), inputs.next()
+        if teacher == "chunks":
+            batch["caption_start_B"] = jnp.array([0, 1], jnp.int32)
         begun, network = jax.device_get(state), jax.device_get(frozen)
         state, measured = train_step(learner, state, frozen, batch, kind)
         assert measured["finite"]
@@ -116,6 +124,37 @@ def test_the_teacher_has_its_own_adapter_or_none(forced):
     assert networks.teacher_of(forced(adapter=dataclasses.replace(SMALL, start="a", teacher="b"))) == "b"
 
 
+def test_the_fake_score_begins_as_the_teachers_adapter(forced, tiny_checkpoint, monkeypatch):
+    cfg = forced(adapter=dataclasses.replace(SMALL, start="student", teacher="teacher"))
+    learner = networks.learner_of(
+        cfg, load_pipeline(tiny_checkpoint).dit_config, make_mesh(1, devices=jax.devices()[:1])
+    )
+    start = networks.Start(cfg, learner)
+    pairs = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 2.0), start._trained_shapes())
+    scales = {"student": 1.0, "teacher": 3.0}
+    monkeypatch.setattr(networks.Start, "_adapter", lambda _, name: with_scale(pairs, scales[name]))
+    fake = start._fake()["blocks"]["ffn"]["w2"]
+    np.testing.assert_array_equal(fake["up"], jnp.full(fake["up"].shape, 6.0))  # it learns with the student's scale
+    np.testing.assert_array_equal(fake["down"], jnp.full(fake["down"].shape, 2.0))
+
+
+def test_late_captions_are_for_those_who_know_them(config, tiny_checkpoint, tmp_path):
+    cfg = config()
+    shutil.copytree(cfg.data.path, tmp_path / "late")
+    index = tmp_path / "late" / "index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "late_captions": True}))
+    late = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, path=tmp_path / "late"))
+    mesh = make_mesh(1, devices=jax.devices()[:1])
+    base = load_pipeline(tiny_checkpoint, mesh=mesh)
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"begin later than the clips \(caption_start\)"):
+        Inputs(late, mesh, base)
+    only_clips = dataclasses.replace(late.data, tasks=TaskShares(t2v=1.0))
+    knows = dataclasses.replace(late, objective=CausalFlowMatching(chunk=1), data=only_clips)
+    with jax.set_mesh(mesh), contextlib.closing(Inputs(knows, mesh, base)) as inputs:
+        _, batch = inputs.next()
+    np.testing.assert_array_equal(batch["caption_start_B"], jnp.zeros(len(batch["text_BLD"]), jnp.int32))
+
+
 def test_what_is_refused_and_what_is_warned_of(forced, tiny_checkpoint):
     cfg = forced()
     for wrong, message in (
@@ -135,6 +174,9 @@ def test_what_is_refused_and_what_is_warned_of(forced, tiny_checkpoint):
         config = {"objective": {"kind": "CausalFlowMatching"}, "adapter": adapter and {"name": adapter}}
         pipeline.provenance["training"] = [{"config": config}]
 
+    chunks = dataclasses.replace(cfg, objective=dataclasses.replace(FORCED, teacher="chunks"))
+    with pytest.raises(ValueError, match=r"train causal.py as an adapter first .* set adapter.teacher"):
+        check_start(chunks, pipeline)
     trained(None)
     with pytest.warns(UserWarning, match="trained on causal chunks in full"):
         check_start(cfg, pipeline)

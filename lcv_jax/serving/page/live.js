@@ -36,7 +36,7 @@ function go() {
   if (!prompt) return $("live-prompt").focus();
   stream = {
     socket: open("/v1/live"), fps: 8, next: [], shown: [], first: 0, paused: false, returning: false, begun: false,
-    timer: null, due: 0,
+    timer: null, due: 0, told: null,
   };
   const own = stream;
   own.socket.onopen = () => send("start", { prompt });
@@ -84,9 +84,10 @@ function hear(message) {
     $("live-warning").hidden = !message.warnings.length;
     show("playing", "The first frames are being made ...");
   } else if (message.type === "prompt") {
-    say(`Now: ${message.prompt}`);
+    stream.told = message; // shown with the first frame that follows it
+    say(`Heard: ${message.prompt}`);
   } else if (message.type === "back") {
-    stream.returning = false;
+    Object.assign(stream, { returning: false, told: null });
     stream.shown.length = Math.max(0, message.frame - stream.first);
     stream.first = Math.min(stream.first, message.frame);
     $("live").dataset.frame = message.frame - 1;
@@ -122,6 +123,7 @@ async function play() {
   $("live-moment").value = frame;
   showMoment(frame);
   $("live").dataset.frame = frame;
+  if (own.told && frame >= own.told.frame) { say(`Now: ${own.told.prompt}`); own.told = null; }
   if ($("live-state").textContent.startsWith("The first")) say("Playing. Type what happens next.");
 }
 
