@@ -11,11 +11,13 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap
 train() { run=$1 config=$2 start=$3; shift 3
   [ -e "$out/$run/weights" ] || python -m lcv_jax.train "configs/toy/$config.py" --run "$out/$run" \
     --checkpoint "$out/$start" --data.path $out/encoded "$@"; }
-causal=(--steps 500 --adapter.name causal_lora --adapter.rank 32 --adapter.alpha 16 --optimizer.learning-rate 1e-3)
+causal=(--steps 2400 --adapter.name causal_lora --adapter.rank 64 --adapter.alpha 32 --optimizer.learning-rate 1e-3
+  --optimizer.decay-steps 2400)
 
-[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 2000 --num-images 0
+# In seven of ten clips the object moves in another way after 17 frames, and the caption tells of that.
+[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 3600 --num-frames 37 --change-after 17 --change-share 0.7
 [ -e $out/base ] || python convert_torch_weights.py examples/toy_checkpoint $out/base --dtype float32
-python -m lcv_jax.encode $out/clips/manifest.jsonl $out/base $out/encoded --sizes 17,64,64 --fps 8
+python -m lcv_jax.encode $out/clips/manifest.jsonl $out/base $out/encoded --sizes 17,64,64 37,64,64 --fps 8
 train causal causal base "${causal[@]}"
 train four self_forcing causal/weights --steps 200 --batch-size 8 --objective.fake-updates 3
 

@@ -81,7 +81,7 @@ class Stream(Iterator[np.ndarray]):
 
     @property
     def num_ready(self) -> int:
-        """Frames of the present chunk still to be taken. 0: the next frame is the first of a chunk that is not made yet."""
+        """Frames of the present chunk that are still to be taken. 0: the next one begins a chunk that is to be made."""
         return len(self._ready)
 
     @property
