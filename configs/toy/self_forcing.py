@@ -2,7 +2,7 @@ r"""Toy distillation of streams to 4 steps on the student's own rollouts (self-f
 
 Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py and, as an adapter, configs/toy/causal.py:
 
-    python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 64 --adapter.alpha 32 \
+    python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 32 --adapter.alpha 16 \
       --optimizer.learning-rate 1e-3
     python -m lcv_jax.train configs/toy/self_forcing.py
 
@@ -35,7 +35,7 @@ def get_config() -> TrainConfig:
         objective=SelfForcing(
             teacher="chunks", num_steps=4, window=StreamWindow(chunk=1, sink=1, ring=3), shift=SHIFT, fake_updates=3
         ),
-        adapter=AdapterConfig(name="stream_lora", rank=64, alpha=32.0, start="causal_lora", teacher="causal_lora"),
+        adapter=AdapterConfig(name="stream_lora", rank=32, alpha=16.0, start="causal_lora", teacher="causal_lora"),
         optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, ema_decay=0.98),
         samples=dataclasses.replace(cfg.samples, every=None),
     )
