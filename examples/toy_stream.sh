@@ -18,11 +18,11 @@ score() { name=$1 folder=$2; shift 2
 causal=(--adapter.name causal_lora --adapter.rank 32 --adapter.alpha 16 --optimizer.learning-rate 1e-3)
 
 [ -e $out/base ] || python convert_torch_weights.py examples/toy_checkpoint $out/base --dtype float32
-# In seven of ten clips the object moves in another way after 17 frames, and the caption tells of that.
-[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 3600 --num-frames 37 --change-after 17 --change-share 0.7
+# In half of the clips the object moves in another way after 17 frames, and the caption tells of that.
+[ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 4000 --num-frames 37 --change-after 17
 python -m lcv_jax.encode $out/clips/manifest.jsonl $out/base $out/encoded --sizes 17,64,64 37,64,64 --fps 8
 train causal causal base encoded "${causal[@]}" --steps 1000
-train four self_forcing causal/weights encoded --steps 250 --batch-size 8
+train four self_forcing causal/weights encoded --steps 200 --batch-size 8
 
 switch=(--task switch) drift=(--task drift --num-streams 4 --num-chunks 200)
 euler=(--adapters causal_lora 1) four=(four/weights --distilled --num-steps 4) two=(two/weights --distilled --num-steps 2)

@@ -31,7 +31,7 @@ def changed(
     *,
     seed: int,
     colour: bool = False,
-    kind: str | None = None,
+    may_stay: bool = False,
     held_out: bool | None = None,
 ) -> Scene | None:
     """What a scene turns into: its object moves in another way, and stays in the frame for so long.
@@ -42,7 +42,7 @@ def changed(
         seconds: after the change.
         seed: chooses among all motions and speeds that are possible.
         colour: the object gets another colour as well.
-        kind: of `RATES`: only motions that go by it, among them the one before. None: any other motion.
+        may_stay: the motion may be the same as before.
         held_out: only combinations that are never trained, or only others. None: any.
 
     Returns:
@@ -57,9 +57,7 @@ def changed(
     new_colour = colours[int(rng.integers(len(colours)))]
     found = []
     for motion in MOTIONS:
-        if motion == scene.motion if kind is None else kind_of(motion) != kind:
-            continue
-        if motion == "turns" and scene.shape in ROUND:
+        if (motion == scene.motion and not may_stay) or (motion == "turns" and scene.shape in ROUND):
             continue
         if held_out is not None and is_held_out((new_colour, scene.shape, motion)) != held_out:
             continue

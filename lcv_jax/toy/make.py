@@ -37,7 +37,7 @@ from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.changes import changed, render_change
-from lcv_jax.toy.world import DURATION, RATES, Scene, combination_share, render, sample_scene
+from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
 
 SEPIA = (1.1, 0.95, 0.75)
 """Red, green and blue of a pixel in this style, in its brightness."""
@@ -156,13 +156,12 @@ def all_scenes(arguments: Arguments) -> Iterator[Drawn]:
 
 
 def _sample_change(arguments: Arguments, seed: Sequence[int], options: Mapping[str, Any]) -> tuple[Scene, Scene]:
-    """The first scene of this seed that can go on in the kind of motion that is drawn: each kind as often."""
+    """The first scene of this seed that can go on in some way."""
     assert arguments.change_after is not None
-    kind = tuple(RATES)[int(np.random.default_rng((*seed, 1)).integers(len(RATES)))]
     after, rest = arguments.change_after / arguments.fps, arguments.num_frames - arguments.change_after
     for attempt in itertools.count():
         scene = sample_scene((*seed, attempt), **options)
-        new = changed(scene, after, rest / arguments.fps, seed=scene.seed, kind=kind, held_out=arguments.held_out)
+        new = changed(scene, after, rest / arguments.fps, seed=scene.seed, may_stay=True, held_out=arguments.held_out)
         if new is not None:
             return scene, new
     raise AssertionError
