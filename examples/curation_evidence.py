@@ -2,13 +2,16 @@
 
     python examples/curation_evidence.py blind FILMS OUT             # clips cut blindly, and manifest.jsonl
     python examples/curation_evidence.py caption FILMS LIBRARY MANIFEST OUT.jsonl
-    python examples/curation_evidence.py table OUT
+    python examples/curation_evidence.py table OUT [RESULT.json]
 
 Captions of both are those of the planted films: what a perfect captioner says of the frame in a clip's middle.
 """
 
+import datetime
 import json
 import math
+import os
+import platform
 import sys
 from collections import defaultdict
 from fractions import Fraction
@@ -19,7 +22,9 @@ import numpy as np
 
 from lcv_jax.curation.clips import write_clip
 from lcv_jax.curation.library import Library
+from lcv_jax.own_files import write_json
 from lcv_jax.toy.films import read_truth
+from lcv_jax.toy.measures import wilson_interval
 
 SECONDS = 1.25
 MEASURES = ("all", "colour", "shape", "motion", "alignment_reward", "motion_reward", "visible", "sharpness", "flicker")
@@ -64,23 +69,52 @@ def caption(films: Path, library: Path, manifest: Path, out: Path) -> None:
     write_manifest(out, rows)
 
 
-def table(out: Path) -> None:
-    """Means over the seeds that are there, with their standard deviation, as Markdown."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def pooled(out: Path) -> dict[str, dict[str, Any]]:
+    """Every measure of every set over the seeds that are there, with 95 % intervals over all clips."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted((out / "scores").glob("*.json")):
         for name, value in json.loads(path.read_text(encoding="utf-8"))["measured"].items():
-            found[path.stem.partition("_")[0]][name].append(value.get("percent", value.get("mean")))
-    sets = [name for name in ("start", "blind", "cut", "curated") if name in found]
-    seeds = {name: len(next(iter(found[name].values()))) for name in sets}
-    print("| mean (seeds) | " + " | ".join(f"{name} ({seeds[name]})" for name in sets) + " |")
-    print("|---" * (len(sets) + 1) + "|")
+            found[path.stem.partition("_")[0]][name].append(value)
+    return {
+        name: {measure: _over_seeds(found[name][measure]) for measure in MEASURES}
+        for name in ("start", "blind", "cut", "curated")
+        if name in found
+    }
+
+
+def _over_seeds(values: list[dict[str, float]]) -> dict[str, Any]:
+    if "hits" in values[0]:
+        hits, total = (int(sum(value[key] for value in values)) for key in ("hits", "total"))
+        low, high = (100 * bound for bound in wilson_interval(hits, total))
+        return {"seeds": [value["percent"] for value in values], "mean": 100 * hits / total, "low": low, "high": high}
+    means = [value["mean"] for value in values]
+    wide = math.sqrt(sum((value["high"] - value["mean"]) ** 2 for value in values)) / len(values)
+    mean = float(np.mean(means))
+    return {"seeds": means, "mean": mean, "low": mean - wide, "high": mean + wide}
+
+
+def table(out: Path, result: Path | None = None) -> None:
+    """Prints the measures as Markdown; writes them and where they are from to a file, if one is given."""
+    found = pooled(out)
+    seeds = {name: len(found[name]["all"]["seeds"]) for name in found}
+    print("| mean (95 % interval) | " + " | ".join(f"{name}, seeds: {seeds[name]}" for name in found) + " |")
+    print("|---" * (len(found) + 1) + "|")
     for measure in MEASURES:
-        cells = []
-        for name in sets:
-            values = found[name][measure]
-            spread = f" ± {np.std(values, ddof=1):.3g}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3g}{spread}")
+        cells = ["{mean:.3g} ({low:.3g}-{high:.3g})".format(**found[name][measure]) for name in found]
         print(f"| {measure} | " + " | ".join(cells) + " |")
+    if result is not None:
+        manifests = {
+            "blind": out / "blind" / "manifest.jsonl",
+            "cut": out / "cut.jsonl",
+            "curated": out / "curated.jsonl",
+        }
+        clips = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in manifests.items()}
+        about = {
+            "date": datetime.date.today().isoformat(),
+            "command": "bash examples/curation_evidence.sh",
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        write_json(result, {**about, "training_clips": clips, "measured": found})
 
 
 if __name__ == "__main__":
