@@ -18,9 +18,9 @@ case ${SIZE:-tiny} in
     images=8 pretrain=16 sft=16 guidance=12 consistency=8 dense=6 sparse=4 refined=2
     judge=(--steps 30 --batch-size 8 --validation.every 30 --validation.batches 1) judge_captions=32 judge_held_out=8
     grpo=(--steps 8 --batch-size 8 --rollout.prompts 2 --rollout.prompts-at-once 2 --rollout.group-size 4 --rollout.passes 1) ;;
-  small) films=60 shots=8 prompts=32 batch=16 every=10 scratch=--no-from-scratch
+  small) films=60 shots=8 prompts=24 batch=16 every=10 scratch=--no-from-scratch
     tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0)
-    images=60 pretrain=200 sft=120 guidance=100 consistency=60 dense=80 sparse=40 refined=8
+    images=60 pretrain=200 sft=120 guidance=60 consistency=40 dense=40 sparse=20 refined=4
     judge=(--steps 120 --validation.every 60 --validation.batches 2) judge_captions=240 judge_held_out=48
     grpo=(--steps 32 --batch-size 32 --rollout.prompts 8 --rollout.prompts-at-once 4) ;;
   full) films=400 shots=12 prompts=64 batch=16 every=25 scratch=--from-scratch
@@ -79,7 +79,7 @@ link judge_data "$out/judge_data" python -m lcv_jax.toy.judges "$out/judge_data"
   --num-held-out "$judge_held_out" --captioner examples/toy_captioner
 train judge configs/judges/toy.py --checkpoint "$out/judge_data/start" --data.path "$out/judge_data/ratings.jsonl" \
   --validation.path "$out/judge_data/held_out_ratings.jsonl" "${judge[@]}"
-train grpo configs/toy/grpo_judge.py --checkpoint "$out/tuned/weights" --data.path "$out/prompts.txt" "${grpo[@]}" \
+train grpo configs/toy/grpo_judge.py --checkpoint "$out/tuned/weights" --data.path "$out/prompts.txt" "${grpo[@]}" --logging.every 1 \
   --rollout.rewards.sources.0.options folder "$out/judge/weights" rewards mq,ta,vq
 link publish "$out/published" python -m lcv_jax.convert "$out/grpo/weights" "$out/published" --to-torch
 link fold "$out/aligned" python -m lcv_jax.convert "$out/published" "$out/aligned" --fold grpo_lora
