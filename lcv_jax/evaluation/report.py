@@ -119,7 +119,9 @@ def bars(estimates: dict[str, Estimate], width: int = 640) -> str:
             rows.append(f'<path d="{path}" stroke="currentColor" fill="none"/>')
         rows.append(f'<text x="{max(x(v) for v in (one.mean, one.high or one.mean)) + 6:.1f}" y="{top + 16}">')
         rows.append(f"{one.mean:.3g}</text>")
-    return f'<svg width="{width}" height="{26 * len(estimates)}" role="img">{"".join(rows)}</svg>'
+    height = 26 * len(estimates)
+    box = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg {box} role="img">{"".join(rows)}</svg>'
 
 
 def _verdicts(found: Comparison, key: Key) -> str:

@@ -46,7 +46,7 @@ MODELS = {
 """What is compared, in words."""
 TRUTHS = {"ta": "alignment", "mq": "motion", "vq": "sharpness"}
 """The judge's dimensions with what the readers call the same."""
-_STYLE = report.CLIPS_STYLE + "th, td { overflow-wrap: normal; }"
+_STYLE = report.CLIPS_STYLE + "th, td { overflow-wrap: normal; } .bars { max-width: 40rem; margin: 1rem 0; }"
 _SHOWN_PROMPTS = 3
 _STEP = re.compile(r"\s*(\d+) kept\s+(\d+) dropped\s+(.+)")
 
@@ -103,7 +103,7 @@ def changes(found: Mapping[tuple[str, str], Comparison], everything: Comparison)
     keys = [("readers", truth) for truth in TRUTHS.values()]
     rows = [[f"{after} - {before}", *(_difference(one, key) for key in keys)] for (before, after), one in found.items()]
     drawn = [
-        f"<figure>{report.bars(dict(everything.estimates(key)))}"
+        f'<figure class="bars">{report.bars(dict(everything.estimates(key)))}'
         f"<figcaption><b>{key[1]}</b>, by the readers, with 95 % intervals</figcaption></figure>"
         for key in keys
     ]
@@ -111,10 +111,7 @@ def changes(found: Mapping[tuple[str, str], Comparison], everything: Comparison)
         "The readers know what each clip should show: they are the truth. All models have the same prompts and noise."
     )
     head = ["readers", *TRUTHS.values()]
-    return (
-        f'<p class="note">{told}</p><ul>{"".join(named)}</ul>{parts.table(head, rows)}'
-        f'<div class="grid">{"".join(drawn)}</div>'
-    )
+    return f'<p class="note">{told}</p><ul>{"".join(named)}</ul>{parts.table(head, rows)}{"".join(drawn)}'
 
 
 def funnels(chain: Path) -> str:
