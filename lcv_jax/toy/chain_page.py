@@ -47,6 +47,7 @@ MODELS = {
 TRUTHS = {"ta": "alignment", "mq": "motion", "vq": "sharpness"}
 """The judge's dimensions with what the readers call the same."""
 _STYLE = report.CLIPS_STYLE + "th, td { overflow-wrap: normal; } .bars { max-width: 40rem; margin: 1rem 0; }"
+_STYLE += ".clips figure { flex: 1 1 9rem; max-width: 11rem; }"
 _SHOWN_PROMPTS = 3
 _STEP = re.compile(r"\s*(\d+) kept\s+(\d+) dropped\s+(.+)")
 
