@@ -51,7 +51,7 @@ def product(x: Any, y: Any, *, interpret: bool) -> Array:
         return jnp.dot(_read(x), _read(y).T, preferred_element_type=jnp.float32)
 
     def multiply(total: Any) -> Array:
-        plgpu.wgmma(total, x, plgpu.transpose_ref(y, (1, 0)))
+        plgpu.wgmma(total, x, y.transpose((1, 0)))
         return total[...]
 
     return pl.run_scoped(multiply, plgpu.ACC((x.shape[0], y.shape[0]), jnp.float32))
