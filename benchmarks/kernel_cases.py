@@ -10,16 +10,18 @@ import functools
 import itertools
 import json
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from lcv_jax.gpus import described_devices
-from lcv_jax.kernels import flash_backward, flash_forward
+from lcv_jax.kernels import flash_backward, flash_forward, mosaic_ring
 from lcv_jax.kernels.attention import attention, ordered_block_sparse_attention
 from lcv_jax.kernels.block_order import block_order
 from lcv_jax.kernels.block_select import Selection
@@ -29,8 +31,9 @@ from lcv_jax.kernels.residual_norm import residual_norm
 from lcv_jax.kernels.tiling import Tiling
 
 HEADS, HEAD_WIDTH, DTYPE = 32, 128, jnp.dtype(jnp.bfloat16)
-IMPLEMENTATION = "pallas_triton"
 SPARSITY = 0.9375
+MOSAIC_DUMP = "MOSAIC_GPU_DUMP_TO"
+"""The environment's name of the folder in which Mosaic's compiler leaves its work; here one of folders, one a case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ BLOCKS = ((64, 64), (64, 128), (128, 64), (128, 1024))
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A program: attention and its gradients."""
+
+    implementation = "pallas_triton"
 
     num_tokens: int
     blocks: tuple[int, int] | None
@@ -86,10 +91,10 @@ class Case:
 
         def attend(q, k, v):
             if self.blocks is None:
-                return attention(q, k, v, implementation=IMPLEMENTATION)
+                return attention(q, k, v, implementation=self.implementation)
             block_q, block_k = self.blocks
             return ordered_block_sparse_attention(
-                q, k, v, block_q=block_q, block_k=block_k, sparsity=SPARSITY, implementation=IMPLEMENTATION
+                q, k, v, block_q=block_q, block_k=block_k, sparsity=SPARSITY, implementation=self.implementation
             )
 
         def gradients(q, k, v, d_out):
@@ -123,6 +128,19 @@ class Case:
         return x, x, x, x, Selection(shaped(lists, jnp.int32), shaped(lists[:-1], jnp.int32))
 
 
+class MosaicCase(Case):
+    """The same by the Mosaic GPU kernels, whose tiles are all alike."""
+
+    implementation = "pallas_mosaic_gpu"
+
+    @property
+    def name(self) -> str:
+        return f"mosaic_{super().name}"
+
+    def tiles_of(self) -> dict[str, str]:
+        return dict.fromkeys(("forward", "dq", "dkdv"), f"{mosaic_ring.ROWS} x {mosaic_ring.ROWS}")
+
+
 class NormRopeCase(Case):
     """A program of what comes before attention: norm and RoPE of keys, and the means of their blocks."""
 
@@ -135,7 +153,7 @@ class NormRopeCase(Case):
         block = self.blocks[1]
 
         def turn(x, *how):
-            return norm_rope(x, *how, block=block, implementation=IMPLEMENTATION)
+            return norm_rope(x, *how, block=block, implementation=self.implementation)
 
         return turn
 
@@ -160,7 +178,7 @@ class ResidualNormCase(Case):
         order = block_order(self._grid(), (4, 4, 4))
 
         def add(*given):
-            return residual_norm(*given, order=order, implementation=IMPLEMENTATION)
+            return residual_norm(*given, order=order, implementation=self.implementation)
 
         return add
 
@@ -179,6 +197,7 @@ def cases() -> Iterator[Case]:
     for blocks in BLOCKS[1:]:
         fitting = (grid.num_tokens for grid in GRIDS[1:] if not any(grid.num_tokens % block for block in blocks))
         yield Case(next(fitting), blocks)
+    yield MosaicCase(GRIDS[1].num_tokens, BLOCKS[0])
     yield NormRopeCase(GRIDS[1].num_tokens, BLOCKS[0])
     yield ResidualNormCase(GRIDS[1].num_tokens, BLOCKS[0])
 
@@ -203,7 +222,13 @@ def main() -> None:
     if args.sweep:
         tiled = [case for case in chosen if type(case) is Case]
         chosen = [dataclasses.replace(case, tiles=tiles) for case in tiled for tiles in tilings(case.blocks)]
+    mosaic_dump = os.environ.get(MOSAIC_DUMP)
     for case in chosen:
+        if mosaic_dump:
+            # Mosaic's files do not say of which program they are.
+            folder = Path(mosaic_dump) / case.name
+            folder.mkdir(parents=True)
+            os.environ[MOSAIC_DUMP] = str(folder)
         start, error, temporary = time.perf_counter(), None, 0
         program = case.program()
         program.__name__ = case.name

@@ -22,14 +22,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.kernel_cases import MOSAIC_DUMP
 from benchmarks.pages import put_between
 from lcv_jax import gpus
+from lcv_jax.kernels.mosaic_ring import SLOTS
 
 BEGIN, END = "<!-- kernel resources: begin -->", "<!-- kernel resources: end -->"
 put_between_markers = functools.partial(put_between, begin=BEGIN, end=END)
 HOPPERS = ("h100", "h200")
 """The described GPUs that the table is about."""
 ARCHITECTURE = "sm_90a"
+MOSAIC = "mosaic"
+"""Folder of what Mosaic's compiler leaves, beside what XLA leaves."""
 
 COLUMNS = (
     *("kernel", "tokens", "blocks", "tiles", "warps", "stages"),
@@ -148,15 +152,23 @@ def waits_of(loop: list[str]) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
+def assemblers_report(ptx: Path) -> str:
+    """What the assembler says of a file: Mosaic, which has a newer one, leaves it beside the PTX."""
+    if (left := ptx.with_suffix(".ptxas")).exists():
+        return left.read_text()
+    command = [ptxas(), "--verbose", f"--gpu-name={ARCHITECTURE}", ptx, "--output-file", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
 def assembled(ptx_files: list[Path]) -> dict[str, Assembled]:
     """Of every kernel in the files what it takes."""
     found = {}
     for path in ptx_files:
-        text = path.read_text()
+        # Mosaic wraps every product in braces, with a predicate that is always true.
+        text = re.sub(r"\{ \.reg \.pred p; [^;]+; (?=wgmma)", "", path.read_text())
         if ".entry" not in text:
             continue
-        command = [ptxas(), "--verbose", f"--gpu-name={ARCHITECTURE}", path, "--output-file", os.devnull]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        report = assemblers_report(path)
         # A piece starts with its kernel's name.
         bodies = {piece.split("(", 1)[0].strip(): piece for piece in text.split(".entry ")[1:]}
         for piece in report.split("Compiling entry function '")[1:]:
@@ -188,12 +200,14 @@ def read_case(folder: Path, case: dict, gpu: gpus.GPU) -> list[Resources]:
         r"(\w+) grid: \[.*?\] threads: \[.*?\]\s+shared_memory: (\d+) bytes", text("thunk_sequence.txt")
     )
     reports = assembled(sorted(folder.glob(f"*.jit_{name}.*.ptx")))
+    found = [
+        (kernel, int(shared_memory), *pallas[kernel], reports[kernel])
+        for kernel, shared_memory in sorted(set(launches))
+        if kernel in pallas
+    ]
     rows = []
-    for kernel, shared_memory in sorted(set(launches)):
-        if kernel not in pallas:
-            continue
-        (num_stages, num_warps), report = pallas[kernel], reports[kernel]
-        programs, limit = programs_per_core(gpu, num_warps, report.registers, int(shared_memory))
+    for kernel, shared_memory, num_stages, num_warps, report in found + mosaic_kernels(folder / MOSAIC / name):
+        programs, limit = programs_per_core(gpu, num_warps, report.registers, shared_memory)
         rows.append(
             Resources(
                 kernel=kernel,
@@ -203,12 +217,25 @@ def read_case(folder: Path, case: dict, gpu: gpus.GPU) -> list[Resources]:
                 num_warps=num_warps,
                 num_stages=num_stages,
                 **dataclasses.asdict(report),
-                shared_memory=int(shared_memory),
+                shared_memory=shared_memory,
                 programs=programs,
                 limit=limit,
             )
         )
     return rows
+
+
+def mosaic_kernels(folder: Path) -> list[tuple[str, int, int, int, Assembled]]:
+    """Name, shared memory, stages, warps and what the assembler says of the kernels that Mosaic left in a folder."""
+    found = []
+    for path in sorted(folder.glob("*.ptx")):
+        ((entry, report),) = assembled([path]).items()
+        (threads,) = set(re.findall(r"\.maxntid (\d+)", path.read_text()))
+        with path.with_suffix(".mlir-passes.log").open() as log:
+            launch = next(filter(None, map(re.compile(r"dynamic_shared_memory_size %c(\d+)").search, log)))
+        kernel = entry.removesuffix("_mosaic_gpu_kernel")
+        found.append((kernel, int(launch[1]), SLOTS, int(threads) // THREADS_PER_WARP, report))
+    return sorted(found)
 
 
 def compile_for(name: str, *options: str) -> tuple[list[Resources], list[str]]:
@@ -220,6 +247,7 @@ def compile_for(name: str, *options: str) -> tuple[list[Resources], list[str]]:
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "XLA_FLAGS": flags,
+            MOSAIC_DUMP: str(Path(folder) / MOSAIC),
         }
         command = [sys.executable, "-m", "benchmarks.kernel_cases", name, *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

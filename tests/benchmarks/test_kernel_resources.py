@@ -62,7 +62,7 @@ def test_a_change_shows_unless_the_versions_changed_too():
 
 
 def test_block_sizes_divide_their_tokens():
-    assert len({case.name for case in cases()}) == 9
+    assert len({case.name for case in cases()}) == 10
     for case in cases():
         assert all(case.num_tokens % block == 0 for block in case.blocks or ())
 
@@ -94,3 +94,18 @@ def test_the_main_loop_is_the_one_with_products():
     ]
     assert kernel_resources.waits_of(loop) == "2"
     assert kernel_resources.main_loop(PTX.replace("wgmma.mma_async", "add")) == []
+
+
+def test_kernels_of_mosaic_are_read_from_what_it_leaves(tmp_path):
+    ptx = PTX.replace("kernel(", "mosaic_dq_mosaic_gpu_kernel(\n)\n.maxntid 384, 1, 1\n{")
+    ptx = ptx.replace("\twgmma", "\t{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma").replace("cp.async.wait_group", "fence")
+    (tmp_path / "mosaic_dq_0.ptx").write_text(ptx)
+    entry = "Compiling entry function 'mosaic_dq_mosaic_gpu_kernel' for 'sm_90a'"
+    report = f"{entry}\n 0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\nUsed 168 registers"
+    (tmp_path / "mosaic_dq_0.ptxas").write_text(report)
+    launch = "gpu.launch async [%0] blocks(%1) dynamic_shared_memory_size %c167184_i32 {\n"
+    (tmp_path / "mosaic_dq_0.mlir-passes.log").write_text(f"func\n{launch}{launch}")
+    ((*found, report),) = kernel_resources.mosaic_kernels(tmp_path)
+    assert found == ["mosaic_dq", 167184, 4, 12]
+    assert report == kernel_resources.Assembled(registers=168, spills=12, products="wgmma", loop=5, waits="")
+    assert kernel_resources.mosaic_kernels(tmp_path / "nothing") == []
