@@ -16,7 +16,7 @@ that differ between layers are padded with them, for the published layout covers
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -122,6 +122,29 @@ def write_pairs(pairs: Mapping[Place, Pair], layout: Layout, cfg: DiTConfig) -> 
             tensors[f"{stem}.alpha"] = np.array(pair.scale * pair.rank, np.float32)
         tensors |= {f"{stem}.{down}.weight": pair.down, f"{stem}.{up}.weight": factor}
     return tensors
+
+
+def weighted_sum(adapters: Sequence[tuple[Mapping[Place, Pair], float]]) -> dict[Place, Pair]:
+    """One adapter that adds what several add together, each times its weight; its ranks are the sums of theirs."""
+    places = dict.fromkeys(place for pairs, _ in adapters for place in pairs)
+    return {
+        place: _sum([(pairs[place], weight) for pairs, weight in adapters if place in pairs], STACKED.get(place[2], 1))
+        for place in places
+    }
+
+
+def _sum(weighted: Sequence[tuple[Pair, float]], count: int) -> Pair:
+    if not all(_is_block_diagonal(pair.up, count) for pair, _ in weighted):
+        count = 1
+    downs, ups = [], []
+    for pair, weight in weighted:
+        of_slices = _slices(pair, count, pair.rank // count)
+        downs.append(of_slices[0])
+        scaled = (up.astype(np.float32) * np.float32(pair.scale * weight) for up in of_slices[1])
+        ups.append([up.astype(pair.up.dtype) for up in scaled])
+    joined = [np.concatenate(of_slice, axis=1) for of_slice in zip(*ups, strict=True)]
+    down = np.concatenate([down for of_slice in zip(*downs, strict=True) for down in of_slice])
+    return Pair(down, _block_diagonal(joined), 1.0)
 
 
 def _places(layout: Layout, cfg: DiTConfig) -> dict[str, Place]:

@@ -214,6 +214,7 @@ def _sizes_of(cfg: DataConfig, entry: Entry, clip: Measure, groups: Groups) -> l
     if entry.is_image:
         return [choose_bucket(image_groups(groups), clip)]
     size = choose_bucket(groups, clip)
+    first_described(entry, size, cfg.fps, cfg.temporal_factor)
     return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 and not entry.caption_start else [size]
 
 

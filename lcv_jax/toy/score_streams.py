@@ -41,7 +41,7 @@ from lcv_jax.toy.measures import Average, Share, average, caption_shares
 from lcv_jax.toy.readers import read_clip, sharpness_of
 from lcv_jax.toy.reports import Clip, Report, check_outputs, publish
 from lcv_jax.toy.score import Model, captioned, held_out_scenes, prompts_of
-from lcv_jax.toy.world import Scene, render
+from lcv_jax.toy.world import RATES, Scene, kind_of, render
 
 TaskName = Literal["captions", "switch", "drift", "continuation"]
 CLIP = 17
@@ -202,15 +202,25 @@ def score_switch(streams: Streams, scenes: Sequence[Scene]) -> Report:
         before = take(stream, CLIP)
         clips.append(np.concatenate([before, stream.send(told)[None], take(stream, skipped + READ - 1)]))
         streams.advance()
+    after = [clip[CLIP + skipped :] for clip in clips]
     true = [render(scene, asked.height, asked.width, READ, asked.fps, start=skipped / asked.fps) for scene in later]
     return Report(
         measured={
             **_shares("before", [clip[:CLIP] for clip in clips], first, asked),
-            **_shares("after", [clip[CLIP + skipped :] for clip in clips], second, asked),
+            **_shares("after", after, second, asked),
+            **_obeyed_by_kind(after, later, asked.fps),
         },
         true=_shares("after", true, second, asked),
         clips=clips,
     )
+
+
+def _obeyed_by_kind(clips: Sequence[Clip], scenes: Sequence[Scene], fps: float) -> dict[str, Share]:
+    """Of the scenes that move, grow or shrink, and turn now: how many of the clips show that motion."""
+    obeyed = {kind: list[bool]() for kind in RATES}
+    for clip, scene in zip(clips, scenes, strict=True):
+        obeyed[kind_of(scene.motion)].append(read_clip(clip, fps).best("motion") == scene.motion)
+    return {f"obeyed_{kind}": Share(hits=sum(each), total=len(each)) for kind, each in obeyed.items() if each}
 
 
 def _shares(prefix: str, clips: Sequence[Clip], prompts: Sequence[str], asked: Arguments) -> dict[str, Share]:

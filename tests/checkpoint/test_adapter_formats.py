@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from lcv_jax import convert_adapter
 from lcv_jax.checkpoint import convert, store
-from lcv_jax.checkpoint.adapter_formats import STACKED, advice, read_pairs, write_pairs
+from lcv_jax.checkpoint.adapter_formats import STACKED, advice, read_pairs, weighted_sum, write_pairs
 from lcv_jax.checkpoint.names import adapted_linears
 from lcv_jax.config import DiTConfig
 
@@ -146,6 +146,21 @@ def test_tensors_without_a_place_are_listed():
     }
     with pytest.raises(ValueError, match="for another model: block 0, attn.proj"):
         read_pairs(wide, CFG)
+
+
+def test_a_weighted_sum_adds_what_each_adds_times_its_weight():
+    one, other = published(rank=4, scale=0.5), published(rank=2, scale=0.25, blocks=(1,))
+    pairs = weighted_sum([(read_pairs(one, CFG), 0.25), (read_pairs(other, CFG), -2.0)])
+    written = write_pairs(pairs, "published", CFG)
+    first, second, found = deltas(one), deltas(other), deltas(written)
+    assert found.keys() == first.keys()
+    for stem, delta in found.items():
+        np.testing.assert_allclose(delta, 0.25 * first[stem] - 2 * second.get(stem, 0), atol=1e-6)
+    # Slices keep their own pairs: the rank of a slice is the sum of two, not three times that.
+    (down,) = {
+        tensor.shape for name, tensor in written.items() if "1___lorahyphen___attn___lorahyphen___qkv.lora_down" in name
+    }
+    assert down == (3 * 6, CFG.hidden_size)
 
 
 def test_the_command(tiny_checkpoint, tmp_path, capsys):

@@ -68,6 +68,15 @@ def test_a_caption_that_begins_after_its_clip_is_left_out_with_the_reason(stub_n
     assert "describe it from 1 s on" in (tmp_path / "out" / "quarantine-0.json").read_text()
 
 
+def test_likewise_of_clips_as_files(tmp_path):
+    rows = write_clips(tmp_path, [9, 9])
+    rows[1]["caption_start"] = 1.0
+    files = {"mode": "clips", "sizes": ((9, 16, 16),), "fps": 8.0, "tokenizer": TINY, "max_sequence_length": 24}
+    cfg = DataConfig(path=write_manifest(tmp_path, rows), **files)
+    with pytest.warns(UserWarning, match="1 of 2 clips are left out: c1: captions describe it from 1 s on"):
+        open_batches(cfg, batch_size=1, seed=0).close()
+
+
 def test_others_batches_do_not_mention_it(encoded):
     with closing(open_batches(DataConfig(path=encoded, max_sequence_length=24), batch_size=2, seed=0)) as batches:
         assert not batches.late_captions

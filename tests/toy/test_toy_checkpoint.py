@@ -44,7 +44,7 @@ def test_streams_of_4_steps_show_what_captions_say_and_obey_new_ones(weights):
     streams, scenes = score_streams.Streams(load_pipeline(weights), asked), score.held_out_scenes(16, 0)
     # Without a warning: it was trained on causal chunks.
     measured = score_streams.score_switch(streams, scenes).measured
-    least = {"before_colour": 15, "before_motion": 10, "obeyed": 8}
+    least = {"before_colour": 15, "before_motion": 10, "obeyed": 9}
     for name, hits in least.items():
         assert measured[name].hits >= hits, f"{name}: {measured[name]}"
 

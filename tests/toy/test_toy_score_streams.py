@@ -93,6 +93,8 @@ def test_a_switch_is_obeyed_by_a_stream_that_listens_and_not_by_a_deaf_one(new):
     report = score_streams.score_switch(Known(SCENES, new=new), SCENES)
     assert percent(report, "obeyed") == percent(report, "before_all") == percent(report, "after_all") == 100
     assert report.true["obeyed"] == report.measured["obeyed"]
+    by_kind = [share for name, share in report.measured.items() if name.startswith("obeyed_")]
+    assert (sum(share.hits for share in by_kind), sum(share.total for share in by_kind)) == (len(SCENES), len(SCENES))
     assert {len(clip) for clip in report.clips} == {CLIP + 4 + READ}
     deaf = score_streams.score_switch(Known(SCENES, new=new, player={"deaf": True}), SCENES)
     assert percent(deaf, "before_all") == 100
