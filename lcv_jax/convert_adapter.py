@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from lcv_jax.bounds import Finite
+from lcv_jax.bounds import Finite, check_fields
 from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.adapter_formats import Layout, Pair, Place, layout_of, read_pairs, weighted_sum, write_pairs
 from lcv_jax.checkpoint.safetensors_files import Planned, open_safetensors, published_order, write_safetensors
@@ -39,6 +39,9 @@ class Arguments:
     """Further adapters to add, each FILE WEIGHT: DEST is the weighted sum, whose rank is the sum of theirs."""
     checkpoint: Path | None = None
     """Converted folder of the model that the adapter is for. None: the released 13.6B model."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.convert_adapter") -> None:

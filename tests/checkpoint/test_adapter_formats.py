@@ -174,6 +174,14 @@ def test_the_command(tiny_checkpoint, tmp_path, capsys):
     assert "published to kohya" in capsys.readouterr().out
     with pytest.raises(ValueError, match="layout of kohya: `lcv convert-adapter"):
         store.check_adapter(tiny_checkpoint, tmp_path / "k.safetensors", cfg)
+    both = [str(tmp_path / "mine.safetensors"), str(tmp_path / "both.safetensors"), "--weight", "0.5", *flags]
+    convert_adapter.main([*both, "--add", str(tmp_path / "k.safetensors"), "0.25"])
+    with pytest.raises(SystemExit):
+        convert_adapter.main([*both, "--add", str(tmp_path / "k.safetensors"), "nan"])
+    assert "got nan" in capsys.readouterr().err
+    summed, once = deltas(load_file(tmp_path / "both.safetensors")), deltas(state)
+    for stem, delta in summed.items():
+        np.testing.assert_allclose(delta, 0.75 * once[stem], atol=1e-5)
     convert_adapter.main([str(tmp_path / "k.safetensors"), str(tmp_path / "back.safetensors"), *flags])
     same(load_file(tmp_path / "back.safetensors"), state)
     store.check_adapter(tiny_checkpoint, tmp_path / "back.safetensors", cfg)
