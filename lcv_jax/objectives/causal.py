@@ -19,7 +19,7 @@ from lcv_jax.diffusion.flow import shift_time
 from lcv_jax.models.stream_window import StreamWindow
 from lcv_jax.objectives.drawing import ConditionNoise, TimeShift, draw_uniform, mix_frames
 from lcv_jax.objectives.flow_matching import LogitNormalWeight
-from lcv_jax.objectives.networks import Batch, Losses, Networks
+from lcv_jax.objectives.networks import Batch, Losses, Networks, caption_start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,8 @@ class CausalFlowMatching:
         if num_cond_latents:
             raise ValueError(f"causal training has no condition frames, got num_cond_latents={num_cond_latents}")
         clean_BTHWC = batch["latents_BTHWC"].astype(jnp.float32)
-        B = clean_BTHWC.shape[0]
-        start_B = batch.get("caption_start_B", jnp.zeros(B, jnp.int32))
-        clean_BTHWC, start_B = self.part(clean_BTHWC, start_B, jax.random.fold_in(key, 3))
-        T = clean_BTHWC.shape[1]
+        clean_BTHWC, start_B = self.part(clean_BTHWC, caption_start(batch), jax.random.fold_in(key, 3))
+        B, T = clean_BTHWC.shape[:2]
         learnt_BT = jnp.arange(T) >= start_B[:, None]
         num_chunks = -(-T // self.chunk)
         time_key, noise_key, level_key = jax.random.split(key, 3)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
-from lcv_jax.array_types import Array, Float, PRNGKeyArray, Shaped
+from lcv_jax.array_types import Array, Float, Int, PRNGKeyArray, Shaped
 
 Velocity = Callable[..., Array]
 """(x_BTHWC, timesteps_BT in 0..1000, text_BLD, text_mask_BL, num_cond_latents) -> velocity_BTHWC, towards the data.
@@ -13,6 +13,13 @@ A cache with its frames, or `chunk`, may follow, see models/dit.py."""
 
 Batch = Mapping[str, Array]
 """latents_BTHWC, text_BLD, text_mask_BL, and what else the objective names."""
+
+
+def caption_start(batch: Batch) -> Int[Array, " B"]:
+    """The first latent frame that each caption describes: caption_start_B, or 0 where all begin with their clips."""
+    if "caption_start_B" in batch:
+        return batch["caption_start_B"]
+    return jnp.zeros(len(batch["text_BLD"]), jnp.int32)
 
 
 class Networks(NamedTuple):

@@ -44,7 +44,7 @@ from lcv_jax.models.stream_window import StreamWindow, write_frames
 from lcv_jax.objectives.causal import CausalFlowMatching
 from lcv_jax.objectives.drawing import ConditionNoise, TimeShift, draw_uniform
 from lcv_jax.objectives.flow_matching import FlowMatching, LogitNormalWeight
-from lcv_jax.objectives.networks import Batch, Losses, Networks, Velocity, noisy_velocity
+from lcv_jax.objectives.networks import Batch, Losses, Networks, Velocity, caption_start, noisy_velocity
 
 SCORED = 0.02, 0.98
 """Times outside are moved to these: near 0 both scores are exact, near 1 xh_tau says nothing about xh."""
@@ -94,7 +94,7 @@ class SelfForcing:
         shape = batch["latents_BTHWC"].shape
         cut = jax.random.randint(cut_key, (), 0, self.num_steps)
         clip_BTHWC = self.roll_out(networks, batch, jax.random.normal(start_key, shape), fresh_key, cut)
-        start_B = batch.get("caption_start_B", jnp.zeros(shape[0], jnp.int32))
+        start_B = caption_start(batch)
         if self.teacher == "chunks":
             clip_BTHWC, start_B = self.causal.part(clip_BTHWC, start_B, jax.random.fold_in(key, 5))
         made_BT = jnp.arange(clip_BTHWC.shape[1]) >= start_B[:, None]
@@ -247,8 +247,7 @@ class SelfForcing:
 
 def _is_given(batch: Batch, frame: Any) -> Bool[Array, "B 1 1 1 1"]:
     """Of each sample, whether the chunk that begins with this latent frame lies before its caption does."""
-    start_B = batch.get("caption_start_B", jnp.zeros(len(batch["text_BLD"]), jnp.int32))
-    return per_sample(frame < start_B)
+    return per_sample(frame < caption_start(batch))
 
 
 class _Seen(NamedTuple):

@@ -159,8 +159,8 @@ def _sample_change(arguments: Arguments, seed: Sequence[int], options: Mapping[s
     """The first scene of this seed that can go on in some way."""
     assert arguments.change_after is not None
     after, rest = arguments.change_after / arguments.fps, arguments.num_frames - arguments.change_after
-    for attempt in itertools.count():
-        scene = sample_scene((*seed, attempt), **options)
+    scenes = (sample_scene((*seed, attempt), **options) for attempt in itertools.count())
+    for scene in scenes:
         new = changed(scene, after, rest / arguments.fps, seed=scene.seed, may_stay=True, held_out=arguments.held_out)
         if new is not None:
             return scene, new
