@@ -164,8 +164,7 @@ class Pipeline:
             )
             self.weights = "resident"
             return None
-        names = ("dit",) if self.keep_text_encoder == "disk" else ("dit", "text_encoder")
-        check_host_memory(self.folder, self.dtype, names)
+        check_host_memory(self.folder, self.dtype, self.keep_text_encoder)
         return resting
 
     def _check_networks(self) -> None:

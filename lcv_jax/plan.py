@@ -79,6 +79,8 @@ class GPUs:
 
     gpu: str = "h200"
     """One that lcv_jax/gpus describes; an unknown one prints the list."""
+    gpu_memory: Positive | None = None
+    """GB of a smaller card of the same family. None: as described; floors stay those of the described one."""
     num_gpus: Annotated[int, Bounds(least=1, most=2**16)] = 1
     """Products of data, fsdp and seq are their number."""
     gpus_per_host: Annotated[int, Bounds(least=1, most=1024)] = 8
@@ -109,7 +111,7 @@ class GPUs:
         Raises:
             OSError: XLA's compiler for GPUs is not there.
         """
-        return gpus.described_devices(self.gpu, self.num_gpus, self.per_host())
+        return gpus.described_devices(self.gpu, self.num_gpus, self.per_host(), self.gpu_memory)
 
     @property
     def platform(self) -> str:
@@ -119,7 +121,7 @@ class GPUs:
     def facts(self) -> dict[str, Any]:
         """Fields of a plan."""
         return {
-            "gpu": gpus.described_gpu(self.gpu),
+            "gpu": gpus.described_gpu(self.gpu, self.gpu_memory),
             "num_gpus": self.num_gpus,
             "per_host": self.per_host(),
             "network_bandwidth": self.network_bandwidth and 1e9 * self.network_bandwidth,
@@ -363,11 +365,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m lcv_jax.plan
     logging.getLogger("absl").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if arguments is None else arguments
     with mistakes_in_one_line():
-        chosen = _parse(arguments, prog)
+        chosen = parse(arguments, prog)
         _run(chosen)
 
 
-def _parse(arguments: list[str], prog: str) -> Any:
+def parse(arguments: list[str], prog: str) -> Any:
     """The command that was given; of training, with the config's fields as flags."""
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         path = arguments[1]
@@ -408,7 +410,7 @@ def _run(chosen: Any) -> None:
     plans = []
     for count in output.sweep or (split.num_gpus,):
         devices = dataclasses.replace(split, num_gpus=count)
-        plan = _plan_of(chosen, devices, progress)
+        plan = plan_of(chosen, devices, progress)
         plans.append(plan)
         if not output.markdown:
             shown.show(plan, console)
@@ -422,7 +424,8 @@ def _run(chosen: Any) -> None:
         print(f"wrote {output.picture}", file=sys.stderr)
 
 
-def _plan_of(chosen: Any, devices: Any, progress: Console) -> Plan:
+def plan_of(chosen: Any, devices: Any, progress: Console | None = None) -> Plan:
+    """The plan of a parsed command for these devices."""
     only = chosen.output.only
     if isinstance(chosen, TrainCommand):
         request = chosen.request

@@ -627,7 +627,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 
 def test_the_commands_of_the_page_are_understood(monkeypatch, capsys):
     page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
-    commands = re.findall(r"`?python -m lcv_jax\.plan (?!train )([^`\n]+)", page)
+    commands = re.findall(r"`?python -m lcv_jax\.plan (?!train |TASK )([^`\n]+)", page)
     understood = []
     monkeypatch.setattr(plan, "_run", understood.append)
     for command in commands:

@@ -14,7 +14,7 @@ Writing it is conversion's business: see published.py and streaming.py.
 import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +186,17 @@ def load_component(
     Raises:
         ValueError: no converted folder, one without this network, or a damaged one.
     """
-    cfg = load_config(folder, name)
-    table = convert.NETWORKS[name].table(cfg)
-    if is_quantized(folder, name):
+    table, cast = component_table(folder, name, dtype)
+    return load_config(folder, name), load_params(Path(folder), f"{name}/params", lambda shapes: table, cast, sharding)
+
+
+def component_table(folder: str | Path, name: str, dtype: Any) -> tuple[names.Table, Callable[[tuple[str, ...]], Any]]:
+    """What is stored of a network of a converted folder, and what loading it with `dtype` casts each path to."""
+    table, quantized = convert.NETWORKS[name].table(load_config(folder, name)), is_quantized(folder, name)
+    if quantized:
         table = [*table, *(_scales_of(leaf) for leaf in table if is_quantized_kernel(leaf.path))]
-    kept = {leaf.path for leaf in table if is_quantized_kernel(leaf.path) or leaf.path[-1] == "scale"}
-    cast = (lambda path: None if path in kept else dtype) if is_quantized(folder, name) else dtype
-    return cfg, load_params(Path(folder), f"{name}/params", lambda shapes: table, cast, sharding)
+    kept = {leaf.path for leaf in table if quantized and (is_quantized_kernel(leaf.path) or leaf.path[-1] == "scale")}
+    return table, lambda path: None if path in kept else dtype
 
 
 def is_quantized(folder: str | Path, name: str = "dit") -> bool:
@@ -328,23 +332,40 @@ def load_params(
     """
     from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
 
-    verify(folder, part)
-    checkpoint = folder / part
-    try:
-        arrays = reading.open_arrays(checkpoint)
-    except ValueError as error:
-        raise _damaged(checkpoint, error) from None
-    shapes = {path: array.shape for path, array in arrays.items()}
-    wanted = {"/".join(leaf.path): leaf.shape for leaf in table_of(shapes)}
-    convert.check_names(str(checkpoint), wanted, {"/".join(path): shape for path, shape in shapes.items()})
-    arrays = {path: array for path, array in arrays.items() if keep(path)}
+    arrays = {path: array for path, array in open_params(folder, part, table_of).items() if keep(path)}
     params: Params = {}
-    try:
+    with damage_named(folder / part):
         for path, array in reading.read_onto_devices(arrays, dtype, _rule(sharding)):
             convert.place(params, path, array)
+    return params
+
+
+def open_params(
+    folder: Path, part: str, table_of: Callable[[Mapping[tuple[str, ...], tuple[int, ...]]], names.Table]
+) -> dict[tuple[str, ...], Any]:
+    """The arrays of a checkpoint, a part of a converted folder, to be read within `damage_named`.
+
+    Raises:
+        ValueError: it does not fit the table for its shapes, or is damaged.
+    """
+    from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
+
+    verify(folder, part)
+    with damage_named(folder / part):
+        arrays = reading.open_arrays(folder / part)
+    shapes = {path: array.shape for path, array in arrays.items()}
+    wanted = {"/".join(leaf.path): leaf.shape for leaf in table_of(shapes)}
+    convert.check_names(str(folder / part), wanted, {"/".join(path): shape for path, shape in shapes.items()})
+    return arrays
+
+
+@contextlib.contextmanager
+def damage_named(checkpoint: Path) -> Iterator[None]:
+    """Within, a ValueError of what is read says that the checkpoint is damaged."""
+    try:
+        yield
     except ValueError as error:
         raise _damaged(checkpoint, error) from None
-    return params
 
 
 def _rule(sharding: jax.sharding.Sharding | ShardingRule | None) -> ShardingRule:

@@ -1,6 +1,7 @@
 """Loading networks whose layers stay in the host's memory, packed as models/streamed.py wants them."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,50 @@ import numpy as np
 from jax.sharding import Sharding
 
 from lcv_jax.array_types import Params
-from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint import convert, store
 from lcv_jax.models.quantize import is_quantized_kernel
-from lcv_jax.models.streamed import PackedLayers, pack, replace_stack
+from lcv_jax.models.streamed import PackedLayers, pack
 
 STACKS: dict[str, tuple[str, ...]] = {"dit": ("blocks",), "text_encoder": ("encoder", "block")}
 """Where the layers of each network are that can be streamed."""
-NEEDED_WHILE_PACKING = 2
-"""Copies of a network's layers in the host's memory while it loads: as it is packed, and as it is pinned."""
+LAYERS_UNDER_WAY = 4
+"""Layers that the host's memory holds beside the rows while a network loads: two that are read, one that is packed, and
+one on its way to its row."""
 
 
 def load_streamed(folder: Path, network: str, dtype: Any, resting: Sharding, others: Sharding) -> Params:
-    """A network's parameters, its layers packed and resting, the others where `others` says."""
-    stack = STACKS[network]
+    """A network's parameters, its layers read one by one into the rows where they rest."""
+    stack, part = STACKS[network], f"{network}/params"
+    table, cast = store.component_table(folder, network, dtype)
 
-    def place(path: tuple[str, ...], shape: tuple[int, ...]) -> Sharding:
-        return resting if path[: len(stack)] == stack else others
+    def in_stack(path: tuple[str, ...]) -> bool:
+        return path[: len(stack)] == stack
 
-    params = store.load_component(folder, network, dtype, place)[1]
-    return replace_stack(params, stack, lambda layers: pack(layers, resting))
+    params = store.load_params(folder, part, lambda shapes: table, cast, others, lambda path: not in_stack(path))
+    arrays = store.open_params(folder, part, lambda shapes: table)
+    layers = {path[len(stack) :]: array for path, array in arrays.items() if in_stack(path)}
+    dtypes = {path: cast((*stack, *path)) for path in layers}
+    with store.damage_named(folder / part):
+        (depth,) = {array.shape[0] for array in layers.values()}
+        packed = pack(_read_layers(layers, dtypes, depth), depth, resting)
+    convert.place(params, stack, packed)
+    return params
+
+
+def _read_layers(arrays: Mapping[tuple[str, ...], Any], dtypes: Mapping, depth: int) -> Iterator[Params]:
+    """Layers of stacked arrays, in their order, the next one being read meanwhile."""
+
+    def begin(index: int) -> dict[tuple[str, ...], Any]:
+        return {path: array[index].read() for path, array in arrays.items()} if index < depth else {}
+
+    coming = begin(0)
+    for index in range(depth):
+        reads, coming = coming, begin(index + 1)
+        layer: Params = {}
+        for path in list(reads):
+            read = reads.pop(path).result()
+            convert.place(layer, path, read.astype(dtypes[path] or read.dtype, copy=False))
+        yield layer
 
 
 def onto_device(params: Params, device: Sharding) -> Params:
@@ -39,15 +65,15 @@ def onto_device(params: Params, device: Sharding) -> Params:
     )
 
 
-def layer_bytes(folder: Path, network: str, dtype: Any) -> int:
-    """What a network's layers take in the host's memory, from its configs and provenance."""
+def layer_bytes(folder: Path, network: str, dtype: Any, *, all_of_it: bool = False) -> int:
+    """What a network's layers, or all its parameters, take in the host's memory, from its configs and provenance."""
     record = store.read_provenance(folder)["components"][network]
     stored = max((np.dtype(name) for name in record["dtypes"]), key=lambda kind: (kind.name != "int8", kind.itemsize))
     if dtype is not None:
         stored = np.dtype(dtype)
     total, stack = 0, STACKS[network]
-    for leaf in store.convert.NETWORKS[network].table(store.load_config(folder, network)):
-        if leaf.path[: len(stack)] == stack:
+    for leaf in convert.NETWORKS[network].table(store.load_config(folder, network)):
+        if all_of_it or leaf.path[: len(stack)] == stack:
             eight = network == "dit" and "quantized" in record and is_quantized_kernel(leaf.path)
             total += math.prod(leaf.shape) * (1 if eight else stored.itemsize)
     return total
@@ -63,18 +89,26 @@ def available_host_bytes() -> int | None:
         return None
 
 
-def check_host_memory(folder: Path, dtype: Any, networks: tuple[str, ...]) -> None:
-    """Checks that the host can hold the layers of these networks, before any is loaded.
+def check_host_memory(folder: Path, dtype: Any, keep_text_encoder: str) -> None:
+    """Checks that the host can hold the layers that are streamed, before any is loaded.
+
+    Args:
+        folder: the converted folder.
+        dtype: what parameters are cast to; None: as stored.
+        keep_text_encoder: as in `Pipeline`: with "host" all of it is in the host's memory, with "disk" nothing.
 
     Raises:
         ValueError: it cannot.
     """
-    sizes = [layer_bytes(folder, network, dtype) for network in networks]
-    needed = sum(sizes) + (NEEDED_WHILE_PACKING - 1) * max(sizes)
+    layers = layer_bytes(folder, "dit", dtype)
+    needed = layers
+    if keep_text_encoder != "disk":
+        needed += layer_bytes(folder, "text_encoder", dtype, all_of_it=keep_text_encoder == "host")
+    loading = needed + LAYERS_UNDER_WAY * layers // store.load_config(folder, "dit").depth
     available = available_host_bytes()
-    if available is not None and needed > available:
+    if available is not None and loading > available:
         raise ValueError(
-            f"weights=stream needs {needed / 1e9:.1f} GB of host memory while the weights load "
-            f"({sum(sizes) / 1e9:.1f} GB afterwards), {available / 1e9:.1f} GB are available: close other programs, "
+            f"weights=stream needs {loading / 1e9:.1f} GB of host memory while the weights load "
+            f"({needed / 1e9:.1f} GB afterwards), {available / 1e9:.1f} GB are available: close other programs, "
             "convert with --quantize int8, or use keep_text_encoder=disk"
         )

@@ -85,30 +85,40 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.removesuffix(".txtpb") for file in files if file.endswith(".txtpb")))
 
 
-def described_gpu(name: str) -> GPU:
+def described_gpu(name: str, memory: int | float | None = None) -> GPU:
     """The GPU of that name.
+
+    Args:
+        name: of a description.
+        memory: GB, of a card of the same family that differs in nothing else; None: as described.
 
     Raises:
         ValueError: nobody described it.
     """
     if name not in names():
         raise ValueError(f"no description of a GPU {name!r}: have {', '.join(names())}")
-    return GPU(name, resources.files(__package__).joinpath(f"{name}.txtpb").read_text())
+    description = resources.files(__package__).joinpath(f"{name}.txtpb").read_text()
+    if memory is not None:
+        description = re.sub(r"(device_memory_size: )\d+", rf"\g<1>{int(1e9 * memory)}", description)
+    return GPU(name, description)
 
 
-def described_devices(name: str, num_devices: int = 1, per_host: int | None = None) -> list[jax.Device]:
+def described_devices(
+    name: str, num_devices: int = 1, per_host: int | None = None, memory: int | float | None = None
+) -> list[jax.Device]:
     """GPUs to compile for: as a sharding of ShapeDtypeStructs, or as a mesh. They cannot run anything.
 
     Args:
         name: of a described GPU.
         num_devices: of all hosts together, numbered host by host.
         per_host: GPUs of a host; None: all are of one.
+        memory: as for `described_gpu`.
 
     Raises:
         ValueError: nobody described the GPU, or they are no whole number of hosts.
         OSError: XLA's compiler for GPUs is not there.
     """
-    gpu = described_gpu(name)
+    gpu = described_gpu(name, memory)
     per_host = num_devices if per_host is None else min(per_host, num_devices)
     if num_devices % per_host:
         raise ValueError(f"{num_devices} GPUs are no whole number of hosts of {per_host}")

@@ -9,8 +9,10 @@ The copy is asynchronous only if the row's index is plainly made of the loop's c
 `OVERLAP`, and what the layer computes is one thing to the scheduler, such as an inner loop over the batch.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -80,20 +82,37 @@ def row_bytes(fields: tuple[Field, ...]) -> int:
     return _ends(fields)[-1]
 
 
-def pack(stack: Params, resting: Sharding) -> PackedLayers:
-    """Packs stacked parameters, which are used up: each is dropped once it is in its place."""
-    fields = fields_of(stack)
-    depth = jax.tree.leaves(stack)[0].shape[0]
-    rows_PN = np.empty((depth, row_bytes(fields)), np.uint8)
+def pack(layers: Iterable[Params], depth: int, resting: Sharding) -> PackedLayers:
+    """Packs so many layers, each dropped once it is in its row: the host holds all rows once, and a layer or two more.
+
+    The rows are written in place where they rest (a donated argument), by way of the device.
+    """
+    layers = iter(layers)
+    first = next(layers)
+    fields = fields_of(jax.tree.map(lambda leaf: leaf[None], first))
+    # Pages of zeros that nobody wrote take no memory.
+    rows_PN = jax.device_put(np.zeros((depth, row_bytes(fields)), np.uint8), resting)
+    for index, row_N in enumerate(_row(layer, fields) for layer in itertools.chain([first], layers)):
+        rows_PN = _write_row(rows_PN, row_N, np.int32(index))
+        rows_PN.block_until_ready()  # or all layers would wait in memory for their turn
+    return PackedLayers(rows_PN, fields)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write_row(rows_PN: Array, row_N: Array, index: Array) -> Array:
+    row_N = jax.device_put(row_N, jax.memory.Space.Host)
+    return jax.lax.dynamic_update_slice(rows_PN, row_N[None], (index, jnp.int32(0)))
+
+
+def _row(layer: Params, fields: tuple[Field, ...]) -> np.ndarray:
+    flat, row_N = flax.traverse_util.flatten_dict(layer), np.zeros(row_bytes(fields), np.uint8)
     for (path, shape, dtype), start in zip(fields, _starts(fields), strict=True):
-        size = _size(shape, dtype)
-        leaf = np.ascontiguousarray(_pop(stack, path)).reshape(depth, -1)
-        rows_PN[:, start : start + size] = leaf.view(np.uint8)
-    return PackedLayers(jax.device_put(rows_PN, resting), fields)
+        row_N[start : start + _size(shape, dtype)] = np.ascontiguousarray(flat[path]).reshape(-1).view(np.uint8)
+    return row_N
 
 
 def packed_shapes(stack: Params) -> PackedLayers:
-    """What `pack` gives for parameters of these shapes."""
+    """What `pack` gives for stacked parameters of these shapes."""
     fields, depth = fields_of(stack), jax.tree.leaves(stack)[0].shape[0]
     return PackedLayers(jax.ShapeDtypeStruct((depth, row_bytes(fields)), jnp.uint8), fields)
 
@@ -110,12 +129,6 @@ def resting_place(device: jax.Device | None = None) -> SingleDeviceSharding | No
     device = device or jax.devices()[0]
     kinds = {memory.kind for memory in device.addressable_memories()}
     return SingleDeviceSharding(device, memory_kind=PINNED) if PINNED in kinds else None
-
-
-def _pop(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    for name in path[:-1]:
-        tree = tree[name]
-    return tree.pop(path[-1])  # type: ignore[attr-defined]
 
 
 def _size(shape: tuple[int, ...], dtype: str) -> int:

@@ -123,7 +123,7 @@ class Stage:
     shares: int
     """Into how many parts the work is split."""
     host_bytes: int = 0
-    """Of parameters that rest in the host's memory while it runs."""
+    """Of parameters in the host's memory while it runs: streamed layers, and the text encoder if it is kept there."""
     fetched_bytes: int = 0
     """Copied from the host's memory in one run."""
     moved_bytes: int
@@ -212,7 +212,7 @@ def compile_stage(program: Program, machine: Machine) -> Stage:
         flops=known.flops.total if known else counted_flops(compiled.jaxpr),
         flops_by_part=dataclasses.asdict(known.flops) if known else {},
         shares=machine.shares(program),
-        host_bytes=sum(in_host.values()),
+        host_bytes=host_bytes(program),
         fetched_bytes=rounds * sum(in_host[name] for name in program.own),
         moved_bytes=rounds * (sum(whole.values()) + cache_bytes + carried) + inputs - carried + outputs,
     )
@@ -257,6 +257,12 @@ def _tokens_split(machine: Machine) -> int:
 
 def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def host_bytes(program: Program) -> int:
+    """Of parameters in the host's memory while a program runs: streamed layers, and what is kept there whole."""
+    streamed = {name: _streamed_bytes(tree) for name, tree in program.resident.items()}
+    return sum((streamed | {name: _bytes(tree) for name, tree in program.in_host.items()}).values())
 
 
 def _streamed_bytes(tree: PyTree) -> int:

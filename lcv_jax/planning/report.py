@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from lcv_jax.checkpoint.streamed import LAYERS_UNDER_WAY
 from lcv_jax.diffusion.step_cache import FIRST_STEPS, LAST_STEPS
 from lcv_jax.gpus import GPU
 from lcv_jax.planning.compiling import Stage
@@ -79,7 +80,7 @@ class Plan:
 
     @property
     def host_bytes(self) -> int:
-        """Host memory for layers that are streamed, once all are loaded."""
+        """Host memory for parameters, once all are loaded."""
         return max(stage.host_bytes for stage in self.stages)
 
     @property
@@ -129,8 +130,8 @@ class Plan:
             )
         if self.setup.weights == "stream":
             lines.append(
-                f"Streamed weights: {gigabytes(self.host_bytes)} of pinned host memory, up to twice that while they "
-                f"load; copies at {self.gpu.speed.host_bandwidth / 1e9:.0f} GB/s at best."
+                f"Streamed weights: {gigabytes(self.host_bytes)} of host memory, {LAYERS_UNDER_WAY} layers more while "
+                f"they load; copies at {self.gpu.speed.host_bandwidth / 1e9:.0f} GB/s at best."
             )
         if self.setup.step_cache:
             lines.append(

@@ -107,6 +107,8 @@ class Program:
     """Components whose parameters are among the arguments."""
     resident: dict[str, Params]
     """Parameters in memory while it runs, by component; `own` are among them."""
+    in_host: dict[str, Params] = dataclasses.field(default_factory=dict)
+    """Parameters that are kept in the host's memory whole; streamed layers are among `resident`."""
     sampling: Sampling | None = None
     rows_split: bool = False
     """Over a mesh each device computes its rows of the frames."""
@@ -305,6 +307,7 @@ class RecordingPipeline(Pipeline):
         self.shift = self.networks.shift
         self.fold_adapters = self.fold_adapters and not self.networks.quantized and self.weights == "resident"
         self._params: dict[str, Params] = {}
+        self._text_encoder_on_host = None
         self._active = None
 
     def content(self, options: SamplingOptions) -> dict[str, Any]:
@@ -342,6 +345,8 @@ class RecordingPipeline(Pipeline):
             if self.weights == "stream" and network in STACKS:
                 shapes = replace_stack(shapes, STACKS[network], packed_shapes)
             self._params[network] = shapes
+            if network == "text_encoder" and self.keep_text_encoder == "host":
+                self._text_encoder_on_host = shapes
         return self._params[network]
 
     def encode_text(self, prompts: Sequence[str], max_sequence_length: int) -> tuple[Array, Array]:
@@ -456,6 +461,7 @@ class RecordingPipeline(Pipeline):
             times=times,
             own=own,
             resident=dict(self._params),
+            in_host={} if self._text_encoder_on_host is None else {"text_encoder": self._text_encoder_on_host},
             sampling=sampling,
             rows_split=rows_split,
             carried=carried,

@@ -13,6 +13,13 @@ def test_a_description_has_the_numbers_of_its_data_sheet(name, gigabytes):
     assert f"{gigabytes}GB" in gpu.description
 
 
+def test_a_smaller_card_differs_in_its_memory_alone():
+    whole, smaller = gpus.described_gpu("rtx4090"), gpus.described_gpu("rtx4090", memory=8)
+    assert smaller.memory_bytes == 8_000_000_000
+    size = "device_memory_size: {}".format
+    assert smaller.description.replace(size(8000000000), size(whole.memory_bytes)) == whole.description
+
+
 def test_names_are_those_of_the_files():
     assert gpus.names() == ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090")
 

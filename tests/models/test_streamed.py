@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +26,16 @@ TINY = {"num_frames": 5, "max_sequence_length": 16, "output": "latents"}
 runs_longer = pytest.mark.usefixtures("some_optimizations")
 
 
+def layers_of(stack):
+    depth = jax.tree.leaves(stack)[0].shape[0]
+    return [jax.tree.map(lambda leaf, number=number: np.asarray(leaf[number]), stack) for number in range(depth)]
+
+
 def test_layers_come_out_of_their_rows_as_they_went_in():
     key = jax.random.key(0)
     kernel = jax.random.normal(key, (3, 5, 7))
     stack = {"a": {"kernel": kernel, "bias": kernel[:, 0].astype(jnp.bfloat16)}, "b": (10 * kernel).astype(jnp.int8)}
-    packed = pack(jax.tree.map(np.asarray, stack), resting_place())
+    packed = pack(layers_of(stack), 3, resting_place())
     assert packed.rows_PN.sharding.memory_kind == "pinned_host"
     assert packed_shapes(stack).rows_PN.shape == packed.rows_PN.shape
     for number in range(3):
@@ -86,7 +93,7 @@ def test_samples_in_turn_as_on_a_gpu(tiny_checkpoint, monkeypatch, change):
 
     want = run(params)
     monkeypatch.setattr(dit, "target_platform", lambda: "gpu")
-    layers = replace_stack(params, ("blocks",), lambda blocks: pack(jax.tree.map(np.asarray, blocks), resting_place()))
+    layers = replace_stack(params, ("blocks",), lambda blocks: pack(layers_of(blocks), cfg.depth, resting_place()))
     np.testing.assert_allclose(run(layers), want, atol=1e-4)
 
 
@@ -105,9 +112,38 @@ def test_too_little_host_memory_is_said_before_loading(tiny_checkpoint, monkeypa
         load_pipeline(tiny_checkpoint, weights="stream")
     monkeypatch.undo()
     sizes = [streamed.layer_bytes(tiny_checkpoint, network, None) for network in streamed.STACKS]
+    everything = streamed.layer_bytes(tiny_checkpoint, "text_encoder", None, all_of_it=True)
+    text_encoder = store.load_component(tiny_checkpoint, "text_encoder")[1]
+    assert everything == sum(leaf.nbytes for leaf in jax.tree.leaves(text_encoder)) > sizes[1]
     loaded = store.load_component(tiny_checkpoint, "dit")[1]["blocks"]
     assert sizes[0] == sum(leaf.nbytes for leaf in jax.tree.leaves(loaded))
     assert streamed.available_host_bytes() > sum(sizes)
+
+
+LOADING = """
+import resource
+import sys
+import jax
+import numpy as np
+from lcv_jax.models.streamed import pack, resting_place
+
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+depth, size, place = 40, 8_000_000, resting_place()
+pack([{"a": np.zeros(size, np.uint8)}] * 2, 2, place)  # what compiling takes
+begun = most()
+packed = pack(({"a": np.full(size, number, np.uint8)} for number in range(depth)), depth, place)
+assert np.asarray(packed.rows_PN)[:, -257].tolist() == list(range(depth))
+print((most() - begun) / (depth * size))
+"""
+
+
+def test_loading_holds_the_layers_about_once():
+    """As a share of the rows; a process of its own has the peak of its memory to itself."""
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.25
 
 
 def test_several_devices_are_refused(tiny_checkpoint):
@@ -132,6 +168,8 @@ def test_the_planner_keeps_layers_in_the_host():
     rest = sum(leaf.size * 2 for name, tree in shapes.items() if name != "blocks" for leaf in jax.tree.leaves(tree))
     assert machine.bytes_each(program.resident["dit"], "dit") == rest
     assert 13.5e9 < compiling._streamed_bytes(streamed_program(quantized=True).resident["dit"]) < 14.5e9
+    text_encoder = parameter_shapes(Networks(), "text_encoder", jnp.dtype("bfloat16"))
+    assert compiling.host_bytes(program) == pytest.approx(blocks + compiling._bytes(text_encoder), rel=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="no XLA compiler for GPUs")
