@@ -12,6 +12,7 @@ from typing import Any
 
 from lcv_jax.checkpoint import convert, names, store
 from lcv_jax.checkpoint.adapter_formats import advice
+from lcv_jax.checkpoint.comfyui_names import with_published_names
 from lcv_jax.checkpoint.safetensors_files import SafetensorsFile, Tensor, open_folder, open_safetensors, shapes
 from lcv_jax.checkpoint.scaled_fp8 import KINDS, with_scales_applied
 from lcv_jax.config import DiTConfig, PublishedConfig, SchedulerConfig
@@ -126,6 +127,8 @@ def _read_config(path: Path, config: type[PublishedConfig]) -> Any:
 def _open_network(folder: Path, cfg: PublishedConfig) -> Weights:
     network = convert.NETWORKS[folder.name]
     files, table = with_scales_applied(open_folder(folder, KINDS)), network.table(cfg)
+    if folder.name == "dit":
+        files = with_published_names(files)
     found = shapes(files)
     convert.check_names(f"{network.title} in {folder}", names.published_shapes(table), found, network.aliases)
     aliases = {alias: name for alias, name in network.aliases.items() if alias in found}

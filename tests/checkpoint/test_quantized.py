@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from lcv_jax import convert, train
+from lcv_jax.checkpoint import convert as convert_arrays
 from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.published import open_published
 from lcv_jax.checkpoint.safetensors_files import open_folder
 from lcv_jax.checkpoint.scaled_fp8 import KINDS, with_scales_applied
 from lcv_jax.config import DiTConfig
@@ -136,18 +138,43 @@ def write_file(path, tensors):
     path.write_bytes(len(text).to_bytes(8, "little") + text + content)
 
 
+WAN = {
+    "x_embedder.proj": "patch_embedding", "y_embedder.y_proj": "text_embedding", "t_embedder": "time_embedding",
+    "final_layer.linear": "head.head", "final_layer.adaLN_modulation": "head.modulation",
+    "adaLN_modulation": "modulation", "pre_crs_attn_norm": "norm3", ".attn.": ".self_attn.", "q_norm": "norm_q",
+    "k_norm": "norm_k", "attn.proj": "attn.o", "q_linear": "q",
+}  # fmt: skip
+
+
+def as_comfyui(tensors, prefix):
+    """The dit's tensors under the names of ComfyUI's nodes."""
+    made = {}
+    for name, tensor in tensors.items():
+        for published, wan in WAN.items():
+            name = name.replace(published, wan)
+        name = name.replace("self_attn.proj", "self_attn.o")
+        split = {"qkv": "qkv", "kv_linear": "kv"}
+        (joined,) = [each for each in split if f".{each}." in name] or [None]
+        for number, letter in enumerate(split[joined] if joined else ""):
+            size = len(tensor) // len(split[joined])
+            made[prefix + name.replace(joined, letter)] = tensor[number * size : (number + 1) * size]
+        if not joined:
+            made[prefix + name] = tensor
+    return made
+
+
 @pytest.fixture
 def published_float8(tmp_path):
-    """published_float8(convention) -> (folder, tensors of its dit as published)."""
+    """published_float8(convention, rename) -> (folder, tensors of its dit as published)."""
 
-    def make(convention):
+    def make(convention, rename=lambda tensors: tensors):
         folder = tmp_path / "published"
         shutil.copytree(PUBLISHED, folder)
         tensors = {}
         for path in folder.glob("dit/*.safetensors*"):
             tensors |= load_file(path) if path.suffix == ".safetensors" else {}
             path.unlink()
-        write_file(folder / "dit" / "model_fp8.safetensors", as_float8(tensors, convention))
+        write_file(folder / "dit" / "model_fp8.safetensors", as_float8(rename(tensors), convention))
         return folder, tensors
 
     return make
@@ -165,6 +192,24 @@ def test_float8_files_are_read_and_quantized_again(published_float8, quantized, 
     got, want = (store.load_component(path, "dit")[1]["blocks"]["ffn"]["w1"] for path in (tmp_path / "w", quantized))
     restored = [layer["kernel"] * layer["scale"][:, None] for layer in (got, want)]
     assert relative(*restored) < 0.04
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda tensors: as_comfyui(tensors, ""),
+        lambda tensors: as_comfyui(tensors, "model.diffusion_model."),
+        lambda tensors: {f"diffusion_model.{name}": tensor for name, tensor in tensors.items()},
+    ],
+)
+def test_names_of_comfyui_are_read(published_float8, rename, tmp_path):
+    folder, tensors = published_float8("quant", rename)
+    weights = open_published(folder, ["dit"]).networks["dit"]
+    assert set(weights.tensors) == set(tensors)
+    convert.main([str(folder), str(tmp_path / "w"), "--dtype", "float32", "--components", "dit"])
+    got = store.load_component(tmp_path / "w", "dit")[1]
+    want = convert_arrays.dit_params(tensors, store.load_config(tmp_path / "w", "dit"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=np.abs(b).max() / 16), got, want)
 
 
 def refusal(command, arguments, capsys):
