@@ -108,27 +108,25 @@ def _dq_kernel(
     here = mosaic_ring.program()
     walk = mosaic_ring.walk_of(here, blocks_ref, starts_ref, block_q, block_k)
 
-    # The last pair may be one block alone.
-    @pl.when((here.warpgroup < CONSUMERS) & (here.own_row() < q_ref.shape[1]))
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["consumer"], action="increase")
-        own = tuple(ref.at[here.warpgroup] for ref in (own_q, own_do, own_base_2, own_delta))
-        places = here.tokens, here.tokens, here.numbers, here.numbers
-        full = own_full.at[here.warpgroup]
-        for ref, place, source in zip(own, places, (q_ref, do_ref, base_2_ref, delta_ref), strict=True):
-            plgpu.copy_gmem_to_smem(place(source, here.own_row()), ref, full)
-        plgpu.barrier_wait(full)
-        rows = (mosaic_tiles.row_numbers(ref, axis=0, interpret=interpret) for ref in own[2:])
-        step = functools.partial(_add_dq, (*own[:2], *rows), interpret)
-        nothing = mosaic_tiles.filled(own[0].shape, 0.0, interpret=interpret)
+    def consumer() -> None:
+        q, do, base_2, delta = (ref.at[here.warpgroup] for ref in (own_q, own_do, own_base_2, own_delta))
+        mosaic_ring.load_own(
+            here,
+            own_full.at[here.warpgroup],
+            (here.tokens, q_ref, q),
+            (here.tokens, do_ref, do),
+            (here.numbers, base_2_ref, base_2),
+            (here.numbers, delta_ref, delta),
+        )
+        rows = (mosaic_tiles.row_numbers(ref, axis=0, interpret=interpret) for ref in (base_2, delta))
+        step = functools.partial(_add_dq, (q, do, *rows), interpret)
+        nothing = mosaic_tiles.filled(q.shape, 0.0, interpret=interpret)
         dq_XK = mosaic_ring.consume(walk, (k_slots, v_slots), here.warpgroup, step, nothing)
-        _store(here, ((dq_XK * (1 / math.sqrt(q_ref.shape[-1])), own[0], dq_ref),))
+        _store(here, ((dq_XK * (1 / math.sqrt(q_ref.shape[-1])), q, dq_ref),))
 
-    @pl.when(here.warpgroup == CONSUMERS)
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["producer"], action="decrease")
-        sources = [[functools.partial(here.tokens, ref)] for ref in (k_ref, v_ref)]
-        mosaic_ring.produce(walk, (k_slots, v_slots), sources)
+    sources = [[functools.partial(here.tokens, ref)] for ref in (k_ref, v_ref)]
+    producer = functools.partial(mosaic_ring.produce, walk, (k_slots, v_slots), sources)
+    mosaic_ring.run(here, q_ref.shape[1], REGISTERS, consumer, producer)
 
 
 def _dkdv_kernel(
@@ -155,13 +153,9 @@ def _dkdv_kernel(
     here = mosaic_ring.program()
     walk = mosaic_ring.walk_of(here, blocks_ref, starts_ref, block_k, block_q)
 
-    @pl.when((here.warpgroup < CONSUMERS) & (here.own_row() < k_ref.shape[1]))
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["consumer"], action="increase")
+    def consumer() -> None:
         k_tile, v_tile, full = (ref.at[here.warpgroup] for ref in (own_k, own_v, own_full))
-        plgpu.copy_gmem_to_smem(here.tokens(k_ref, here.own_row()), k_tile, full)
-        plgpu.copy_gmem_to_smem(here.tokens(v_ref, here.own_row()), v_tile, full)
-        plgpu.barrier_wait(full)
+        mosaic_ring.load_own(here, full, (here.tokens, k_ref, k_tile), (here.tokens, v_ref, v_tile))
         step = functools.partial(_add_dkdv, (k_tile, v_tile), interpret)
         nothing = mosaic_tiles.filled(k_tile.shape, 0.0, interpret=interpret)
         arrays = q_slots, do_slots
@@ -169,14 +163,12 @@ def _dkdv_kernel(
         dk_YK = dk_YK * (1 / math.sqrt(q_ref.shape[-1]))
         _store(here, ((dk_YK, k_tile, dk_ref), (dv_YK, v_tile, dv_ref)))
 
-    @pl.when(here.warpgroup == CONSUMERS)
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["producer"], action="decrease")
-        sources = [
-            [functools.partial(here.tokens, tokens_ref), functools.partial(here.numbers, numbers_ref)]
-            for tokens_ref, numbers_ref in ((q_ref, base_2_ref), (do_ref, delta_ref))
-        ]
-        mosaic_ring.produce(walk, (q_slots, do_slots), sources)
+    sources = [
+        [functools.partial(here.tokens, tokens_ref), functools.partial(here.numbers, numbers_ref)]
+        for tokens_ref, numbers_ref in ((q_ref, base_2_ref), (do_ref, delta_ref))
+    ]
+    producer = functools.partial(mosaic_ring.produce, walk, (q_slots, do_slots), sources)
+    mosaic_ring.run(here, k_ref.shape[1], REGISTERS, consumer, producer)
 
 
 def backward(

@@ -68,13 +68,9 @@ def _kernel(
     here = mosaic_ring.program()
     walk = mosaic_ring.walk_of(here, blocks_ref, starts_ref, block_q, block_k)
 
-    # The last pair may be one block alone.
-    @pl.when((here.warpgroup < CONSUMERS) & (here.own_row() < q_ref.shape[1]))
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["consumer"], action="increase")
+    def consumer() -> None:
         q_tile, lse_row, full = (ref.at[here.warpgroup] for ref in (own_q, own_lse, q_full))
-        plgpu.copy_gmem_to_smem(here.tokens(q_ref, here.own_row()), q_tile, full)
-        plgpu.barrier_wait(full)
+        mosaic_ring.load_own(here, full, (here.tokens, q_ref, q_tile))
         filled = functools.partial(mosaic_tiles.filled, interpret=interpret)
         nothing = filled(q_tile.shape, 0.0), filled((ROWS,), -math.inf), filled((ROWS,), 0.0)
         step = functools.partial(_attend, q_tile, interpret)
@@ -87,11 +83,9 @@ def _kernel(
         plgpu.copy_smem_to_gmem(lse_row, here.numbers(lse_ref, here.own_row()))
         plgpu.wait_smem_to_gmem(0)
 
-    @pl.when(here.warpgroup == CONSUMERS)
-    def _() -> None:
-        plgpu.set_max_registers(REGISTERS["producer"], action="decrease")
-        sources = [[functools.partial(here.tokens, ref)] for ref in (k_ref, v_ref)]
-        mosaic_ring.produce(walk, (k_slots, v_slots), sources)
+    sources = [[functools.partial(here.tokens, ref)] for ref in (k_ref, v_ref)]
+    producer = functools.partial(mosaic_ring.produce, walk, (k_slots, v_slots), sources)
+    mosaic_ring.run(here, q_ref.shape[1], REGISTERS, consumer, producer)
 
 
 def forward(

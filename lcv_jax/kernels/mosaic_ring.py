@@ -139,6 +139,43 @@ def walk_of(here: Program, blocks_ref: Any, starts_ref: Any, own_block: int, wal
     return Walk(blocks_ref, tuple(starts), walked_block)
 
 
+def load_own(here: Program, full: Any, *copied: tuple[Callable[[Any, Array], Any], Any, Any]) -> None:
+    """Copies a consumer's own tiles, and waits until they are there.
+
+    Args:
+        full: the barrier.
+        copied: of each `here.tokens` or `here.numbers`, the array, and the shared memory.
+    """
+    for place, source, ref in copied:
+        plgpu.copy_gmem_to_smem(place(source, here.own_row()), ref, full)
+    plgpu.barrier_wait(full)
+
+
+def run(
+    here: Program,
+    num_rows: int,
+    registers: dict[str, int],
+    consumer: Callable[[], None],
+    producer: Callable[[], None],
+) -> None:
+    """What the warpgroups of a program do.
+
+    Args:
+        num_rows: of what consumers keep: the last pair may be one block alone.
+        registers: of a thread of a "consumer" and of the "producer".
+    """
+
+    @pl.when((here.warpgroup < CONSUMERS) & (here.own_row() < num_rows))
+    def _() -> None:
+        plgpu.set_max_registers(registers["consumer"], action="increase")
+        consumer()
+
+    @pl.when(here.warpgroup == CONSUMERS)
+    def _() -> None:
+        plgpu.set_max_registers(registers["producer"], action="decrease")
+        producer()
+
+
 def consume(walk: Walk, arrays: Sequence[Slots], consumer: Array, step: Callable[..., State], state: State) -> State:
     """Walks the tiles of both lists of a consumer.
 

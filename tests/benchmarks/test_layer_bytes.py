@@ -54,3 +54,24 @@ def test_operands_count_once_and_slices_as_what_is_cut_out():
         (REST, 160, 160),
         (ATTENTION, 160, 80),
     ]
+
+
+KEPT = """
+%keep (all: f32[3,10,4], x: f32[10,4], index: s32[]) -> f32[3,10,4] {
+  %all = f32[3,10,4]{2,1,0} parameter(0)
+  %x = f32[10,4]{1,0} parameter(1)
+  %index = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %one = f32[1,10,4]{2,1,0} bitcast(%x)
+  ROOT %kept = f32[3,10,4]{2,1,0} dynamic-update-slice(%all, %one, %index, %zero, %zero)
+}
+
+%body"""
+
+
+def test_what_is_updated_in_place_counts_as_what_is_written():
+    line = "  %stored = f32[3,10,4]{2,1,0} fusion(%all.1, %squares, %index.1), kind=kLoop, calls=%keep\n"
+    line = f"  %all.1 = f32[3,10,4]{{2,1,0}} get-tuple-element(%state), index=3\n{line}  %attended"
+    text = PROGRAM.replace("%body", KEPT.lstrip(), 1).replace("  %attended", line, 1)
+    (stored,) = [kernel for kernel in kernels_of_layer(text) if "[3,10,4]" in kernel.shape]
+    assert (stored.read, stored.written) == (160 + 4, 160)
