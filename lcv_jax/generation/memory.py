@@ -16,7 +16,7 @@ from lcv_jax.pipeline import Pipeline
 
 RESERVE = 0.08
 """Share of a GPU's memory that is left for what XLA does not count."""
-WIDTHS_PER_TOKEN = 10
+WIDTHS_PER_TOKEN = 9
 """Activations of one sample, in numbers of hidden_size per token."""
 WIDTHS_PER_WAITING_TOKEN = 4
 """Of a sample that waits while another runs through a streamed layer."""

@@ -38,26 +38,43 @@ def released(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(
-    ("work", "gigabytes"),  # of python -m lcv_jax.plan TASK --gpu rtx4090 --weights stream --only denoise
-    [
-        (USUAL, 5.4),
-        (dataclasses.replace(USUAL, samples=1), 4.2),
-        (dataclasses.replace(USUAL, samples=1, adapters=1), 7.9),
-        (GUIDED_720P, 10.6),
-        (dataclasses.replace(GUIDED_720P, samples=1), 7.9),
-        (dataclasses.replace(USUAL, condition_frames=1, cached=True), 6.7),
-        (dataclasses.replace(USUAL, condition_frames=13, cached=True), 10.0),
-        (dataclasses.replace(GUIDED_720P, samples=1, frames=189), 14.7),
-    ],
-)
-def test_estimates_are_those_of_the_planner(released, work, gigabytes):
-    assert needed_bytes(released(), work, STREAMED) / 1e9 == pytest.approx(gigabytes, rel=0.1)
+def table(name):
+    """The rows of a table of docs/scaling.md, without its head."""
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    lines = page.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].splitlines()[2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
+ONE, CONDITION = dataclasses.replace(USUAL, samples=1), dataclasses.replace(USUAL, cached=True, encodes=True)
+REFINED = dataclasses.replace(GUIDED_720P, samples=1, encodes=True)
+WORKS = {
+    "text-to-video": USUAL,
+    "text-to-video --distilled --fold cfg_step_lora": ONE,
+    "text-to-video --distilled": dataclasses.replace(ONE, adapters=1),
+    "text-to-video --height 704 --width 1280": GUIDED_720P,
+    "text-to-video --height 704 --width 1280 --distilled --fold cfg_step_lora": dataclasses.replace(
+        GUIDED_720P, samples=1
+    ),
+    "image-to-video": dataclasses.replace(CONDITION, condition_frames=1),
+    "continue-video": dataclasses.replace(CONDITION, condition_frames=13),
+    "refine --spatial-only --fold refinement_lora": REFINED,
+    "refine --fold refinement_lora": dataclasses.replace(REFINED, frames=189),
+}
+
+
+@pytest.mark.parametrize(("task", "gpu", "gigabytes", "_", "on_8", "on_12", "on_16", "largest"), table("tasks"))
+def test_estimates_are_those_of_the_planner_and_promise_no_more(
+    released, task, gpu, gigabytes, _, on_8, on_12, on_16, largest
+):
+    needed = needed_bytes(released(), WORKS[task], STREAMED)
+    assert needed / 1e9 == pytest.approx(float(gigabytes.removesuffix(" GB")), rel=0.1)
+    for size, fits in ((8, on_8), (12, on_12), (16, on_16), (24, largest)):
+        assert fits == "yes" or needed > 0.92e9 * size
 
 
 def test_resident_weights_are_counted(released):
     # python -m lcv_jax.plan text-to-video --gpu rtx4090 --keep-text-encoder host [--quantize int8] --only denoise
-    assert needed_bytes(released(), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(33.1, rel=0.03)
+    assert needed_bytes(released(), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(32.4, rel=0.03)
     assert needed_bytes(released(14.16e9), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(20.1, rel=0.05)
 
 
@@ -65,7 +82,7 @@ def test_resident_weights_are_counted(released):
     ("gigabytes", "work", "index"),
     [
         ("80", USUAL, 0),
-        ("48", USUAL, 1),
+        ("48", USUAL, 0),
         ("24", USUAL, 3),
         ("8", USUAL, 3),
         ("16", GUIDED_720P, 3),
