@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -637,6 +638,20 @@ def test_the_commands_of_the_page_are_understood(monkeypatch, capsys):
         for count in chosen.output.sweep or (chosen.devices.num_gpus,):
             dataclasses.replace(chosen.devices, num_gpus=count).check()
         assert programs_of(chosen.request, chosen.sampling.checked(), chosen.networks.load())
+
+
+def test_every_table_of_the_page_is_made_again():
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "scaling.md").read_text()
+    scaling = runpy.run_path(str(docs / "scaling.py"))
+    found = [" ".join(match["arguments"].split()) for match in scaling["TABLE"].finditer(page)]
+    commands = [
+        " ".join(command.split()) for command in re.findall(r"`python -m lcv_jax\.plan ([^`]*--markdown)`", page)
+    ]
+    assert found == [command for command in commands if not command.startswith("TASK")]
+    assert len(found) > 40
+    for name in ("tasks", "frames"):
+        assert scaling["filled"](page, name, "new").count(f"<!-- {name} -->\nnew\n<!-- end -->") == 1
 
 
 def test_a_missing_compiler_is_named(monkeypatch, capsys):

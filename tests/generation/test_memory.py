@@ -75,7 +75,7 @@ def test_estimates_are_those_of_the_planner_and_promise_no_more(
 def test_resident_weights_are_counted(released):
     # python -m lcv_jax.plan text-to-video --gpu rtx4090 --keep-text-encoder host [--quantize int8] --only denoise
     assert needed_bytes(released(), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(32.4, rel=0.03)
-    assert needed_bytes(released(14.16e9), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(20.1, rel=0.05)
+    assert needed_bytes(released(14.16e9), USUAL, Holding(vae_tiles=True)) / 1e9 == pytest.approx(19.5, rel=0.03)
 
 
 @pytest.mark.parametrize(
