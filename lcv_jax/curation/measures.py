@@ -1,7 +1,7 @@
 """Measures of a clip from one decoding. Frames come one at a time; what is kept of each are a few numbers.
 
 Single frames are measured now and then (appearance.py), motion and repeated frames on small grey versions of all
-(motion.py). Text, logos and learned aesthetic scores have stages of their own.
+(motion.py, repeats.py). Text, logos and learned aesthetic scores have stages of their own.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import numpy as np
 from lcv_jax.array_types import UInt8
 from lcv_jax.curation.appearance import measure_frame
 from lcv_jax.curation.camera import classify_camera
-from lcv_jax.curation.motion import Motion, Repeats
+from lcv_jax.curation.motion import Motion
+from lcv_jax.curation.repeats import Repeats
 from lcv_jax.data.flow import small_grey
 from lcv_jax.data.media_reader import open_clip
 

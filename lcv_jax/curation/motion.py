@@ -1,4 +1,4 @@
-"""Motion of a clip: how much of it is the camera's, how much the objects', and which frames repeat the one before.
+"""Motion of a clip: how much of it is the camera's, how much the objects'.
 
 The camera's part of optical flow is a similarity (translation, zoom, rotation) that is fitted robustly to the flow
 where there is texture; the objects' part is what remains. Nothing here holds more than a few small frames.
@@ -20,14 +20,6 @@ _GRID = 4
 _ITERATIONS = 4
 _MOVES = 0.02
 """Shorter sides a second from which on a pixel moves by itself."""
-_STAYS = 0.22
-"""Pixels at half the size of the small frames, exceeded by one place in 200, up to which nothing has moved."""
-_SAME_LIGHT = 2.0
-"""Levels: the median change up to which nothing has faded."""
-_WINDOW, _NOISE = 13, 2.0
-"""Pixels of the places whose displacement is estimated; what is added to their squared gradients, for flat ones."""
-_LEAST_FREEZE = 0.25
-"""Seconds that frames repeat for to count as frozen; films on twos and threes repeat frames all the time."""
 
 
 @dataclasses.dataclass
@@ -85,62 +77,6 @@ class Motion:
             return dict.fromkeys(names, math.nan)
         means = np.mean(self._pairs, axis=0)
         return {name: float(value) for name, value in zip(names, means * (100, 100, 100, 100, 1), strict=True)}
-
-
-@dataclasses.dataclass
-class Repeats:
-    """Frames that repeat the one before, in small grey frames that come one after the other.
-
-    Encoders and grain change a still picture from frame to frame, more than a slow motion does. So what counts is
-    displacement, not change. A run of repeated frames ends at the first frame in which something is not where it was in
-    the run's first frame: motion that is too slow to be seen from frame to frame adds up.
-    """
-
-    fps: float
-
-    def __post_init__(self) -> None:
-        self.count, self._runs = 0, [0]
-        self._first = np.empty((0, 0), np.float32)
-
-    def add(self, grey_HW: UInt8[np.ndarray, "H W"]) -> None:
-        """The next frame."""
-        cv2 = import_extra("cv2", "curate", "measuring needs")
-        half_HW = cv2.resize(grey_HW, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
-        half_HW = cv2.GaussianBlur(half_HW, (0, 0), 0.8)
-        if self.count and not _has_moved(self._first, half_HW):
-            self._runs[-1] += 1
-        else:
-            self._first = half_HW
-            self._runs.append(0)
-        self.count += 1
-
-    def result(self) -> dict[str, float]:
-        """Share of frames that repeat the one before, seconds of the longest run, share in runs that are long."""
-        least = max(2, round(_LEAST_FREEZE * self.fps))
-        frozen = sum(run for run in self._runs if run >= least)
-        return {
-            "repeated_share": sum(self._runs) / max(1, self.count - 1),
-            "longest_freeze": max(self._runs) / self.fps,
-            "frozen_share": frozen / max(1, self.count - 1),
-        }
-
-
-def _has_moved(first_HW: np.ndarray, other_HW: np.ndarray) -> bool:
-    """Whether places have moved, or the light has changed: one step of Lucas and Kanade's method at every place."""
-    cv2 = import_extra("cv2", "curate", "measuring needs")
-    change_HW = other_HW - first_HW
-    if 2 * int(np.count_nonzero(np.abs(change_HW) > _SAME_LIGHT)) > change_HW.size:
-        return True
-    x_HW, y_HW = (cv2.Sobel(first_HW, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
-
-    def mean(values_HW: np.ndarray) -> np.ndarray:
-        return cv2.blur(values_HW, (_WINDOW, _WINDOW))
-
-    xx_HW, xy_HW, yy_HW = mean(x_HW * x_HW) + _NOISE, mean(x_HW * y_HW), mean(y_HW * y_HW) + _NOISE
-    xt_HW, yt_HW = mean(x_HW * change_HW), mean(y_HW * change_HW)
-    determinant_HW = xx_HW * yy_HW - xy_HW**2
-    moved_HW = np.hypot(yy_HW * xt_HW - xy_HW * yt_HW, xx_HW * yt_HW - xy_HW * xt_HW) > _STAYS * determinant_HW
-    return int(np.count_nonzero(moved_HW)) > moved_HW.size // 200
 
 
 def texture(grey_HW: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:

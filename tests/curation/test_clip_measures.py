@@ -9,7 +9,8 @@ import pytest
 
 from lcv_jax.curation.appearance import blur, colourfulness, measure_frame
 from lcv_jax.curation.measures import MEASURES, measure_file, measure_frames
-from lcv_jax.curation.motion import Motion, Repeats, fit_similarity, similarity_flow
+from lcv_jax.curation.motion import Motion, fit_similarity, similarity_flow
+from lcv_jax.curation.repeats import Repeats
 from lcv_jax.data.flow import small_grey
 from lcv_jax.data.media_writer import VideoWriter
 
@@ -110,9 +111,29 @@ def test_frozen_frames():
     assert repeats_of(slow[:6])["repeated_share"] == 1
     assert repeats_of(slow)["longest_freeze"] < 40 / FPS
     # Animation on twos repeats every other frame and freezes nowhere.
+    assert repeats_of([window(picture, x=0.1 * t) for t in range(100)])["frozen_share"] == 0
     twos = repeats_of([window(picture, x=4 * (t // 2)) for t in range(20)])
     assert twos["repeated_share"] > 0.5
     assert twos["frozen_share"] == 0
+
+
+def test_a_text_that_appears_over_a_frozen_picture_does_not_end_the_freeze():
+    picture = canvas()
+
+    def frames(texts, places):
+        for text, place in zip(texts, places, strict=True):
+            frame = np.ascontiguousarray(window(picture, x=place))
+            if text:
+                cv2.putText(frame, text, (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
+            yield frame
+
+    moving, frozen = list(range(6)), [6.0] * 9
+    texts = [""] * 11 + ["go on"] * 10
+    found = repeats_of(frames(texts, [*moving, *frozen, *range(7, 13)]))
+    assert found["longest_freeze"] == pytest.approx(8 / FPS)
+    # An object that begins to move ends it, and so does a text that comes as soon as the picture stands.
+    late = repeats_of(frames(["", "a", "ab", "abc", "abcd"] * 4, [0.0] * 20))
+    assert late["longest_freeze"] <= 2 / FPS
 
 
 @pytest.mark.parametrize("sigma", [2.0, 3.0, 5.0])

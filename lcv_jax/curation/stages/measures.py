@@ -30,7 +30,7 @@ def measure(row: Row, settings: Settings) -> Row:
 
 STAGE = Stage(
     name="measures",
-    version=2,
+    version=3,
     run=measure,
     settings=Settings(),
     reads={"clip_path": Path, "clip_digest": str},
