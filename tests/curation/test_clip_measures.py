@@ -109,9 +109,8 @@ def test_frozen_frames():
     # Motion that is not to be seen from frame to frame adds up.
     slow = [window(picture, x=0.02 * t) for t in range(100)]
     assert repeats_of(slow[:6])["repeated_share"] == 1
-    assert repeats_of(slow)["longest_freeze"] < 40 / FPS
+    assert repeats_of(slow)["frozen_share"] < 0.2
     # Animation on twos repeats every other frame and freezes nowhere.
-    assert repeats_of([window(picture, x=0.1 * t) for t in range(100)])["frozen_share"] == 0
     twos = repeats_of([window(picture, x=4 * (t // 2)) for t in range(20)])
     assert twos["repeated_share"] > 0.5
     assert twos["frozen_share"] == 0
