@@ -1,7 +1,8 @@
 """Films that show the same, found in their fingerprints: encoded again, resized, or cut out of a longer one.
 
-1. An index finds candidates. A hash of four bands of 16 bits has six keys, of two bands each: two hashes that differ in
-   at most two bits have one in common. Equal keys vote for a pair of films and the time by which one is later.
+1. An index finds candidates. A hash of eight bands of 8 bits has 56 keys, of three bands each: two hashes that differ in
+   at most five bits have one in common, and one in five of those that differ in twelve. Of libraries too large for that
+   it has six keys, of two of four bands. Equal keys vote for a pair of films and the time by which one is later.
 2. For the times with most votes frames are compared. A film is a copy if most of its frames are as in the other.
 
 No film is compared with all others: a key that many films have pairs each with a few. The index takes at most
@@ -10,27 +11,33 @@ No film is compared with all others: a key that many films have pairs each with 
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lcv_jax.array_types import Int, Shaped
-from lcv_jax.curation.fingerprints import RATE, VALID
+from lcv_jax.curation.fingerprints import VALID
 
 MOST_KEYS = 20_000_000
 """Of 16 bytes each, which are copied once to be sorted."""
+_FINE, _COARSE = (8, 3), (4, 2)
+"""Bands of a hash, and how many of them make a key: 56 keys of 24 bits, where the index has room for them all, and 6 of
+32 bits."""
 _PAIRINGS = 16
 """Films that a key pairs each one with, at most."""
 _LEAST_VOTES = 2
 """Of a time, with the times next to it."""
 _TRIED = 3
-"""Times that are compared for a pair."""
-_SAME_BITS = 14
+"""Times that are compared for a pair, besides their beginnings."""
+_SAME_BITS = 16
 """In which the hashes of two frames that show the same may differ, of 63; those of others differ in 31 or so. Strong
-compression changes 12."""
-_SHORTEST = 2 * RATE
-"""Hashes that a film needs to be compared by its pictures: two seconds."""
+compression changes 12 and more."""
+_SAME_COLOUR = 4.0
+"""Levels of 256, by which the colours of two frames that show the same may differ in the mean."""
+_SHORTEST = 3
+"""Hashes that a film needs to be compared by its pictures."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _TIMES = 1 << 20
 """More than the hashes of a film of three days."""
@@ -49,14 +56,15 @@ class Match:
     """What the first film shows at a hash, the second shows so many hashes later."""
 
 
-Hashes = Shaped[np.ndarray, "_"]
+Fingerprint = Shaped[np.ndarray, "_ 2"]
+"""Hashes and colours, uint64, as fingerprints.py reads them."""
 
 
-def find_matches(films: Sequence[Hashes], least_share: float) -> list[Match]:
+def find_matches(films: Sequence[Fingerprint], least_share: float) -> list[Match]:
     """Pairs of films of which one has at least `least_share` of its frames in common with the other.
 
     Args:
-        films: their fingerprints, uint64.
+        films: their fingerprints.
         least_share: of the frames that have a hash.
     """
     matches = []
@@ -71,23 +79,29 @@ def _larger_share(match: Match) -> float:
     return max(match.first_share, match.second_share)
 
 
-def _compare(films: Sequence[Hashes], first: int, second: int, offset: int) -> Match:
+def _compare(films: Sequence[Fingerprint], first: int, second: int, offset: int) -> Match:
     """How much two films have in common at a time; frames may be a quarter of a second off."""
     shares = []
     for one, other, shift in ((films[first], films[second], offset), (films[second], films[first], -offset)):
-        places_T = np.flatnonzero(one & VALID)
+        places_T = np.flatnonzero(one[:, 0] & VALID)
         same_T = np.zeros(len(places_T), bool)
         for near in (shift - 1, shift, shift + 1):
             there_T = places_T + near
             within_T = (there_T >= 0) & (there_T < len(other))
-            hashes = other[there_T[within_T]]
-            bits = np.bitwise_count(one[places_T[within_T]] ^ hashes)
-            same_T[within_T] |= (bits <= _SAME_BITS) & ((hashes & VALID) > 0)
+            same_T[within_T] |= _alike(one[places_T[within_T]], other[there_T[within_T]])
         shares.append(float(same_T.mean()) if len(same_T) else 0.0)
     return Match(first, second, shares[0], shares[1], offset)
 
 
-def _candidates(films: Sequence[Hashes]) -> Iterator[tuple[int, int, list[int]]]:
+def _alike(one_T2: np.ndarray, other_T2: np.ndarray) -> np.ndarray:
+    """Whether frames show the same."""
+    bits_T = np.bitwise_count(one_T2[:, 0] ^ other_T2[:, 0])
+    colours = (np.ascontiguousarray(each[:, 1]).view(np.uint8).reshape(-1, 8).astype(int) for each in (one_T2, other_T2))
+    apart_T = np.abs(np.subtract(*colours)).mean(axis=1)
+    return (bits_T <= _SAME_BITS) & ((other_T2[:, 0] & VALID) > 0) & (apart_T <= _SAME_COLOUR)
+
+
+def _candidates(films: Sequence[Fingerprint]) -> Iterator[tuple[int, int, list[int]]]:
     """Pairs of films, and the times at which they may show the same, those with most votes."""
     keys, film, time = _index(films)
     votes = [np.zeros((0, 2), np.int64)]
@@ -110,20 +124,23 @@ def _candidates(films: Sequence[Hashes]) -> Iterator[tuple[int, int, list[int]]]
         if max(near.values()) < _LEAST_VOTES:
             continue
         best = sorted(near, key=lambda offset: (-near[offset], -counts[offset], offset))[:_TRIED]
-        yield *divmod(pair, len(films)), best
+        # Copies begin together; where little moves, the votes may say otherwise.
+        yield *divmod(pair, len(films)), sorted({*best, 0})
 
 
 def _index(
-    films: Sequence[Hashes],
+    films: Sequence[Fingerprint],
 ) -> tuple[Shaped[np.ndarray, " K"], Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
     """Keys in order, each once for a film, with the film and the time at which it comes first."""
-    chosen = [_changes(hashes) for hashes in films]
-    total = 6 * sum(map(len, chosen))
+    chosen = [_changes(film[:, 0]) for film in films]
+    count = sum(map(len, chosen))
+    bands, of_them = _FINE if math.comb(*_FINE) * count <= MOST_KEYS else _COARSE
+    total = math.comb(bands, of_them) * count
     part = np.uint64(-(-total // MOST_KEYS) or 1)
     keys, owners, times = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    for number, (hashes, places) in enumerate(zip(films, chosen, strict=True)):
-        found = _keys(hashes[places])
-        place = np.tile(places, 6)
+    for number, (film, places) in enumerate(zip(films, chosen, strict=True)):
+        found = _keys(film[places, 0], bands, of_them)
+        place = np.tile(places, math.comb(bands, of_them))
         kept = (found * _MIX >> np.uint64(32)) % part == 0
         values, first = np.unique(found[kept], return_index=True)
         keys.append(values)
@@ -142,14 +159,17 @@ def _changes(hashes: np.ndarray) -> np.ndarray:
     return np.flatnonzero(changed & ((hashes & VALID) > 0))
 
 
-def _keys(hashes: np.ndarray) -> np.ndarray:
-    """The six keys of each hash, one after the other: which bands, and their bits."""
-    bands = [(hashes >> np.uint64(16 * number)) & np.uint64(0xFFFF) for number in range(4)]
-    pairs = itertools.combinations(range(4), 2)
-    return np.concatenate([
-        np.uint64(number << 32) | bands[one] << np.uint64(16) | bands[other]
-        for number, (one, other) in enumerate(pairs)
-    ])  # fmt: skip
+def _keys(hashes: np.ndarray, bands: int, of_them: int) -> np.ndarray:
+    """All keys of each hash, one after the other: the number of a choice of `of_them` bands, and their bits."""
+    width = np.uint64(64 // bands)
+    parts = [(hashes >> (width * np.uint64(number))) & ((np.uint64(1) << width) - np.uint64(1)) for number in range(bands)]
+    keys = []
+    for number, choice in enumerate(itertools.combinations(parts, of_them)):
+        key = np.full(len(hashes), number, np.uint64)
+        for part in choice:
+            key = key << width | part
+        keys.append(key)
+    return np.concatenate(keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +184,7 @@ class Original:
 
 
 def find_originals(
-    films: Sequence[Hashes], groups: Sequence[object], ranks: Sequence[tuple[Any, ...]], least_share: float
+    films: Sequence[Fingerprint], groups: Sequence[object], ranks: Sequence[tuple[Any, ...]], least_share: float
 ) -> list[Original | None]:
     """For each film the one that is kept in its place; None: it is kept itself.
 
@@ -181,7 +201,7 @@ def find_originals(
         within[match.first][match.second] = match.first_share
         within[match.second][match.first] = match.second_share
     # The longest first: what a film is a part of comes before it.
-    lengths = [int(np.count_nonzero(hashes & VALID)) for hashes in films]
+    lengths = [int(np.count_nonzero(film[:, 0] & VALID)) for film in films]
     order = sorted(range(len(films)), key=lambda film: (lengths[film], ranks[film], -film), reverse=True)
     heads: dict[object, int] = {}
     found: dict[int, Original] = {}

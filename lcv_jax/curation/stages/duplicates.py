@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import numpy as np
-
 from lcv_jax.bounds import Bounds, check_fields
 from lcv_jax.curation.duplicates import find_originals
+from lcv_jax.curation.fingerprints import read_fingerprint
 from lcv_jax.curation.stage import GroupStage
 
 
@@ -31,7 +30,7 @@ def find_duplicates(columns: Mapping[str, Sequence[Any]], settings: Settings) ->
     names = ("source_height", "source_width", "source_frames", "bytes")
     sizes = zip(*(columns[name] for name in names), columns["source"], strict=True)
     ranks = [(height * width, frames, size, source) for height, width, frames, size, source in sizes]
-    films = [np.frombuffer(each, "<u8") for each in columns["fingerprint"]]
+    films = [read_fingerprint(each) for each in columns["fingerprint"]]
     found = find_originals(films, columns["source_id"], ranks, settings.least_share)
     return {
         "duplicate_of": [each and columns["source"][each.film] for each in found],
@@ -42,7 +41,7 @@ def find_duplicates(columns: Mapping[str, Sequence[Any]], settings: Settings) ->
 
 STAGE = GroupStage(
     name="duplicates",
-    version=2,
+    version=3,
     run=find_duplicates,
     settings=Settings(),
     of="source",

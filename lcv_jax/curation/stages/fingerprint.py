@@ -1,4 +1,4 @@
-"""Perceptual hashes of a source's frames, for the stage duplicates; curation/fingerprints.py says how."""
+"""Perceptual hashes and colours of a source's frames, for the stage duplicates; curation/fingerprints.py says how."""
 
 import dataclasses
 from pathlib import Path
@@ -13,13 +13,13 @@ class Settings:
 
 
 def run(row: Row, settings: Settings) -> Row:
-    """The fingerprint of a film, 32 bytes a second; of a file that could be probed."""
+    """The fingerprint of a film, 64 bytes a second; of a file that could be probed."""
     return {"fingerprint": fingerprint(row["path"])}
 
 
 STAGE = Stage(
     name="fingerprint",
-    version=1,
+    version=2,
     run=run,
     settings=Settings(),
     of="source",
