@@ -9,11 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.curation import Row, share
 from lcv_jax.curation.duplicates import find_originals
-from lcv_jax.curation.fingerprints import fingerprint
+from lcv_jax.curation.fingerprints import fingerprint, read_fingerprint
 from lcv_jax.curation.stages.duplicates import Settings
 from lcv_jax.data.media_reader import open_clip, stream_video
 from lcv_jax.data.media_writer import VideoWriter
@@ -35,7 +33,7 @@ def duplicates(films: Sequence[Path]) -> list[Row]:
             copy = Path(folder) / "copy.mp4"
             _write_copy(film, copy, is_small=number % 2 == 1)
             for path in (film, copy):
-                hashes.append(np.frombuffer(fingerprint(path), np.uint64))
+                hashes.append(read_fingerprint(fingerprint(path)))
                 sizes.append((truth["height"] * truth["width"] if path == film else 0, len(hashes[-1])))
     found = find_originals(hashes, [None] * len(hashes), sizes, Settings().least_share)
     kept = [place if each is None else each.film for place, each in enumerate(found)]
@@ -63,7 +61,7 @@ def _write_copy(film: Path, copy: Path, *, is_small: bool) -> None:
         rate, seconds = clip.timeline.rate, float(clip.timeline.seconds)
         height, width, _ = next(clip.pictures([0])).shape
     fps = rate if is_small else 15
-    frames = stream_video(film, fps, 0 if is_small else 0.41 * seconds)
+    frames = stream_video(film, fps, 0.0 if is_small else 0.41 * seconds)
     count = int(seconds * fps * (1 if is_small else _EXCERPT))
     size = (height // 4 * 2, width // 4 * 2) if is_small else (height, width)
     options = {"preset": "veryfast", "threads": "1"}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from lcv_jax.curation.clips import write_clip
 from lcv_jax.curation.library import Library
@@ -75,11 +76,9 @@ def pooled(out: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((out / "scores").glob("*.json")):
         for name, value in json.loads(path.read_text(encoding="utf-8"))["measured"].items():
             found[path.stem.partition("_")[0]][name].append(value)
-    return {
-        name: {measure: _over_seeds(found[name][measure]) for measure in MEASURES}
-        for name in ("start", "blind", "cut", "curated")
-        if name in found
-    }
+    order = ("start", "blind", "cut", "curated")
+    names = [name for name in order if name in found] + sorted(found.keys() - set(order))
+    return {name: {measure: _over_seeds(found[name][measure]) for measure in MEASURES} for name in names}
 
 
 def _over_seeds(values: list[dict[str, float]]) -> dict[str, Any]:
@@ -93,6 +92,13 @@ def _over_seeds(values: list[dict[str, float]]) -> dict[str, Any]:
     return {"seeds": means, "mean": mean, "low": mean - wide, "high": mean + wide}
 
 
+def difference(ones: list[float], others: list[float]) -> str:
+    """The mean over seeds with its interval by Student's t."""
+    apart = np.subtract(ones, others)
+    wide = stats.t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / math.sqrt(len(apart))
+    return f"{apart.mean():+.3g} ± {wide:.2g}"
+
+
 def table(out: Path, result: Path | None = None) -> None:
     """Prints the measures as Markdown; writes them and where they are from to a file, if one is given."""
     found = pooled(out)
@@ -102,12 +108,17 @@ def table(out: Path, result: Path | None = None) -> None:
     for measure in MEASURES:
         cells = ["{mean:.3g} ({low:.3g}-{high:.3g})".format(**found[name][measure]) for name in found]
         print(f"| {measure} | " + " | ".join(cells) + " |")
+    without = [name for name in found if name.startswith("without-") and seeds[name] == seeds["curated"] > 1]
+    if without:
+        print("\n| curated - without a rule, by seed (95 % interval) | " + " | ".join(without) + " |")
+        print("|---" * (len(without) + 1) + "|")
+    for measure in MEASURES if without else ():
+        cells = [difference(found["curated"][measure]["seeds"], found[name][measure]["seeds"]) for name in without]
+        print(f"| {measure} | " + " | ".join(cells) + " |")
     if result is not None:
-        manifests = {
-            "blind": out / "blind" / "manifest.jsonl",
-            "cut": out / "cut.jsonl",
-            "curated": out / "curated.jsonl",
-        }
+        manifests = {name: out / f"{name}.jsonl" for name in found if name not in ("start", "blind")}
+        if "blind" in found:
+            manifests["blind"] = out / "blind" / "manifest.jsonl"
         clips = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in manifests.items()}
         about = {
             "date": datetime.date.today().isoformat(),

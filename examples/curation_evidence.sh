@@ -23,9 +23,11 @@ mkdir -p "$out/scores"
 encode "$out/blind/manifest.jsonl" "$out/encoded_blind"
 python -m lcv_jax.curate run "$out/planted/films" "$out/library" --stages probe fingerprint duplicates segment clips measures logo --segment.shortest 1.2
 keep() {
-  python -m lcv_jax.curate select "$out/library" "$out/selected.jsonl" --default-caption "to be replaced" "${@:2}"
-  python examples/curation_evidence.py caption "$out/planted/films" "$out/library" "$out/selected.jsonl" "$out/$1.jsonl"
-  encode "$out/$1.jsonl" "$out/encoded_$1"
+  local set=$1
+  shift
+  python -m lcv_jax.curate select "$out/library" "$out/selected.jsonl" --default-caption "to be replaced" "$@"
+  python examples/curation_evidence.py caption "$out/planted/films" "$out/library" "$out/selected.jsonl" "$out/$set.jsonl"
+  encode "$out/$set.jsonl" "$out/encoded_$set"
 }
 rules=(--most-flicker 2 --most-clipped-dark 0.5 --most-edge-width 0.4 --most-logo 0.5)
 keep cut

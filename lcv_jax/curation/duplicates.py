@@ -1,8 +1,8 @@
 """Films that show the same, found in their fingerprints: encoded again, resized, or cut out of a longer one.
 
-1. An index finds candidates. A hash of eight bands of 8 bits has 56 keys, of three bands each: two hashes that differ in
-   at most five bits have one in common, and one in five of those that differ in twelve. Of libraries too large for that
-   it has six keys, of two of four bands. Equal keys vote for a pair of films and the time by which one is later.
+1. An index finds candidates. A hash of eight bands of 8 bits has 56 keys, of three bands each: two hashes that differ
+   in at most five bits have one in common, and one in five of those that differ in twelve. Of libraries too large for
+   that it has six keys, of two of four bands. Equal keys vote for a pair of films and the time by which one is later.
 2. For the times with most votes frames are compared. A film is a copy if most of its frames are as in the other.
 
 No film is compared with all others: a key that many films have pairs each with a few. The index takes at most
@@ -96,8 +96,8 @@ def _compare(films: Sequence[Fingerprint], first: int, second: int, offset: int)
 def _alike(one_T2: np.ndarray, other_T2: np.ndarray) -> np.ndarray:
     """Whether frames show the same."""
     bits_T = np.bitwise_count(one_T2[:, 0] ^ other_T2[:, 0])
-    colours = (np.ascontiguousarray(each[:, 1]).view(np.uint8).reshape(-1, 8).astype(int) for each in (one_T2, other_T2))
-    apart_T = np.abs(np.subtract(*colours)).mean(axis=1)
+    bytes_T8 = (np.ascontiguousarray(each[:, 1]).view(np.uint8).reshape(-1, 8) for each in (one_T2, other_T2))
+    apart_T = np.abs(np.subtract(*bytes_T8, dtype=int)).mean(axis=1)
     return (bits_T <= _SAME_BITS) & ((other_T2[:, 0] & VALID) > 0) & (apart_T <= _SAME_COLOUR)
 
 
@@ -162,7 +162,8 @@ def _changes(hashes: np.ndarray) -> np.ndarray:
 def _keys(hashes: np.ndarray, bands: int, of_them: int) -> np.ndarray:
     """All keys of each hash, one after the other: the number of a choice of `of_them` bands, and their bits."""
     width = np.uint64(64 // bands)
-    parts = [(hashes >> (width * np.uint64(number))) & ((np.uint64(1) << width) - np.uint64(1)) for number in range(bands)]
+    band = (np.uint64(1) << width) - np.uint64(1)
+    parts = [hashes >> (width * np.uint64(number)) & band for number in range(bands)]
     keys = []
     for number, choice in enumerate(itertools.combinations(parts, of_them)):
         key = np.full(len(hashes), number, np.uint64)

@@ -117,7 +117,7 @@ class _Run:
         return True
 
     def _displacement(self, change_HW: np.ndarray) -> np.ndarray:
-        """x and y at every place, up to the sign."""
+        """Pixels along x and y at every place, up to the sign."""
         xt_HW, yt_HW = (_mean(slope_HW * change_HW) for slope_HW in self._slope_2HW)
         x_HW, y_HW = self._yy_HW * xt_HW - self._xy_HW * yt_HW, self._xx_HW * yt_HW - self._xy_HW * xt_HW
         return np.stack([x_HW, y_HW]) / (self._xx_HW * self._yy_HW - self._xy_HW**2)
@@ -140,4 +140,3 @@ class _Run:
 def _mean(values_HW: np.ndarray) -> np.ndarray:
     cv2 = import_extra("cv2", "curate", "measuring needs")
     return cv2.blur(values_HW, (_WINDOW, _WINDOW))
-

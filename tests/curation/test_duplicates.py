@@ -115,7 +115,7 @@ def test_many_films_are_not_compared_with_each_other(monkeypatch):
 
 
 def test_strong_compression_is_found_where_the_index_has_room():
-    """Hashes of which 12 bits are wrong have three of eight bands in common now and then, and hardly ever two of four."""
+    """Hashes of which 12 bits are wrong often have three of eight bands in common, and hardly ever two of four."""
     (film,), rng = random_films(1, 24), np.random.default_rng(1)
     wrong = [sum(1 << int(bit) for bit in rng.choice(63, 12, replace=False)) for _ in film]
     copy = film ^ np.array([[bits, 0] for bits in wrong], np.uint64)
