@@ -20,9 +20,9 @@ WIDTHS_PER_TOKEN = 9
 """Activations of one sample, in numbers of hidden_size per token."""
 WIDTHS_PER_WAITING_TOKEN = 4
 """Of a sample that waits while another runs through a streamed layer."""
-DECODER_BYTES_PER_PIXEL = 12_000
+DECODER_BYTES_PER_PIXEL = 13_000
 FRAME_BYTES_PER_PIXEL = 12
-TILED_BYTES = 1_700_000_000
+TILED_BYTES = 2_500_000_000
 VAE_BYTES = 260_000_000
 ADAPTER_SHARE = 0.14
 """Of the layers' bytes, for an adapter of the released rank that is added as the model runs."""
@@ -137,15 +137,19 @@ def needed_bytes(pipeline: Pipeline, work: Work, holding: Holding) -> int:
     if work.adapters and pipeline.fold_adapters and holding.weights == "resident":
         as_it_runs = layers  # a folded copy
     kept = text_held if holding.keep_text_encoder == "device" else 0
-    pixels = work.height * work.width
-    frames = FRAME_BYTES_PER_PIXEL * pixels * work.frames
-    decoder = TILED_BYTES if holding.vae_tiles else DECODER_BYTES_PER_PIXEL * pixels
     stages = (
         text_held,
         kept + held + activations + cache + as_it_runs + (VAE_BYTES if work.encodes else 0),
-        kept + resting + as_it_runs + VAE_BYTES + decoder + frames,
+        kept + resting + as_it_runs + frames_bytes(work, tiles=holding.vae_tiles),
     )
     return max(stages)
+
+
+def frames_bytes(work: Work, *, tiles: bool) -> int:
+    """Of the autoencoder and its frames."""
+    pixels = work.height * work.width
+    decoder = TILED_BYTES if tiles else DECODER_BYTES_PER_PIXEL * pixels
+    return VAE_BYTES + decoder + FRAME_BYTES_PER_PIXEL * pixels * work.frames
 
 
 def _stored_itemsize(pipeline: Pipeline) -> int:
