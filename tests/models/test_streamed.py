@@ -15,7 +15,7 @@ from lcv_jax.checkpoint import store, streamed
 from lcv_jax.models import dit
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.quantize import quantize
-from lcv_jax.models.streamed import PackedLayers, pack, packed_shapes, replace_stack, resting_place
+from lcv_jax.models.streamed import PackedLayers, _write_row, pack, packed_shapes, replace_stack, resting_place
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.planning import compiling
@@ -189,3 +189,15 @@ def test_each_layer_is_one_copy_that_spans_the_layer_before(gpu):
     assert compiled.memory.host_argument_size_in_bytes > 27e9
     device = compiled.memory.argument_size_in_bytes + compiled.memory.temp_size_in_bytes
     assert device < 6e9
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="no XLA compiler for GPUs")
+def test_a_gpu_writes_a_row_in_place():
+    machine = plan.Devices(gpu="rtx4090").machine()
+    rows_PN = machine.place(packed_shapes(parameter_shapes(Networks(), "dit", jnp.dtype("bfloat16"))["blocks"])).rows_PN
+    row_N, index = machine.place(
+        [jax.ShapeDtypeStruct(rows_PN.shape[1:], jnp.uint8), jax.ShapeDtypeStruct((), jnp.int32)]
+    )
+    memory = _write_row.trace(rows_PN, row_N, index).lower().compile().memory_analysis()
+    assert memory.host_alias_size_in_bytes == rows_PN.size > 27e9
+    assert memory.temp_size_in_bytes + memory.host_temp_size_in_bytes < 1e6
