@@ -17,8 +17,9 @@ from lcv_jax.array_types import Array
 LAYOUT = plgpu.Layout.WGMMA
 SWIZZLE = 128
 """Bytes of a row that shared memory permutes for TMA and products: 64 numbers of 16 bits."""
-LOAD_TAKES_INDEX = "idx" in inspect.signature(plgpu.load).parameters
-"""JAX 0.10."""
+_LOAD_INDEX = inspect.signature(plgpu.load).parameters.get("idx")
+LOAD_NEEDS_INDEX = _LOAD_INDEX is not None and _LOAD_INDEX.default is inspect.Parameter.empty
+"""In JAX 0.10; in 0.11 it is deprecated, in 0.12 gone."""
 
 
 def memory(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
@@ -37,7 +38,7 @@ def row_numbers(ref: Any, *, axis: int, interpret: bool) -> Array:
     """Float32 numbers in shared memory, one for every row (axis 0) or column (axis 1) of a tile."""
     if interpret:
         return ref[...]
-    return plgpu.load(ref, *((),) * LOAD_TAKES_INDEX, layout=LAYOUT.reduce(1 - axis))
+    return plgpu.load(ref, *((),) * LOAD_NEEDS_INDEX, layout=LAYOUT.reduce(1 - axis))
 
 
 def spread(x: Array, shape: tuple[int, ...], *, axis: int = 0) -> Array:
