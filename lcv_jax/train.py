@@ -167,10 +167,10 @@ def train(cfg: TrainConfig) -> None:
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
             if isinstance(base, Pipeline):
                 check_sizes(cfg, base, [size for _, size in inputs.kinds])
+            rows = check_data(cfg, inputs.rows)
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)
                 return
-            rows = check_data(cfg, inputs.rows)
             note(_summary(cfg, learner, start, checkpoints.latest))
             frozen = start.frozen()
             if checkpoints.latest is None:
@@ -260,6 +260,7 @@ def _steps(
             kind, batch = inputs.next(state, frozen)
             waited = time.perf_counter() - asked
             if step == 1:
+                observe.validate(0, state)
                 observe(0, state, batch)
             name, shapes = _kind_of(kind, batch)
             with metrics.compiling(f"the step for {name}", (kind, shapes)):
@@ -270,6 +271,7 @@ def _steps(
             in_flight.append((step, measured))
             if len(in_flight) > AHEAD:
                 _check_finite(cfg, *in_flight.pop(0))
+            observe.validate(step, state)  # before a checkpoint, lest one of diverged weights takes a good one's place
             stopping = stop.at(step) or stopping
             due = due or step % cfg.checkpoints.every == 0 or step == cfg.steps or stopping
             if due and inputs.at_rest:

@@ -25,7 +25,9 @@ from lcv_jax.training.step import Measured
 
 JSONL = "metrics.jsonl"
 RISES, RISES_OVER_FIRST = 10.0, 2.0
-"""A run has diverged when the loss is so many times its lowest, and so many times its first."""
+"""A run has diverged when the loss is so many times its lowest, and so many times its first. The loss on held-out clips
+has the same noise each time, so that a multiple of its first is enough. It is what finds adapters that diverge: norms
+of the frozen network bound their output, and their training loss stays near that of a random guess."""
 
 
 @dataclasses.dataclass
@@ -56,13 +58,19 @@ class Metrics:
         self._compiled: set[Any] = set()
         self._paused = 0.0
         self._lowest = self._first_loss = math.inf
+        self._first_validation: float | None = None
+        self._good = 0
         self._writes = jax.process_index() == 0
-        if not self._writes:
-            return
         self._file = run / JSONL
         if self._file.is_file():
             kept = [line for line in _whole_lines(self._file) if line["step"] <= first_step]
-            write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+            for line in kept:
+                if (loss := line.get("validation_loss")) is not None:
+                    self._remember_validation(loss, line["step"])
+            if self._writes:
+                write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+        if not self._writes:
+            return
         self._board = TensorBoard(run / "tensorboard", first_step + 1)
         self._console = ConsoleLines(first_step, last_step)
 
@@ -122,6 +130,23 @@ class Metrics:
                 f"training diverged: at step {line['step']} the loss is {loss:.3g}, after {self._lowest:.3g} at its "
                 "lowest. The last checkpoint in the run's folder is from before; lower optimizer.learning_rate"
             )
+
+    def check_validation(self, loss: float, step: int) -> None:
+        """Raises FloatingPointError where the loss on held-out clips is far above the one before the first step."""
+        first = self._first_validation
+        if first is not None and first > 0 and not loss <= RISES_OVER_FIRST * first:
+            good = f"Checkpoints up to step {self._good} are good" if self._good else "There is no good checkpoint"
+            raise FloatingPointError(
+                f"training diverged: at step {step} the validation loss is {loss:.3g}, after {first:.3g} before the "
+                f"first step. {good}; start another --run with a lower optimizer.learning_rate"
+            )
+        self._remember_validation(loss, step)
+
+    def _remember_validation(self, loss: float, step: int) -> None:
+        if self._first_validation is None:
+            self._first_validation = loss
+        if loss <= RISES_OVER_FIRST * self._first_validation:
+            self._good = step
 
     def add_image(self, name: str, image_HWC: np.ndarray, step: int) -> None:
         """A picture, in RUN/NAME/STEP.png and for TensorBoard."""

@@ -44,22 +44,32 @@ class Observer:
                 self._evaluation = Evaluation(cfg, base)
         self._reference: np.ndarray | None = None
 
+    def validate(self, step: int, state: TrainState) -> None:
+        """The loss on held-out clips, if it is due at this step, as it is at the last one.
+
+        Raises:
+            FloatingPointError: it is far above the one before the first step.
+        """
+        every = self._cfg.validation.every
+        if self._validation is None or every is None or (step % every and step != self._cfg.steps):
+            return
+        jax.block_until_ready(state)
+        with self._metrics.paused():
+            found = self._validation.measure(state, choose(state, kept_weights(self._cfg)[0]), self._frozen)
+            self._metrics.add_values(found, step)
+        if "average" not in self._cfg.objective.needs:  # whose targets change along with the weights
+            self._metrics.check_validation(found["validation_loss"], step)
+
     def __call__(self, step: int, state: TrainState, batch: dict[str, Any]) -> None:
-        """Whatever is due at this step."""
-        samples, validation, evaluation = (
-            part.every for part in (self._cfg.samples, self._cfg.validation, self._cfg.evaluation)
-        )
-        validates = validation is not None and step % validation == 0
+        """The samples and scores that are due at this step."""
+        samples, evaluation = self._cfg.samples.every, self._cfg.evaluation.every
         evaluates = evaluation is not None and step % evaluation == 0
         shows = samples is not None and (step % samples == 0 or step == samples // 4)
-        if not validates and not shows and not evaluates:
+        if not shows and not evaluates:
             return
         jax.block_until_ready(state)
         params = choose(state, kept_weights(self._cfg)[0])
         with self._metrics.paused():
-            if validates:
-                assert self._validation is not None
-                self._metrics.add_values(self._validation.measure(state, params, self._frozen), step)
             if shows:
                 self._show(step, params, batch)
             if evaluates:

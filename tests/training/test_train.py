@@ -376,6 +376,15 @@ def test_a_run_goes_on_with_its_data_and_names_what_differs(whole, tmp_path):
     assert len(recorded[1]["sha256"]) == 64
 
 
+def test_a_run_that_is_done_is_not_taken_for_one_of_other_data(whole, tmp_path):
+    other = tmp_path / "data"
+    shutil.copytree(whole.data.path, other)
+    for path in (other / "shards").glob("*.json"):
+        path.write_text(path.read_text().replace('"clip 0"', '"a cat"'))
+    with pytest.raises(ValueError, match=r'captions of 0 was \["clip 0"\], is \["a cat"\]'):
+        train.train(dataclasses.replace(whole, data=dataclasses.replace(whole.data, path=other)))
+
+
 def test_a_run_in_use_is_refused(config):
     cfg = config(devices=ONE)
     holder = subprocess.Popen(

@@ -17,12 +17,13 @@ from lcv_jax.evaluation.measures import measure_clip
 from lcv_jax.evaluation.suite_sampling import video_seed
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.rewards.config import RewardSource
-from lcv_jax.training.config import DevicesConfig, LoggingConfig, OptimizerConfig
+from lcv_jax.training.config import CheckpointsConfig, DevicesConfig, LoggingConfig, OptimizerConfig
 from lcv_jax.training.console import ConsoleLines
 from lcv_jax.training.metrics import Metrics, Work
 from lcv_jax.training.observe_config import EvaluationConfig, SamplesConfig, ValidationConfig
 from lcv_jax.training.samples import grid
 from lcv_jax.training.state import learning_rate
+from lcv_jax.training.validation import Validation
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +154,32 @@ def test_an_exploding_loss_ends_the_run(tmp_path):
             opened.add(step, of_loss(loss), work)
         with pytest.raises(FloatingPointError, match=r"diverged: at step 4 the loss is 30, after 0\.2 at its lowest"):
             opened.add(4, of_loss(30.0), work)
+
+
+def test_held_out_clips_tell_of_divergence_of_a_loss_that_is_bounded(tmp_path):
+    lines = [{"step": 0, "validation_loss": 0.6}, {"step": 10, "validation_loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    resumed = {"first_step": 10, "last_step": 100, "peak_flops": None}
+    with Metrics(tmp_path, LoggingConfig(every=1), **resumed) as opened:
+        opened.check_validation(1.1, 20)
+        for loss in (1.3, math.nan):
+            with pytest.raises(FloatingPointError, match=r"diverged: at step 30 .* 0\.6 before .*to step 20 are good"):
+                opened.check_validation(loss, 30)
+
+
+def test_weights_that_diverged_take_no_good_checkpoint_s_place(config, monkeypatch):
+    losses = iter([0.6, 2.0, 2.0])
+    monkeypatch.setattr(Validation, "measure", lambda *_: {"validation_loss": next(losses)})
+    cfg = config(
+        data=dataclasses.replace(config().data, held_out=0.25),
+        checkpoints=CheckpointsConfig(every=1),
+        validation=ValidationConfig(every=3),
+    )
+    for _ in range(2):  # nor does the same command finish the run
+        with pytest.raises(FloatingPointError, match=r"at step 3 the validation loss is 2, after 0\.6"):
+            train.train(cfg)
+        assert sorted(path.name for path in (cfg.run / "checkpoints").iterdir()) == ["1", "2"]
+        assert not (cfg.run / "weights").exists()
 
 
 def test_what_compiles_counts_neither_for_a_step_nor_for_the_time_left(tmp_path, capsys, monkeypatch):
