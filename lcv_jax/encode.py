@@ -138,10 +138,11 @@ def encode(arguments: Arguments) -> None:
             captions = [caption for entry in mine for caption in entry.captions]
             if told := unknown_words(*networks.unknown(captions), str(arguments.checkpoint)):
                 warnings.warn(told, stacklevel=2)
-            _write_special_captions(folder, arguments.negative_prompt, networks)
             preview = Preview(arguments, networks)
             _encode_part(job, networks, state, mine, arguments.readers, preview)
             preview.write()
+            if state.encoded:  # else no network was needed, and the index says why there is nothing
+                _write_special_captions(folder, arguments.negative_prompt, networks)
             state.finish(len(mine))
             if told := too_short_clips(job.groups, state.left_out["too_short"], job.fps):
                 warnings.warn(told, stacklevel=2)

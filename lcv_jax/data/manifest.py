@@ -97,6 +97,11 @@ def sort_lines(path: Path, read: Callable[[dict[str, Any], Path], Entry]) -> tup
         ImportError: Parquet needs pyarrow, which is not installed.
     """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder; a manifest is a .jsonl, .csv or .parquet that lists clips, such as a .jsonl with a "
+            'line {"path": "clip.mp4", "caption": "a cat jumps"} for each'
+        )
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: a manifest is .jsonl, .csv or .parquet, got {path.suffix or 'no suffix'!r}")
     if not path.is_file():

@@ -110,6 +110,8 @@ def test_a_wrong_file(tmp_path, name, content, message):
 
 
 def test_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; a manifest is a \.jsonl, .* that lists clips"):
+        read_manifest(tmp_path)
     with pytest.raises(OSError, match="no such manifest"):
         read_manifest(tmp_path / "m.jsonl")
 
