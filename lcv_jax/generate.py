@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from lcv_jax.bounds import Axis, Bounds, Count, Whole, check_fields
-from lcv_jax.checkpoint.store import package_versions
+from lcv_jax.checkpoint.store import list_adapters, package_versions
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.data.frames import contact_sheet, evenly, to_uint8
 from lcv_jax.data.media_writer import VideoWriter, write_frames, write_image
@@ -55,7 +55,7 @@ from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_on
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.parallel.sharding import REPLICATED, full_sharding
 from lcv_jax.pipeline import CAPTIONS_KEPT, Pipeline, load_pipeline
-from lcv_jax.sampling.options import SamplingOptions
+from lcv_jax.sampling.options import DISTILLED_ADAPTER, REFINEMENT_ADAPTER, STREAM_ADAPTER, SamplingOptions
 from lcv_jax.user_files import check_writable, read_json
 
 SHEET_FRAMES = 16
@@ -410,6 +410,8 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
     """Makes and writes the videos of a task."""
     started, made_by = time.monotonic(), from_first(lambda: _made_by(task, pipeline, files))
     pipeline.skipped_steps.clear()
+    if is_first() and (told := _told_adapters(task, pipeline)):
+        print(told, file=sys.stderr)
     with progress_bar() as listeners:
         for result in task.run(pipeline, files.output.with_suffix(".segments"), listeners):
             if not is_first():
@@ -432,6 +434,17 @@ def _make(task: Task, pipeline: Pipeline, files: Files) -> None:
             write_json(output.with_suffix(".json"), sidecar)
             result.finish()
             print(f"wrote {output}: {video['num_frames']} frames of {video['width']} x {video['height']}")
+
+
+def _told_adapters(task: Task, pipeline: Pipeline) -> str:
+    """The adapters that were asked for, or those of the checkpoint that could have been; not those of the tasks."""
+    if task.options.adapters:
+        return "adapters: " + ", ".join(f"{name} {multiplier:g}" for name, multiplier in task.options.adapters)
+    of_tasks = DISTILLED_ADAPTER, REFINEMENT_ADAPTER, STREAM_ADAPTER
+    unused = [name for name in list_adapters(pipeline.folder) if name not in of_tasks]
+    if not unused:
+        return ""
+    return f"adapters: none; {pipeline.folder} has {', '.join(unused)}, which --adapters {unused[0]} 1 would add"
 
 
 def write_result(result: Result, files: Files) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The command line: files made, files repeated, and every mistake answered in one line."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import os
@@ -599,6 +600,16 @@ def test_a_warning_comes_once_and_before_weights_load(cli, monkeypatch, capsys, 
     assert seen[0].startswith("warning: ")
     assert seen[0].count("\n") == 1
     assert warning in seen[0]
+
+
+def test_the_adapters_that_are_used_or_forgotten_are_told(tiny_checkpoint, monkeypatch):
+    told = functools.partial(generate._told_adapters, pipeline=load_pipeline(tiny_checkpoint))
+    used = tasks.task_from_json({"prompt": "a", "adapters": [["style", 0.8], ["x.safetensors", 1]]})
+    plain = tasks.task_from_json({"prompt": "a"})
+    assert told(used) == "adapters: style 0.8, x.safetensors 1"
+    assert told(plain) == ""  # the released ones belong to tasks
+    monkeypatch.setattr(generate, "list_adapters", lambda _: ["cfg_step_lora", "style"])
+    assert told(plain) == f"adapters: none; {tiny_checkpoint} has style, which --adapters style 1 would add"
 
 
 def test_an_interrupt_says_how_to_go_on(cli, monkeypatch):

@@ -14,6 +14,7 @@ Writing it is conversion's business: see published.py and streaming.py.
 import contextlib
 import dataclasses
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,10 @@ def load_adapter(
 
 
 def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
-    """Checks that an adapter is there, and that a file fits the transformer, from its header.
+    """Checks that an adapter is there and fits the transformer, from its shapes alone.
+
+    Warns of one in another converted folder with another transformer of the same shape; a file does not say which
+    transformer it was trained on.
 
     Raises:
         ValueError: no such adapter, or one for another model.
@@ -275,10 +279,43 @@ def check_adapter(folder: str | Path, name: str | Path, cfg: DiTConfig) -> None:
         except ValueError as error:
             raise ValueError(f"adapter {name}: {error}; {advice(found)}") from None
         return
-    folder, name = _place_of_adapter(folder, name)
-    if name not in list_adapters(folder):
-        have = ", ".join(list_adapters(folder)) or "no adapters"
-        raise ValueError(f"adapter {name}: there is none in {folder}; it has {have}")
+    place, name = _place_of_adapter(folder, name)
+    if name not in list_adapters(place):
+        have = ", ".join(list_adapters(place)) or "no adapters"
+        raise ValueError(f"adapter {name}: there is none in {place}; it has {have}")
+    if place.resolve() != Path(folder).resolve():
+        _check_adapter_of_another(place, name, Path(folder), cfg)
+
+
+def _check_adapter_of_another(place: Path, name: str, folder: Path, cfg: DiTConfig) -> None:
+    from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
+
+    path = place / "adapters" / name
+    try:
+        shapes = {key: array.shape for key, array in reading.open_arrays(path).items()}
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    try:
+        wanted = {"/".join(leaf.path): leaf.shape for leaf in names.adapter_table(shapes, cfg)}
+        convert.check_names("the adapter", wanted, {"/".join(key): shape for key, shape in shapes.items()})
+    except ValueError as error:
+        raise ValueError(f"adapter {path}: {error}") from None
+    own, other = _origin_of_transformer(folder), _origin_of_transformer(place)
+    if own and other and own != other:
+        warnings.warn(
+            f"adapter {path} was trained on the transformer of {place}, and that of {folder} has the same shape and "
+            f"other weights: expect a weaker or broken effect; the adapter is certain to work with {place}",
+            stacklevel=2,
+        )
+
+
+def _origin_of_transformer(folder: Path) -> list[Any]:
+    """What tells a folder's transformer from others, whatever dtype it was converted to; empty without one."""
+    if not (folder / PROVENANCE).is_file():
+        return []
+    record = read_provenance(folder)["components"].get("dit", {})
+    own = [file["sha256"] for file in record.get("files", ())] or record.get("sha256")
+    return [own, record.get("folded", [])] if own else []
 
 
 def _place_of_adapter(folder: str | Path, name: str | Path) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -482,12 +483,33 @@ def test_folders_that_are_no_checkpoint(converted, tmp_path):
         store.load_component(tmp_path, "dit")
 
 
+def test_an_adapter_of_another_transformer_of_the_same_shape_warns(converted, tmp_path):
+    cfg, adapter = store.load_config(converted, "dit"), converted / "adapters" / "cfg_step_lora"
+    other = tmp_path / "other"
+    shutil.copytree(converted, other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.check_adapter(other, adapter, cfg)  # a copy
+        store.check_adapter(other, "cfg_step_lora", cfg)
+    provenance = json.loads((other / "lcv_jax.json").read_text())
+    provenance["components"]["dit"]["files"][0]["sha256"] = "0" * 64
+    for name in ("lcv_jax.json", "checksums.json"):
+        (other / name).unlink()
+    (other / "lcv_jax.json").write_text(json.dumps(provenance))
+    store.write_checksums(other)
+    with pytest.warns(UserWarning, match="has the same shape and other weights"):
+        store.check_adapter(other, adapter, cfg)
+
+
 def test_adapters_that_do_not_fit(converted):
     cfg = store.load_config(converted, "dit")
     with pytest.raises(ValueError, match=r"adapter nope: there is none in .*; it has cfg_step_lora, refinement_lora"):
         store.load_adapter(converted, "nope", cfg)
     with pytest.raises(ValueError, match="there is none in"):
         store.load_adapter("elsewhere", converted / "adapters" / "nope", cfg)
+    deeper = dataclasses.replace(cfg, depth=3)
+    with pytest.raises(ValueError, match=r"adapters/cfg_step_lora: the adapter is for another model: it has depth 2"):
+        store.check_adapter("elsewhere", converted / "adapters" / "cfg_step_lora", deeper)  # before weights load
     with pytest.raises(ValueError, match=r"adapter cfg_step_lora: the adapter is for another model: it has depth 2"):
         store.load_adapter(converted, "cfg_step_lora", dataclasses.replace(cfg, depth=3))
     with pytest.raises(ValueError, match=r"the adapter is for another model: it has depth 2"):
