@@ -57,7 +57,8 @@ class Observer:
         with self._metrics.paused():
             found = self._validation.measure(state, choose(state, kept_weights(self._cfg)[0]), self._frozen)
             self._metrics.add_values(found, step)
-        if "average" not in self._cfg.objective.needs:  # whose targets change along with the weights
+        # Targets made by an average change along with the weights, and a judge's loss that doubles is overfitting.
+        if self._cfg.network == "dit" and "average" not in self._cfg.objective.needs:
             self._metrics.check_validation(found["validation_loss"], step)
 
     def __call__(self, step: int, state: TrainState, batch: dict[str, Any]) -> None:
