@@ -19,8 +19,9 @@ from lcv_jax.data.frames import media_package, to_uint8
 from lcv_jax.own_files import full_disk, naming_write_errors, replacing
 
 _USUAL_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
-# Their chatter would tear up a progress bar.
-_QUIET = {"libx265": {"x265-params": "log-level=error"}}
+# x265's chatter would tear up a progress bar. x264 has an approximation of its own for each kind of CPU, with which the
+# same frames make another file now and then.
+_OPTIONS = {"libx264": {"x264-params": "cpu-independent=1"}, "libx265": {"x265-params": "log-level=error"}}
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -63,7 +64,7 @@ class VideoWriter:
         self.path, self.size, self.num_frames = Path(path), (height, width), 0
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._codec = codec or ("libvpx-vp9" if self.path.suffix.lower() == ".webm" else "libx264")
-        self._options = {**_QUIET.get(self._codec, {}), **(options or {})}
+        self._options = {**_OPTIONS.get(self._codec, {}), **(options or {})}
         if crf is not None:
             self._options.setdefault("crf", str(crf))
         _check_codec(self._codec)

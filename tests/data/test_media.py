@@ -148,6 +148,18 @@ def interrupted_run(path):
         raise KeyboardInterrupt
 
 
+def test_the_same_frames_make_the_same_file(tmp_path):
+    """So that a film that is cut again has clips of the same digests."""
+    tiles = np.random.default_rng(0).integers(0, 255, (18, 32, 3), np.uint8).repeat(6, axis=0).repeat(6, axis=1)
+    files = set()
+    for _ in range(8):
+        with VideoWriter(tmp_path / "video.mp4", fps=24, height=108, width=192) as video:
+            for time in range(60):
+                video.write(np.roll(tiles, (time // 2, time), axis=(0, 1))[None])
+        files.add((tmp_path / "video.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_a_failed_run_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
