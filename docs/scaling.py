@@ -42,7 +42,12 @@ TASKS = (
     "refine --spatial-only --fold refinement_lora",
     "refine --fold refinement_lora",
 )
-AUTOENCODER = (("text-to-video", "decode"), ("text-to-video --height 704 --width 1280", "decode"))
+AUTOENCODER = (
+    ("text-to-video", "decode"),
+    ("text-to-video --height 704 --width 1280", "decode"),
+    ("refine --fold refinement_lora", "encode"),
+    ("refine --fold refinement_lora", "decode"),
+)
 """Tasks and stages of them."""
 FAMILIES = ("rtx4090", "rtx5090", "l40s")
 """The largest card of each; the autoencoder is planned for the first."""

@@ -20,9 +20,9 @@ WIDTHS_PER_TOKEN = 9
 """Activations of one sample, in numbers of hidden_size per token."""
 WIDTHS_PER_WAITING_TOKEN = 4
 """Of a sample that waits while another runs through a streamed layer."""
-DECODER_BYTES_PER_PIXEL = 13_000
-FRAME_BYTES_PER_PIXEL = 12
-TILED_BYTES = 2_500_000_000
+DECODER_BYTES_PER_PIXEL = 11_500
+FRAME_BYTES_PER_PIXEL = 30
+TILED_BYTES = 1_200_000_000
 VAE_BYTES = 260_000_000
 ADAPTER_SHARE = 0.14
 """Of the layers' bytes, for an adapter of the released rank that is added as the model runs."""
