@@ -129,5 +129,5 @@ def compiled_for_here(monkeypatch):
     from lcv_jax import gpus
     from lcv_jax.planning import compiling
 
-    monkeypatch.setattr(gpus, "described_devices", lambda name, count, per_host, memory: jax.devices("cpu")[:count])
+    monkeypatch.setattr(gpus, "described_devices", lambda name, count, *_: jax.devices("cpu")[:count])
     monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())

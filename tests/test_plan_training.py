@@ -274,7 +274,7 @@ def config_file(tmp_path, tiny_checkpoint):
 @pytest.fixture
 def compiled_for_here(monkeypatch):
     """The compiler for this machine stands in for that of GPUs."""
-    monkeypatch.setattr(gpus, "described_devices", lambda name, count, per_host: jax.devices("cpu")[:count])
+    monkeypatch.setattr(gpus, "described_devices", lambda name, count, *_: jax.devices("cpu")[:count])
     monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())
 
 
