@@ -29,7 +29,7 @@ from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.grpo import GRPO
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
-from lcv_jax.planning import compiling, requests, rollouts, training, training_tables
+from lcv_jax.planning import requests, rollouts, training, training_tables
 from lcv_jax.planning.compiling import Machine, compile_program
 from lcv_jax.planning.hlo import Collective
 from lcv_jax.planning.report import Setup
@@ -269,13 +269,6 @@ def config_file(tmp_path, tiny_checkpoint):
     path = tmp_path / "stage.py"
     path.write_text(CONFIG.replace("CHECKPOINT", repr(str(tiny_checkpoint))))
     return path
-
-
-@pytest.fixture
-def compiled_for_here(monkeypatch):
-    """The compiler for this machine stands in for that of GPUs."""
-    monkeypatch.setattr(gpus, "described_devices", lambda name, count, *_: jax.devices("cpu")[:count])
-    monkeypatch.setattr(compiling, "compiling_for", lambda platform: contextlib.nullcontext())
 
 
 def run(arguments, capsys):
