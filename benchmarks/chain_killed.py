@@ -16,8 +16,12 @@ import subprocess
 import time
 from pathlib import Path
 
-_TIMES = ("times.jsonl", "page.html", "logs", "library.html")
-"""What tells how long something took, or when."""
+_TIMES = {
+    *("times.jsonl", "page.html", "library.html", "logs", "tensorboard", "metrics.jsonl", "begun.json", "lock"),
+    *("checkpoints", "checksums.json", "lcv_jax.json", "_CHECKPOINT_METADATA"),
+}
+"""Files and folders that tell how long something took or when, or that have other names each time. Of a training's
+checkpoints the weights that are made of them are compared."""
 _ABOUT = re.compile(rb'"(seconds|date|time|started|made|created|wall|elapsed|[a-z_]*_seconds)": ?("[^"]*"|[-+.0-9e]+)')
 
 
@@ -74,7 +78,7 @@ def compare(first: Path, second: Path) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in _TIMES]
+    paths = [path for path in folder.rglob("*") if path.is_file() and _TIMES.isdisjoint(path.relative_to(folder).parts)]
     return {str(path.relative_to(folder)): _without_times(path, folder) for path in paths}
 
 
