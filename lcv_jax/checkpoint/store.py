@@ -291,10 +291,8 @@ def _check_adapter_of_another(place: Path, name: str, folder: Path, cfg: DiTConf
     from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
 
     path = place / "adapters" / name
-    try:
+    with damage_named(path):
         shapes = {key: array.shape for key, array in reading.open_arrays(path).items()}
-    except ValueError as error:
-        raise _damaged(path, error) from None
     try:
         wanted = {"/".join(leaf.path): leaf.shape for leaf in names.adapter_table(shapes, cfg)}
         convert.check_names("the adapter", wanted, {"/".join(key): shape for key, shape in shapes.items()})
@@ -367,14 +365,9 @@ def load_params(
     Raises:
         ValueError: it does not fit, or is damaged.
     """
-    from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
-
-    arrays = {path: array for path, array in open_params(folder, part, table_of).items() if keep(path)}
-    params: Params = {}
+    arrays = open_params(folder, part, table_of)
     with damage_named(folder / part):
-        for path, array in reading.read_onto_devices(arrays, dtype, _rule(sharding)):
-            convert.place(params, path, array)
-    return params
+        return read_params({path: array for path, array in arrays.items() if keep(path)}, dtype, sharding)
 
 
 def open_params(
@@ -394,6 +387,20 @@ def open_params(
     wanted = {"/".join(leaf.path): leaf.shape for leaf in table_of(shapes)}
     convert.check_names(str(folder / part), wanted, {"/".join(path): shape for path, shape in shapes.items()})
     return arrays
+
+
+def read_params(
+    arrays: Mapping[tuple[str, ...], Any],
+    dtype: Any | Callable[[tuple[str, ...]], Any],
+    sharding: jax.sharding.Sharding | ShardingRule | None,
+) -> Params:
+    """Reads opened arrays onto devices; `dtype` and `sharding` are as in `load_params`."""
+    from lcv_jax.checkpoint import reading  # tensorstore: only where it is used
+
+    params: Params = {}
+    for path, array in reading.read_onto_devices(arrays, dtype, _rule(sharding)):
+        convert.place(params, path, array)
+    return params
 
 
 @contextlib.contextmanager

@@ -29,11 +29,11 @@ def load_streamed(folder: Path, network: str, dtype: Any, resting: Sharding, oth
     def in_stack(path: tuple[str, ...]) -> bool:
         return path[: len(stack)] == stack
 
-    params = store.load_params(folder, part, lambda shapes: table, cast, others, lambda path: not in_stack(path))
     arrays = store.open_params(folder, part, lambda shapes: table)
     layers = {path[len(stack) :]: array for path, array in arrays.items() if in_stack(path)}
     dtypes = {path: cast((*stack, *path)) for path in layers}
     with store.damage_named(folder / part):
+        params = store.read_params({path: array for path, array in arrays.items() if not in_stack(path)}, cast, others)
         (depth,) = {array.shape[0] for array in layers.values()}
         packed = pack(_read_layers(layers, dtypes, depth), depth, resting)
     convert.place(params, stack, packed)
