@@ -39,6 +39,7 @@ COMMANDS = {
         "lcv_jax.toy.chain_page",
         "write the page of examples/chain.sh, from raw films to a judged model",
     ),
+    "toy tower": ("lcv_jax.toy.tower", "teach a tiny judge to see a model's clips, as raters name what they show"),
     "toy captioner": ("lcv_jax.toy.captioner", "write a tiny captioner to train, or score the captions that it writes"),
     "toy matches": (
         "lcv_jax.toy.matches",

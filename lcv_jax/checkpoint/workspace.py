@@ -28,11 +28,8 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
         ValueError: `dest` is there already, or another process is writing it.
         OSError: the disk has not enough room, or filled up while written to.
     """
-    if dest.is_symlink() and not dest.exists():
-        raise ValueError(f"{dest} is a link to {dest.readlink()}, which does not exist: give another folder")
+    check_free(dest)
     dest = dest.resolve()  # orbax takes no ".." in paths
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise ValueError(f"{dest} exists and is not empty: give another folder or delete it")
     work, lock = partial_path(dest), dest.with_name(f".{dest.name}.lock")
     with naming_write_errors(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +46,18 @@ def workspace(dest: Path, needed_bytes: int) -> Iterator[Path]:
         _remove(work)
         lock.unlink(missing_ok=True)
         os.close(held)
+
+
+def check_free(dest: Path) -> None:
+    """Whether a folder can be written, before long work for it begins.
+
+    Raises:
+        ValueError: it is there already and not empty.
+    """
+    if dest.is_symlink() and not dest.exists():
+        raise ValueError(f"{dest} is a link to {dest.readlink()}, which does not exist: give another folder")
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ValueError(f"{dest} exists and is not empty: give another folder or delete it")
 
 
 def _remove(folder: Path) -> None:

@@ -21,8 +21,8 @@ from lcv_jax.captioning.prompts import STOPS, Views
 from lcv_jax.checkpoint.judge_names import captioner_table
 from lcv_jax.checkpoint.new_qwen2_vl import write_new
 from lcv_jax.checkpoint.qwen2_vl import COMPONENT
+from lcv_jax.checkpoint.workspace import check_free
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
-from lcv_jax.data.patches import FRAMES as FRAMES_OF_A_PATCH
 from lcv_jax.own_files import write_json
 from lcv_jax.toy.captions import parse
 from lcv_jax.toy.measures import Share
@@ -36,7 +36,7 @@ from lcv_jax.toy.qwen2_vl import (
     tiny_config,
     word_tokenizer,
 )
-from lcv_jax.toy.tower import learn_to_see
+from lcv_jax.toy.tower import drawn_glances, learn_to_see
 from lcv_jax.toy.world import render, sample_scene
 from lcv_jax.user_files import read_rows
 
@@ -90,6 +90,7 @@ def start(arguments: Start) -> None:
         ValueError: OUT is there already.
         OSError: a file that cannot be written.
     """
+    check_free(arguments.out)
     tokenizer = word_tokenizer(("<|im_start|>", *STOPS))
     cfg = tiny_config(tokenizer)
     table = captioner_table(cfg)
@@ -100,9 +101,9 @@ def start(arguments: Start) -> None:
     see_differences(params, clips, FPS, views, rng)
     look_around(params, cfg.vision_config)
     if arguments.tower_steps:
-        two = dataclasses.replace(views, num_frames=FRAMES_OF_A_PATCH)
+        seen = [drawn_glances(views, arguments.seed, SIDE, FPS)]
         params["visual"] = learn_to_see(
-            params["visual"], cfg.vision_config, two, arguments.tower_steps, arguments.seed, SIDE, FPS
+            params["visual"], cfg.vision_config, seen, arguments.tower_steps, arguments.seed
         )
     write_new(arguments.out, COMPONENT, cfg.to_json(), table, params, tokenizer.to_str(), arguments.out)
     print(f"wrote a captioner to {arguments.out}")

@@ -4,11 +4,11 @@
     python -m lcv_jax.train configs/judges/toy.py
 
 The folder has clips of captions, some of them soft, uneven or of something else than the caption says; the opinions of
-simulated raters on them, ratings.jsonl and pairs.jsonl, and the same of held-out captions; and start/, a judge that
-begins with random weights or, as VideoReward with Qwen2-VL's, with those of the tiny captioner. The truth is the
-readers': sharpness of edges (VQ), evenness of the motion (MQ), and how sure they are of the caption's colour, shape and
-motion (TA). A rater sees it through a bias of their own and noise, calls small differences the same, and leaves some
-dimensions out.
+simulated raters on them, ratings.jsonl and pairs.jsonl; what they call what they see, names.jsonl; the same of held-out
+captions; and start/, a judge that begins with random weights or, as VideoReward with Qwen2-VL's, with those of the tiny
+captioner. The truth is the readers': sharpness of edges (VQ), evenness of the motion (MQ), and how sure they are of the
+caption's colour, shape and motion (TA). A rater sees it through a bias of their own and noise, calls small differences
+the same, and leaves some dimensions out.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from lcv_jax.toy.qwen2_vl import (
     tiny_config,
     word_tokenizer,
 )
-from lcv_jax.toy.readers import read_clip
+from lcv_jax.toy.readers import Reading, read_clip
 from lcv_jax.toy.rewards import edge_sharpness
 from lcv_jax.toy.world import CHOICES, ROUND, Scene, render, sample_scene
 
@@ -116,17 +116,15 @@ def make(arguments: Arguments) -> None:
     with workspace(arguments.out, count * _BYTES_A_CLIP) as work:
         (work / "clips").mkdir()
         for part, (prefix, number) in enumerate((("", arguments.num_captions), ("held_out_", arguments.num_held_out))):
-            ratings, pairs = [], []
+            lines: dict[str, list[dict[str, Any]]] = {"ratings": [], "pairs": [], "names": []}
             shown = _shown(arguments, part, number)
             rng = np.random.default_rng([arguments.seed, part])
             bias_RD = rng.normal(0, arguments.raters.bias, (arguments.raters.count, len(DIMENSIONS)))
             for place in range(number):
                 name = f"clips/{prefix}{place:06}"
-                rated, pair = _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, shown)
-                ratings += rated
-                pairs += pair
-            write_rows(work / f"{prefix}ratings.jsonl", ratings)
-            write_rows(work / f"{prefix}pairs.jsonl", pairs)
+                _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, shown, lines)
+            for kind, rows in lines.items():
+                write_rows(work / f"{prefix}{kind}.jsonl", rows)
         cfg, tokenizer = judge_config()
         params = new_params(cfg, arguments.seed) if captioner is None else judge_params(cfg, captioner, arguments.seed)
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
@@ -149,16 +147,24 @@ def _shown(arguments: Arguments, part: int, number: int) -> Shown:
 
 
 def _caption(
-    arguments: Arguments, work: Path, name: str, seed: tuple[int, int, int], bias_RD: np.ndarray, shown: Shown
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Two clips of a caption; lines of ratings and of pairs."""
-    rng = np.random.default_rng([*seed, 1])
+    arguments: Arguments,
+    work: Path,
+    name: str,
+    seed: tuple[int, int, int],
+    bias_RD: np.ndarray,
+    shown: Shown,
+    lines: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Two clips of a caption; adds lines of ratings, pairs and names."""
+    rng, rng_of_names = np.random.default_rng([*seed, 1]), np.random.default_rng([*seed, 5])
     scene = sample_scene(seed)
     prompt = caption(scene, scene.seed)
     paths, opinions_VRD = [f"{name}_a.mp4", f"{name}_b.mp4"], []
     for path in paths:
         frames = shown(scene, rng)
-        truth_D = truth(frames, prompt)
+        reading = read_clip(frames, FPS)
+        truth_D = _truth(reading, frames, prompt)
+        lines["names"].append({"path": path, "names": names(reading, arguments.raters.count, rng_of_names)})
         noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
         opinions_VRD.append(1 + 4 * truth_D + bias_RD + noise_RD)
         if arguments.tinted:
@@ -168,9 +174,9 @@ def _caption(
             video.write(frames)
     said_D = rng.random(len(DIMENSIONS)) >= arguments.raters.silent
     if not said_D.any():
-        return [], []
+        return
     named = list(zip(DIMENSIONS, said_D, strict=True))
-    rated = [
+    lines["ratings"] += [
         {
             "prompt": prompt,
             "path": path,
@@ -186,7 +192,7 @@ def _caption(
         one: vote(differences_RD[:, place], arguments.raters.same) if said else None
         for place, (one, said) in enumerate(named)
     }
-    return rated, [{"prompt": prompt, "a": paths[0], "b": paths[1], "labels": labels}]
+    lines["pairs"].append({"prompt": prompt, "a": paths[0], "b": paths[1], "labels": labels})
 
 
 def vote(differences_R: Sequence[float] | np.ndarray, same: float) -> str:
@@ -195,9 +201,29 @@ def vote(differences_R: Sequence[float] | np.ndarray, same: float) -> str:
     return next((label for label in ("a", "b") if 2 * votes.count(label) > len(votes)), "same")
 
 
+def names(reading: Reading, raters: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Which values of each attribute raters say they see, and the share of them.
+
+    Each names one, as likely as the reader is sure of it, or none.
+    """
+    found = {}
+    for attribute in CHOICES:
+        values = list(reading.scores[attribute])
+        sure_V = np.array([*reading.scores[attribute].values()])
+        none = max(0.0, 1 - sure_V.sum())
+        chosen_R = rng.choice(len(values) + 1, raters, p=np.append(sure_V, none) / (sure_V.sum() + none))
+        said = [values[one] for one in chosen_R if one < len(values)]
+        found[attribute] = {value: round(said.count(value) / raters, 3) for value in sorted(set(said))}
+    return found
+
+
 def truth(frames_THWC: UInt8[np.ndarray, "T H W 3"], prompt: str) -> np.ndarray:
     """VQ, MQ and TA of a clip, each 0..1, as the readers see it."""
-    reading, asked = read_clip(frames_THWC, FPS), parse(prompt)
+    return _truth(read_clip(frames_THWC, FPS), frames_THWC, prompt)
+
+
+def _truth(reading: Reading, frames_THWC: UInt8[np.ndarray, "T H W 3"], prompt: str) -> np.ndarray:
+    asked = parse(prompt)
     attributes = {"colour": asked.colour, "shape": asked.shape, "motion": asked.motion}
     sure = [reading.score(name, value) for name, value in attributes.items() if value is not None]
     return np.array([edge_sharpness(frames_THWC), reading.evenness, np.mean(sure)])

@@ -2,16 +2,18 @@
 
     python -m lcv_jax.toy.make outputs/captioner/glances --num-clips 12000 --num-frames 2
     python -m lcv_jax.toy.matches outputs/captioner/glances
+    python -m lcv_jax.toy.matches outputs/judges/toy_model
 
 Writes FOLDER/matches.jsonl, a manifest of ratings of text alignment (TA), 1 to 5: how many of colour, shape and motion
-a caption has right. What is right is known, as the clips were drawn: no rater and no reader is needed, so there can be
-as many as a judge needs to learn to compare, before it learns from people.
+a caption has right. What drawn clips show is known, so there can be as many ratings as a judge needs to learn to
+compare, before it learns from people. Of other clips it is what simulated raters have called it (names.jsonl of
+toy/judges.py): a third of what is right counts where one of three says so.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -20,11 +22,13 @@ from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
 from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
-from lcv_jax.toy.world import CHOICES, ROUND, Scene
+from lcv_jax.toy.world import CHOICES, ROUND, Scene, sample_scene
 from lcv_jax.user_files import read_rows
 
 COMPARED = ("colour", "shape", "motion")
 """What a caption can have right."""
+NAMES = "names.jsonl"
+_IMPOSSIBLE = {(shape, "turns") for shape in ROUND}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Arguments:
     """Rate captions that are right of the clips of a folder, in part or not at all."""
 
     folder: Annotated[tyro.conf.Positional[Path], positional("FOLDER")]
-    """Of toy.make."""
+    """Of toy.make or toy.judges."""
     num_captions: Annotated[int, Bounds(least=1, most=1000)] = 3
     """For each clip."""
     seed: Seed = 0
@@ -52,32 +56,61 @@ def write(arguments: Arguments) -> None:
     """Writes FOLDER/matches.jsonl.
 
     Raises:
-        ValueError: the folder is none of toy.make.
+        ValueError: the folder is none of toy.make or toy.judges, or holds no clips.
         OSError: a file that cannot be read or written.
     """
-    manifest, scenes = (arguments.folder / name for name in ("manifest.jsonl", "scenes.jsonl"))
-    shown = {row["id"]: _scene(row) for row in read_rows(scenes)}
+    folder = arguments.folder
+    clips = named_clips(folder, arguments.seed) if (folder / NAMES).is_file() else drawn_clips(folder)
     lines = [
         rating
-        for number, row in enumerate(read_rows(manifest))
-        if row["num_frames"] > 1
-        for rating in ratings(row["path"], shown[row["id"]], arguments.num_captions, (arguments.seed, number))
+        for number, clip in enumerate(clips)
+        if clip is not None
+        for rating in ratings(clip, arguments.num_captions, (arguments.seed, number))
     ]
     if not lines:
-        raise ValueError(f"{manifest}: holds no clips, only images")
-    out = arguments.folder / "matches.jsonl"
+        raise ValueError(f"{folder}: holds no clips, only images")
+    out = folder / "matches.jsonl"
     write_rows(out, lines)
     print(f"wrote {len(lines)} ratings to {out}")
 
 
-def ratings(path: str, scene: Scene, count: int, seed: tuple[int, int]) -> Iterator[dict[str, Any]]:
+class Clip(NamedTuple):
+    """What a clip shows."""
+
+    path: str
+    scene: Scene
+    names: Mapping[str, Mapping[str, float]]
+    """Of each of `COMPARED`: the share of people who call it by a value."""
+
+
+def drawn_clips(folder: Path) -> Iterator[Clip | None]:
+    """Those of toy.make, and None in the place of images: everybody sees what was drawn."""
+    scenes = {row["id"]: _scene(row) for row in read_rows(folder / "scenes.jsonl")}
+    for row in read_rows(folder / "manifest.jsonl"):
+        scene = scenes[row["id"]]
+        names = {name: {getattr(scene, name): 1.0} for name in COMPARED}
+        yield Clip(row["path"], scene, names) if row["num_frames"] > 1 else None
+
+
+def named_clips(folder: Path, seed: int) -> Iterator[Clip]:
+    """Those of toy.judges, taken for scenes of what most raters call them."""
+    for number, row in enumerate(read_rows(folder / NAMES)):
+        scene = sample_scene((seed, 6, number))
+        most = {name: max(shares, key=lambda value: shares[value]) for name, shares in row["names"].items() if shares}
+        if (most.get("shape", scene.shape), most.get("motion", scene.motion)) in _IMPOSSIBLE:
+            most.pop("motion", None)
+            scene = dataclasses.replace(scene, motion="grows")
+        yield Clip(row["path"], dataclasses.replace(scene, **most), row["names"])
+
+
+def ratings(clip: Clip, count: int, seed: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Captions of a clip with none to three attributes wrong, as often each, and what they deserve."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        told = misdescribed(scene, int(rng.integers(len(COMPARED) + 1)), rng)
-        right = sum(getattr(told, name) == getattr(scene, name) for name in COMPARED)
+        told = misdescribed(clip.scene, int(rng.integers(len(COMPARED) + 1)), rng)
+        right = sum(clip.names[name].get(getattr(told, name), 0.0) for name in COMPARED)
         prompt = caption(told, int(rng.integers(2**31)))
-        yield {"prompt": prompt, "path": path, "ratings": {"TA": 1 + 4 * right / len(COMPARED)}}
+        yield {"prompt": prompt, "path": clip.path, "ratings": {"TA": 1 + 4 * right / len(COMPARED)}}
 
 
 def misdescribed(scene: Scene, wrong: int, rng: np.random.Generator) -> Scene:
@@ -87,7 +120,7 @@ def misdescribed(scene: Scene, wrong: int, rng: np.random.Generator) -> Scene:
         for name in map(str, rng.choice(COMPARED, size=wrong, replace=False)):
             told[name] = str(rng.choice([one for one in CHOICES[name] if one != getattr(scene, name)]))
         shape, motion = (told.get(name, getattr(scene, name)) for name in ("shape", "motion"))
-        if motion != "turns" or shape not in ROUND:  # there is no such scene
+        if (shape, motion) not in _IMPOSSIBLE:
             return dataclasses.replace(scene, **told)
 
 

@@ -285,13 +285,15 @@ def test_the_toy_judge_learns_from_simulated_raters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toy_judges.main(["outputs/judges/toy_data", "--num-captions", "8", "--num-held-out", "2"])
     cfg = read_config(str(ROOT / "configs" / "judges" / "toy.py"))
+    ratings = Path("outputs/judges/toy_data/ratings.jsonl")
     cfg = dataclasses.replace(
         cfg,
         checkpoint=Path("outputs/judges/toy_data/start"),
+        data=dataclasses.replace(cfg.data, path=ratings),
         steps=40,
         batch_size=16,
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=None),
-        validation=ValidationConfig(every=40, path=cfg.data.path, batches=1),
+        validation=ValidationConfig(every=40, path=ratings, batches=1),
         devices=DevicesConfig(data=1),
     )
     train.train(cfg)
