@@ -17,14 +17,14 @@ SEEDS = (0, 1, 2)
 DIMENSIONS = ("VQ", "MQ", "TA")
 CLIPS = {"drawn": "judge_agreement_toy_data", "the small model's": "judge_agreement_toy_model"}
 NAMES = {
-    "outputs/judges/toy/weights": "before it saw the model's clips",
+    "before": "the one shipped before, whose tower had not seen the model's clips",
     "examples/toy_judge": "the shipped judge",
     "the truth": "the truth itself",
 }
 TINTED = {"grey": "shown in grey", "colour": "shown in colour"}
 REWARDED = {
-    "all": "all three",
     "ta": "text alignment",
+    "all": "all three",
     "vq": "visual quality",
     "mq": "motion quality",
     "truth": "the truth, no judge",
@@ -96,8 +96,9 @@ def rewarded() -> str:
     """Scores of held-out captions before and after."""
     rows = [["rewarded with", *(name.replace("_", " ") for name in SCORES)]]
     files = {"nothing: the fine-tuned model": [RESULTS / "grpo_judge_before.json"]}
-    for name, label in REWARDED.items():
-        files[label] = [RESULTS / f"grpo_judge_{name}_{seed}.json" for seed in SEEDS]
+    for judge, note in {"judge": "", "earlier_judge": ", the judge before"}.items():
+        for name, label in REWARDED.items():
+            files[label + note] = [RESULTS / f"grpo_{judge}_{name}_{seed}.json" for seed in SEEDS]
     for label, paths in files.items():
         scores = [pages.read_json(path)["measured"] for path in paths if path.exists()]
         if scores:

@@ -20,8 +20,8 @@ alone() { run "$1" "$2" --rollout.rewards.sources.0.options folder $judge reward
 truth() { run truth 0 --rollout.rewards.sources.0.weights vq 0 mq 0 ta 0 --rollout.rewards.sources.1.weights alignment 1 motion 1 sharpness 1; }
 
 # Two at a time, a core each: programs of a model as small as this do not fill two.
-(taskset -cp 0 $BASHPID; for seed in 0 1 2; do run all $seed; done) &
-(taskset -cp 1 $BASHPID; alone ta 0; alone vq 0; truth; for seed in 0 1 2; do alone mq $seed; done) &
+(taskset -cp 0 $BASHPID; for seed in 0 1 2; do alone ta $seed; done; alone vq 0) &
+(taskset -cp 1 $BASHPID; for seed in 0 1 2; do run all $seed; done; alone mq 0; truth) &
 wait
 score before $out/sft/weights
 python docs/judges.py

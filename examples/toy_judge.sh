@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The small judge of the procedural world from nothing: its tower learns to see, a captioner to say what it sees, and a
-# judge, which begins with both, to rate as simulated people do. About three hours on two cores; docs/judges.md has the results.
+# judge, which begins with both, to rate as simulated people do. About two hours on two cores; docs/judges.md has the results.
 # Stopped or killed, the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,24 +19,27 @@ python -m lcv_jax.caption $out/run/weights $out/held_out/manifest.jsonl $out/cap
   --num-frames 16 --min-pixels 7056 --max-pixels 7056 --max-tokens 32 --dtype float32
 python -m lcv_jax.toy.captioner score $out/captioned.jsonl $out/held_out/scenes.jsonl --json benchmarks/results/toy/captioner.json
 
-# 2. The judge: what it sees compared with captions drawn at random first, then rated as people do; and one of another seed,
-# for an ensemble.
-[ -e $judges/toy_data ] || python -m lcv_jax.toy.judges $judges/toy_data --num-captions 6000 --captioner $out/run/weights
-python -m lcv_jax.toy.matches $out/glances
-python -m lcv_jax.toy.matches $out/held_out_glances --num-captions 1
-python -m lcv_jax.train configs/judges/toy_matches.py
-python -m lcv_jax.train configs/judges/toy.py
-
-# What it will reward are a model's clips, of which it knows nothing yet: as many of each kind in one manifest.
+# 2. The judge, and one of another seed for an ensemble. What it will reward are a model's clips; raters see them and drawn ones.
+[ -e $judges/toy_data ] || python -m lcv_jax.toy.judges $judges/toy_data --num-captions 3000 --captioner $out/run/weights
 [ -e outputs/toy/sft/weights ] || python -m lcv_jax.convert examples/toy_checkpoint outputs/toy/sft/weights
 [ -e $judges/toy_model ] || python -m lcv_jax.toy.judges $judges/toy_model --num-captions 3000 --model outputs/toy/sft/weights
-both() { for folder in toy_data toy_model; do head -n "$1" $judges/$folder/ratings.jsonl | sed "s|\"clips/|\"$folder/clips/|"; done; }
-both 6000 > $judges/ratings.jsonl
-python -m lcv_jax.train configs/judges/toy_model.py
-python -m lcv_jax.train configs/judges/toy_model.py --run $judges/toy_model_2 --seed 1
+[ -e $judges/glances ] || python -m lcv_jax.toy.make $judges/glances --num-clips 8000 --num-frames 2 --captions plain
+both() { for folder in "$1" toy_model; do sed "s|\"path\": \"|&$folder/|" "$judges/$folder/$2"; done; }
+for folder in glances toy_model; do python -m lcv_jax.toy.matches $judges/$folder; done
+both glances matches.jsonl > $judges/matches.jsonl
+both toy_data ratings.jsonl > $judges/ratings.jsonl
+# It learns to see, by the names that raters give what they see; to compare that with captions; and to rate as they do.
+see() { [ -e "$1" ] || python -m lcv_jax.toy.tower $judges/toy_data/start "$@" --clips $judges/toy_model; }
+compare() { python -m lcv_jax.train configs/judges/toy_matches.py "$@"; }
+rate() { python -m lcv_jax.train configs/judges/toy.py "$@"; }
+for seed in 1 2; do # the first is shipped
+  see $judges/toy_seeing_$seed --seed $seed
+  compare --run $judges/toy_matches_$seed --checkpoint $judges/toy_seeing_$seed --seed $seed
+  rate --run $judges/toy_$seed --checkpoint $judges/toy_matches_$seed/weights --seed $seed
+done
 agree() { python -m lcv_jax.toy.agreement $judges/$1/held_out_ratings.jsonl "${@:2}" --json benchmarks/results/toy/judge_agreement_$1.json; }
-agree toy_data $judges/toy/weights examples/toy_judge
-agree toy_model $judges/toy/weights examples/toy_judge
+agree toy_data $judges/toy_1/weights $judges/toy_2/weights
+agree toy_model $judges/toy_1/weights $judges/toy_2/weights
 
 # 3. Figure 20 of the report: a judge of motion, shown in grey and in colour, where colour gives the motion away in training.
 [ -e $judges/toy_tinted ] || python -m lcv_jax.toy.judges $judges/toy_tinted --tinted --captioner $out/run/weights

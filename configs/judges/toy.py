@@ -1,6 +1,7 @@
-"""A tiny judge of the procedural world, on simulated ratings of visual quality, motion quality and text alignment.
+"""A tiny judge of the procedural world: its last stage, ratings of visual quality, motion quality and text alignment.
 
-Hardware: a laptop (35 minutes on two cores). After configs/judges/toy_matches.py:
+Hardware: a laptop (8 minutes on a core). After configs/judges/toy_matches.py, with the manifest of
+examples/toy_judge.sh: as many clips that were drawn as of the model that it will reward.
 
     python -m lcv_jax.train configs/judges/toy.py
 """
@@ -11,22 +12,23 @@ from lcv_jax.data.preferences import PreferencesConfig
 from lcv_jax.objectives.preferences import RatingRegression
 from lcv_jax.training.config import CheckpointsConfig, LoggingConfig, OptimizerConfig, TrainConfig, ValidationConfig
 
-DATA = Path("outputs/judges/toy_data")
+OUT, STEPS = Path("outputs/judges"), 250
+OF_MODEL = OUT / "toy_model" / "held_out_ratings.jsonl"
 
 
 def get_config() -> TrainConfig:
-    """All of a network of 1.7 million parameters but its table of words."""
+    """All of a network of 1.7 million parameters but its table of words; validation is on the model's clips."""
     return TrainConfig(
-        run=Path("outputs/judges/toy"),
-        checkpoint=Path("outputs/judges/toy_matches/weights"),
+        run=OUT / "toy",
+        checkpoint=OUT / "toy_matches" / "weights",
         objective=RatingRegression(),
-        data=PreferencesConfig(path=DATA / "ratings.jsonl"),
-        steps=1500,
+        data=PreferencesConfig(path=OUT / "ratings.jsonl"),
+        steps=STEPS,
         batch_size=32,
         dtype="float32",
         remat="none",
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=1500, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=STEPS, ema_decay=0.99),
         checkpoints=CheckpointsConfig(every=200),
         logging=LoggingConfig(every=20),
-        validation=ValidationConfig(every=100, path=DATA / "held_out_ratings.jsonl", batches=10),
+        validation=ValidationConfig(every=100, path=OF_MODEL, batches=10),
     )

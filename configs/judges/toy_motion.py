@@ -17,7 +17,7 @@ DATA = Path("outputs/judges/toy_tinted")
 
 
 def get_config() -> TrainConfig:
-    """A quarter of the steps of toy.py, and one dimension: enough to see which judge goes by the tint."""
+    """One dimension: enough to see which judge goes by the tint."""
     cfg = of_all()
     return dataclasses.replace(
         cfg,
