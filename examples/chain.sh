@@ -16,17 +16,17 @@ case ${SIZE:-tiny} in
   tiny) films=6 shots=6 prompts=8 batch=8 every=2 scratch=--no-from-scratch
     tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0) # a program less to compile for each
     images=8 pretrain=16 sft=16 guidance=12 consistency=8 dense=6 sparse=4 refined=2
-    judge=(--steps 30 --batch-size 8 --validation.every 30 --validation.batches 1) judge_captions=32 judge_held_out=8
+    judge=(--steps 20 --batch-size 8 --validation.every 20 --validation.batches 1) judge_captions=16 judge_held_out=8
     grpo=(--steps 8 --batch-size 8 --rollout.prompts 2 --rollout.prompts-at-once 2 --rollout.group-size 4 --rollout.passes 1) ;;
   small) films=60 shots=8 prompts=24 batch=16 every=10 scratch=--no-from-scratch
     tasks=(--data.tasks.t2i 0 --data.tasks.i2v 0 --data.tasks.vc 0)
     images=60 pretrain=200 sft=120 guidance=60 consistency=40 dense=40 sparse=20 refined=4
-    judge=(--steps 120 --validation.every 60 --validation.batches 2) judge_captions=240 judge_held_out=48
+    judge=(--steps 60 --validation.every 30 --validation.batches 2) judge_captions=240 judge_held_out=48
     grpo=(--steps 32 --batch-size 32 --rollout.prompts 8 --rollout.prompts-at-once 4) ;;
   full) films=400 shots=12 prompts=64 batch=16 every=25 scratch=--from-scratch
     tasks=()
     images=3000 pretrain=12000 sft=1500 guidance=2000 consistency=200 dense=300 sparse=150 refined=64
-    judge=() judge_captions=6000 judge_held_out=150
+    judge=() judge_captions=3000 judge_held_out=150
     grpo=() ;;
   *) echo "error: SIZE must be tiny, small or full, got $SIZE"; exit 2 ;;
 esac
@@ -74,11 +74,12 @@ train pretrained configs/toy/pretrain_3.py --checkpoint "$out/images/weights" --
   --steps "$pretrain"
 train tuned configs/toy/sft.py --checkpoint "$out/pretrained/weights" --data.path "$out/encoded_sft" "${clips[@]}" --steps "$sft"
 
-# 5. A judge on the ratings of simulated people, and alignment with its rewards. The adapter is folded into the weights.
+# 5. The shipped judge goes on with simulated people's ratings of the fine-tuned model's clips; alignment with its rewards. The
+# adapter is folded into the weights.
 link judge_data "$out/judge_data" python -m lcv_jax.toy.judges "$out/judge_data" --num-captions "$judge_captions" \
-  --num-held-out "$judge_held_out" --captioner examples/toy_captioner
-train judge configs/judges/toy.py --checkpoint "$out/judge_data/start" --data.path "$out/judge_data/ratings.jsonl" \
-  --validation.path "$out/judge_data/held_out_ratings.jsonl" "${judge[@]}"
+  --num-held-out "$judge_held_out" --model "$out/tuned/weights"
+train judge configs/judges/toy.py --checkpoint examples/toy_judge --data.path "$out/judge_data/ratings.jsonl" \
+  --validation.path "$out/judge_data/held_out_ratings.jsonl" --optimizer.learning-rate 3e-4 "${judge[@]}"
 train grpo configs/toy/grpo_judge.py --checkpoint "$out/tuned/weights" --data.path "$out/prompts.txt" "${grpo[@]}" --logging.every 1 \
   --rollout.rewards.sources.0.options folder "$out/judge/weights" rewards mq,ta,vq
 link publish "$out/published" python -m lcv_jax.convert "$out/grpo/weights" "$out/published" --to-torch
