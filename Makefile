@@ -1,8 +1,8 @@
 # `make demo` sets up and generates, `make serve` serves the small model, `make live` plays it as it is made, `make train` trains, `make finetune` trains an adapter on a few clips,
 # `make align` goes on with GRPO, `make curate` makes a training set of films (VIDEOS=FOLDER: of your own) and trains on it,
 # `make test` runs the tests.
-# `make chain` runs every command on what the ones before it wrote, from raw films to an aligned and judged model (SIZE=small: an
-# hour; SIZE=full: a night).
+# `make chain` runs every command on what the ones before it wrote, from raw films to an aligned and judged model (SIZE=small: half
+# an hour; SIZE=full: a night).
 # All lands in .venv, outputs/ and .cache/.
 # `make test-newest` runs the tests that touch JAX on Python 3.12 with the newest JAX, in an environment of its own.
 # `make docs` builds the documentation as a site and fails on a broken link: outputs/site/index.html.
@@ -65,7 +65,8 @@ test-slow: .venv/tests-installed
 	touch $@
 
 # Steps, checkpoints and rollouts are tried; whole runs, the longest, only on the pinned JAX.
-NEWEST := tests/kernels tests/models/test_dit.py tests/parallel $(filter-out %/test_train.py,$(wildcard tests/training/test_*.py))
+NEWEST := tests/kernels tests/models/test_dit.py tests/parallel \
+	$(addprefix tests/training/test_,rollout.py run_checkpoints.py train_step.py)
 test-newest: .venv-newest/installed
 	PATH="$(CURDIR)/.venv-newest/bin:$$PATH" bash examples/newest.sh
 	.venv-newest/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEWEST)
