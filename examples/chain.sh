@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From raw films to an aligned and judged model, one command after the other, each on what those before it wrote:
-# docs/chain.md. SIZE=tiny (the default) shows the machinery, SIZE=small what the links are worth on one core in an hour;
+# docs/chain.md. SIZE=tiny (the default) shows the machinery, SIZE=small what the links are worth on one core in half an hour;
 # SIZE=full is meant for a night on two cores.
 # Stopped or killed, the same command resumes. The story is told in $OUT/page.html.
 set -euo pipefail
