@@ -49,7 +49,7 @@ def agreement() -> str:
     """Correlations with held-out ratings."""
     rows = [["clips", "", *DIMENSIONS]]
     for clips, file in CLIPS.items():
-        found = pages.read_json(RESULTS / f"{file}.json")
+        found = pages.read_json(RESULTS / f"earlier_{file}.json") | pages.read_json(RESULTS / f"{file}.json")
         for name, label in NAMES.items():
             cells = [found[name][dimension] for dimension in DIMENSIONS]
             told = [f"{one['pearson']:.2f} ({one['pearson_low']:.2f} to {one['pearson_high']:.2f})" for one in cells]

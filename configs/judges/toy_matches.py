@@ -1,9 +1,10 @@
 r"""The small judge compares what it sees with captions, right ones and wrong ones, before it rates.
 
-Hardware: a laptop (12 minutes on a core). Its tower has learnt to see (examples/toy_judge.sh), and stays as it is:
+Hardware: a laptop (12 minutes on a core). Its tower has learnt to see, and stays as it is; examples/toy_judge.sh
+has all commands, and makes one manifest of both:
 
     python -m lcv_jax.toy.tower outputs/judges/toy_data/start outputs/judges/toy_seeing --clips outputs/judges/toy_model
-    python -m lcv_jax.toy.matches outputs/captioner/glances
+    python -m lcv_jax.toy.matches outputs/judges/glances
     python -m lcv_jax.toy.matches outputs/judges/toy_model
     python -m lcv_jax.train configs/judges/toy_matches.py
 """

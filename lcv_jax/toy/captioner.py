@@ -101,7 +101,7 @@ def start(arguments: Start) -> None:
     see_differences(params, clips, FPS, views, rng)
     look_around(params, cfg.vision_config)
     if arguments.tower_steps:
-        seen = [drawn_glances(views, arguments.seed, SIDE, FPS)]
+        seen = [drawn_glances(views, arguments.seed)]
         params["visual"] = learn_to_see(
             params["visual"], cfg.vision_config, seen, arguments.tower_steps, arguments.seed
         )

@@ -10,11 +10,11 @@ from lcv_jax.toy.world import (
     MOTIONS,
     PAN_STEPS,
     RATES,
-    ROUND,
     SPEEDS,
     Scene,
     in_frame,
     is_held_out,
+    is_invisible,
     kind_of,
     pose,
     render,
@@ -57,7 +57,7 @@ def changed(
     new_colour = colours[int(rng.integers(len(colours)))]
     found = []
     for motion in MOTIONS:
-        if (motion == scene.motion and not may_stay) or (motion == "turns" and scene.shape in ROUND):
+        if (motion == scene.motion and not may_stay) or is_invisible(scene.shape, motion):
             continue
         if held_out is not None and is_held_out((new_colour, scene.shape, motion)) != held_out:
             continue

@@ -31,7 +31,7 @@ from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.models.judges import DIMENSIONS, REWARD_TOKENS, VIDEOREWARD, JudgeConfig
 from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption, parse
-from lcv_jax.toy.matches import COMPARED
+from lcv_jax.toy.matches import COMPARED, NAMES
 from lcv_jax.toy.model_clips import model_clips
 from lcv_jax.toy.qwen2_vl import (
     NUM_SEEN,
@@ -46,7 +46,7 @@ from lcv_jax.toy.qwen2_vl import (
 )
 from lcv_jax.toy.readers import Reading, read_clip
 from lcv_jax.toy.rewards import edge_sharpness
-from lcv_jax.toy.world import CHOICES, ROUND, Scene, render, sample_scene
+from lcv_jax.toy.world import CHOICES, Scene, is_invisible, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8.0
 FINER = 4
@@ -116,15 +116,15 @@ def make(arguments: Arguments) -> None:
     with workspace(arguments.out, count * _BYTES_A_CLIP) as work:
         (work / "clips").mkdir()
         for part, (prefix, number) in enumerate((("", arguments.num_captions), ("held_out_", arguments.num_held_out))):
-            lines: dict[str, list[dict[str, Any]]] = {"ratings": [], "pairs": [], "names": []}
+            lines: dict[str, list[dict[str, Any]]] = {"ratings.jsonl": [], "pairs.jsonl": [], NAMES: []}
             shown = _shown(arguments, part, number)
             rng = np.random.default_rng([arguments.seed, part])
             bias_RD = rng.normal(0, arguments.raters.bias, (arguments.raters.count, len(DIMENSIONS)))
             for place in range(number):
                 name = f"clips/{prefix}{place:06}"
                 _caption(arguments, work, name, (arguments.seed, part, place), bias_RD, shown, lines)
-            for kind, rows in lines.items():
-                write_rows(work / f"{prefix}{kind}.jsonl", rows)
+            for file, rows in lines.items():
+                write_rows(work / f"{prefix}{file}", rows)
         cfg, tokenizer = judge_config()
         params = new_params(cfg, arguments.seed) if captioner is None else judge_params(cfg, captioner, arguments.seed)
         write_judge(work / "start", cfg, tokenizer, params, arguments.out)
@@ -164,7 +164,7 @@ def _caption(
         frames = shown(scene, rng)
         reading = read_clip(frames, FPS)
         truth_D = _truth(reading, frames, prompt)
-        lines["names"].append({"path": path, "names": names(reading, arguments.raters.count, rng_of_names)})
+        lines[NAMES].append({"path": path, "names": names(reading, arguments.raters.count, rng_of_names)})
         noise_RD = rng.normal(0, arguments.raters.noise, bias_RD.shape)
         opinions_VRD.append(1 + 4 * truth_D + bias_RD + noise_RD)
         if arguments.tinted:
@@ -176,7 +176,7 @@ def _caption(
     if not said_D.any():
         return
     named = list(zip(DIMENSIONS, said_D, strict=True))
-    lines["ratings"] += [
+    lines["ratings.jsonl"] += [
         {
             "prompt": prompt,
             "path": path,
@@ -192,7 +192,7 @@ def _caption(
         one: vote(differences_RD[:, place], arguments.raters.same) if said else None
         for place, (one, said) in enumerate(named)
     }
-    lines["pairs"].append({"prompt": prompt, "a": paths[0], "b": paths[1], "labels": labels})
+    lines["pairs.jsonl"].append({"prompt": prompt, "a": paths[0], "b": paths[1], "labels": labels})
 
 
 def vote(differences_R: Sequence[float] | np.ndarray, same: float) -> str:
@@ -260,7 +260,7 @@ def _other(scene: Scene, rng: np.random.Generator) -> Scene:
     wanted = {name: getattr(scene, name) for name in choices}
     for name in changed:
         wanted[name] = str(rng.choice([value for value in choices[name] if value != wanted[name]]))
-    if wanted["motion"] == "turns" and wanted["shape"] in ROUND:
+    if is_invisible(wanted["shape"], wanted["motion"]):
         wanted["shape"] = "square"
     combination = wanted["colour"], wanted["shape"], wanted["motion"]
     return sample_scene(int(rng.integers(2**31)), combination=combination)

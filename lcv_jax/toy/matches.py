@@ -22,13 +22,13 @@ from lcv_jax.bounds import Bounds, Seed, check_fields
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments, positional
 from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
-from lcv_jax.toy.world import CHOICES, ROUND, Scene, sample_scene
+from lcv_jax.toy.world import CHOICES, Scene, is_invisible, sample_scene
 from lcv_jax.user_files import read_rows
 
 COMPARED = ("colour", "shape", "motion")
 """What a caption can have right."""
 NAMES = "names.jsonl"
-_IMPOSSIBLE = {(shape, "turns") for shape in ROUND}
+"""What raters call the clips of a folder, written by toy/judges.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,8 @@ def named_clips(folder: Path, seed: int) -> Iterator[Clip]:
     for number, row in enumerate(read_rows(folder / NAMES)):
         scene = sample_scene((seed, 6, number))
         most = {name: max(shares, key=lambda value: shares[value]) for name, shares in row["names"].items() if shares}
-        if (most.get("shape", scene.shape), most.get("motion", scene.motion)) in _IMPOSSIBLE:
-            most.pop("motion", None)
-            scene = dataclasses.replace(scene, motion="grows")
+        if is_invisible(most.get("shape", scene.shape), most.get("motion", scene.motion)):
+            most["motion"] = "grows"
         yield Clip(row["path"], dataclasses.replace(scene, **most), row["names"])
 
 
@@ -120,7 +119,7 @@ def misdescribed(scene: Scene, wrong: int, rng: np.random.Generator) -> Scene:
         for name in map(str, rng.choice(COMPARED, size=wrong, replace=False)):
             told[name] = str(rng.choice([one for one in CHOICES[name] if one != getattr(scene, name)]))
         shape, motion = (told.get(name, getattr(scene, name)) for name in ("shape", "motion"))
-        if (shape, motion) not in _IMPOSSIBLE:
+        if not is_invisible(shape, motion):
             return dataclasses.replace(scene, **told)
 
 

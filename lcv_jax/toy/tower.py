@@ -34,6 +34,7 @@ from lcv_jax.data.patches import FRAMES, cells
 from lcv_jax.models.judges import normalised
 from lcv_jax.models.qwen2_vision import VisionTower
 from lcv_jax.rewards.videoreward import Views, frame_patches
+from lcv_jax.toy.matches import NAMES
 from lcv_jax.toy.world import CHOICES, DURATION, render, sample_scene
 from lcv_jax.user_files import read_rows
 
@@ -90,7 +91,7 @@ def write(arguments: Arguments) -> None:
     params = load_judge_params(arguments.judge, cfg, jnp.float32)
     tokenizer = (store.tokenizer_folder(arguments.judge) / "tokenizer.json").read_text(encoding="utf-8")
     named = named_glances(arguments.clips, cfg)
-    seen = (drawn_glances(cfg, arguments.seed, SIDE, FPS), named)
+    seen = (drawn_glances(cfg, arguments.seed), named)
     tower = learn_to_see(params["visual"], cfg.network.vision_config, seen, arguments.steps, arguments.seed)
     params = {**params, "visual": tower}
     write_judge(arguments.out, cfg, tokenizer, params, arguments.judge)
@@ -159,13 +160,13 @@ def naming_loss(
     return total, jnp.stack(right)
 
 
-def drawn_glances(views: Views, seed: int, side: int, fps: float) -> Glances:
+def drawn_glances(views: Views, seed: int) -> Glances:
     """Of `GLANCES` scenes at random moments; what they show is known."""
     patches, names = [], []
     for number in range(GLANCES):
         scene = sample_scene((seed, 3, number))
-        start = (DURATION - 1 / fps) * np.random.default_rng([seed, 4, number]).random()
-        patches.append(frame_patches(render(scene, side, side, FRAMES, fps, start=start), views)[0])
+        start = (DURATION - 1 / FPS) * np.random.default_rng([seed, 4, number]).random()
+        patches.append(frame_patches(render(scene, SIDE, SIDE, FRAMES, FPS, start=start), views)[0])
         names.append(sureness({name: {getattr(scene, name): 1.0} for name in CHOICES}))
     return Glances(np.stack(patches), np.stack(names))
 
@@ -178,13 +179,13 @@ def named_glances(folder: Path, views: Views) -> Glances:
         OSError: no names there, or a clip that cannot be read.
     """
     patches, names = [], []
-    for row in read_rows(folder / "names.jsonl"):
+    for row in read_rows(folder / NAMES):
         frames_THWC, _ = read_video(folder / row["path"])
         for first in np.linspace(0, len(frames_THWC) - FRAMES, A_CLIP).round().astype(int):
             patches.append(frame_patches(frames_THWC[first : first + FRAMES], views)[0])
             names.append(sureness(row["names"]))
     if not patches:
-        raise ValueError(f"{folder / 'names.jsonl'}: names no clips")
+        raise ValueError(f"{folder / NAMES}: names no clips")
     return Glances(np.stack(patches), np.stack(names))
 
 

@@ -59,13 +59,18 @@ SIZE = 0.225
 
 _REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.24, "cross": 1.11, "ring": 1.0}
 """Farthest point of a shape from its centre, in sizes."""
-ROUND = ("circle", "ring")
+_ROUND = ("circle", "ring")
 _VELOCITY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _MARGIN = 0.02
 _DARK = 0.74
 """Brightness of a texture's second tone."""
 _COMMON = 0.88
 """Each colour, shape and motion is so much rarer than the one before it: what sampling weights are to make up for."""
+
+
+def is_invisible(shape: str, motion: str) -> bool:
+    """Whether nobody could see the motion: what is round looks the same however it turns."""
+    return motion == "turns" and shape in _ROUND
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ class Scene:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.motion == "turns" and self.shape in ROUND:
+        if is_invisible(self.shape, self.motion):
             raise ValueError(f"a {self.shape} looks the same however it turns: choose another shape or motion")
 
     @property
@@ -127,7 +132,7 @@ COMBINATIONS = tuple(
     for colour in COLOURS
     for shape in SHAPES
     for motion in MOTIONS
-    if not (motion == "turns" and shape in ROUND)
+    if not is_invisible(shape, motion)
 )
 
 
