@@ -65,8 +65,8 @@ test-slow: .venv/tests-installed
 	touch $@
 
 # Steps, checkpoints and rollouts are tried; whole runs, the longest, only on the pinned JAX.
-NEWEST := tests/kernels tests/models/test_dit.py tests/parallel \
-	$(addprefix tests/training/test_,rollout.py run_checkpoints.py train_step.py)
+NEWEST := tests/kernels tests/models/test_dit.py tests/parallel/test_context.py \
+	$(addprefix tests/training/test_,rollout.py run_checkpoints.py)
 test-newest: .venv-newest/installed
 	PATH="$(CURDIR)/.venv-newest/bin:$$PATH" bash examples/newest.sh
 	.venv-newest/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEWEST)
@@ -77,7 +77,7 @@ test-newest: .venv-newest/installed
 	touch $@
 
 test-compile: .venv-gpu-compile/installed
-	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --check docs/kernels.md
+	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --gpus h200 --check docs/kernels.md # H100's are the same
 	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py tests/parallel/test_overlap.py
 	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest -m skipif tests/test_plan.py tests/test_plan_training.py tests/models/test_streamed.py # those without it: make test
 

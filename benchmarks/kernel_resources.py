@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -294,15 +295,32 @@ def table(rows_by_gpu: dict[str, list[Resources]]) -> str:
     return "\n".join(lines)
 
 
+def tables_by_gpu(text: str) -> dict[str, list[str]]:
+    """The lines of each GPU's table, of a page or of what `table` makes."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if re.fullmatch(r"\w+( and \w+)*:", line):
+            lines: list[str] = []
+            found |= dict.fromkeys(line[:-1].split(" and "), lines)
+        elif line.startswith("|") and found:
+            lines.append(line)
+    return found
+
+
 def difference(page: str, text: str) -> str:
-    """How the page's table differs; empty where it is the same, or was made with other versions."""
+    """How the page's tables differ from the text's; empty where they are the same, or made with other versions."""
     inside = page.split(BEGIN, 1)[-1].split(END, 1)[0].strip()
     versions = re.compile(r"JAX (\S+), ptxas ([^;\s]+)")
     kept, new = versions.search(inside), versions.search(text)
     if kept and new and kept.groups() != new.groups():
         print(f"the page's table was made with {kept.group()}, this one with {new.group()}: not compared")
         return ""
-    return "\n".join(difflib.unified_diff(inside.splitlines(), text.splitlines(), "page", "now", lineterm="", n=0))
+    before = tables_by_gpu(inside)
+    changes = [
+        difflib.unified_diff(before.get(gpu, []), lines, f"page, {gpu}", f"now, {gpu}", lineterm="", n=0)
+        for gpu, lines in tables_by_gpu(text).items()
+    ]
+    return "\n".join(itertools.chain.from_iterable(changes))
 
 
 def main() -> None:

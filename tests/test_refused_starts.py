@@ -84,6 +84,8 @@ def place(tmp_path, tiny_checkpoint, monkeypatch):
     Path("clips.jsonl").write_text('{"path": "none.mp4", "caption": "a"}\n')
     Path("file").write_text("x")
     Path("full").mkdir()
+    Path("configured").mkdir()
+    Path("configured/config.json").write_text("{}")
     Path("dangling").symlink_to("nowhere")
     Path("full/mine.txt").write_text("mine")
     Path("folder.json").mkdir()
@@ -160,6 +162,7 @@ TABLE = [
     (train.main, ("config.py",), "none: no such folder"),
     (train.main, ("config.py", "--run", "file"), "file"),
     (export.main, ("full", "out"), "full is no run: it has no config.json"),
+    (export.main, ("configured", "out"), "configured is no run: it has no begun.json"),
     (plan.main, ("text-to-video", "--gpu", "none"), "none"),
     (plan.main, ("text-to-video", "--json", "folder.json"), "folder.json is a folder"),
     (make.main, ("out", "--num-clips", "0"), "give num_clips or num_images"),

@@ -145,7 +145,9 @@ def _warn_of_cut(caption: str, position: int, max_length: int) -> None:
     kept = kept if len(kept) <= 40 else f"...{kept[-37:]}"
     lost = lost if len(lost) <= 120 else f"{lost[:85]} ... {lost[-30:]}"
     warnings.warn(
-        f'the caption does not fit into {max_length} tokens: it is cut after "{kept}" and loses "{lost}"', stacklevel=3
+        f'the caption does not fit into {max_length} tokens: it is cut after "{kept}" and loses "{lost}"; '
+        "a larger max_sequence_length keeps it",
+        stacklevel=3,
     )
 
 

@@ -114,16 +114,21 @@ class Metrics:
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
             self._console.show(line)
-        self._check_diverged(line)
+        self._check_diverged(line, first=float(fetched[0]["loss"]))
         return line
 
-    def _check_diverged(self, line: Mapping[str, Any]) -> None:
-        """Raises FloatingPointError where the loss has exploded; before a checkpoint of such weights is written."""
+    def _check_diverged(self, line: Mapping[str, Any], *, first: float) -> None:
+        """Raises FloatingPointError where the loss has exploded; before a checkpoint of such weights is written.
+
+        Args:
+            line: of the steps since the last.
+            first: the loss of the first of them: of a run's first steps most may have exploded.
+        """
         loss = line["loss"]
         if loss is None or any(name.startswith(REWARD) for name in line):
             return
         if math.isinf(self._first_loss):
-            self._first_loss = loss
+            self._first_loss = self._lowest = first
         self._lowest = min(self._lowest, loss)
         if loss > max(RISES * self._lowest, RISES_OVER_FIRST * self._first_loss) > 0:
             raise FloatingPointError(

@@ -53,9 +53,10 @@ def test_the_table_takes_its_place_between_the_markers():
 
 
 def test_a_change_shows_unless_the_versions_changed_too():
-    made = "JAX 1, ptxas 1; bfloat16\n| forward | 128 |"
-    page = kernel_resources.put_between_markers(PAGE, made)
+    made = "JAX 1, ptxas 1; bfloat16\n\nH200:\n\n| forward | 128 |"
+    page = kernel_resources.put_between_markers(PAGE, made.replace("H200:", "H100 and H200:"))
     assert kernel_resources.difference(page, made) == ""
+    assert "-| forward | 128 |" in kernel_resources.difference(page, made.replace("| forward | 128 |", ""))
     assert "+| forward | 130 |" in kernel_resources.difference(page, made.replace("128", "130"))
     assert kernel_resources.difference(page, made.replace("128", "130").replace("JAX 1", "JAX 2")) == ""
     assert "+| forward | 128 |" in kernel_resources.difference(PAGE, made)

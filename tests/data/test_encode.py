@@ -293,7 +293,9 @@ def test_clips_that_are_all_of_no_use(tmp_path, capsys, monkeypatch):
     ):
         with pytest.raises(SystemExit):
             run(write_manifest(tmp_path, rows), "none", tmp_path / flags[1], *flags)
-        assert message in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("too short") == 1
     with pytest.raises(SystemExit):
         run(write_manifest(tmp_path, [{"path": "x.mp4", "caption": "x"}]), "none", tmp_path / "none", *COMMON)
     assert "no clip can be read: 1 are quarantined, such as x.mp4: " in capsys.readouterr().err

@@ -87,6 +87,7 @@ def test_captions_are_scored_by_what_was_drawn(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
 def test_a_tower_that_learns_to_see_names_more_than_chance_and_nothing_else_changes(tmp_path, monkeypatch, capsys):
     """Forty steps on few glances: colours are named at once."""
     monkeypatch.setattr(tower, "GLANCES", 256)

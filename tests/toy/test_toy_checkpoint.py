@@ -28,6 +28,7 @@ def test_it_fits_into_16_mb():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
 @pytest.mark.parametrize("distilled", [False, True])
 def test_text_to_video_shows_what_the_caption_says(weights, distilled):
     asked = score.Arguments(checkpoint=weights, num_steps=16, distilled=distilled)
@@ -39,6 +40,7 @@ def test_text_to_video_shows_what_the_caption_says(weights, distilled):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
 def test_streams_of_4_steps_show_what_captions_say_and_obey_new_ones(weights):
     asked = score_streams.Arguments(checkpoint=weights, distilled=True, num_steps=4)
     streams, scenes = score_streams.Streams(load_pipeline(weights), asked), score.held_out_scenes(16, 0)
@@ -50,6 +52,7 @@ def test_streams_of_4_steps_show_what_captions_say_and_obey_new_ones(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
 def test_an_image_is_kept(weights):
     asked = score.Arguments(checkpoint=weights, task="image-to-video", num_steps=16, distilled=True)
     report = score.score_image_to_video(score.Model(load_pipeline(weights), asked), score.held_out_scenes(4, 1))
@@ -57,6 +60,7 @@ def test_an_image_is_kept(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations", "few_devices")
 def test_a_minute_of_training_learns(weights, tmp_path, monkeypatch):
     """Text to image from random weights, as configs/toy/pretrain_1.py has it, on fewer pictures."""
     make.main([str(tmp_path / "clips"), "--num-clips", "0", "--num-images", "256"])
@@ -68,7 +72,7 @@ def test_a_minute_of_training_learns(weights, tmp_path, monkeypatch):
         [
             "configs/toy/pretrain_1.py",
             *("--checkpoint", str(weights), "--data.path", str(tmp_path / "encoded"), "--run", str(run)),
-            *("--steps", "100", "--samples.every", "None"),
+            *("--steps", "100", "--samples.every", "None", "--devices.data", "1"),
         ]
     )
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -156,6 +156,16 @@ def test_an_exploding_loss_ends_the_run(tmp_path):
             opened.add(4, of_loss(30.0), work)
 
 
+def test_a_loss_that_explodes_before_the_first_line_ends_the_run(tmp_path):
+    work = Work(task="t2v", tokens=1, flops=1.0, waited=0.0)
+    logging = LoggingConfig(every=4)
+    with Metrics(tmp_path, logging, first_step=0, last_step=100, peak_flops=None) as opened:
+        for step, loss in enumerate([1.0, 8.0, 40.0], start=1):
+            opened.add(step, of_loss(loss), work)
+        with pytest.raises(FloatingPointError, match=r"diverged: at step 4 the loss is 37\.2, after 1 at its lowest"):
+            opened.add(4, of_loss(100.0), work)
+
+
 def test_held_out_clips_tell_of_divergence_of_a_loss_that_is_bounded(tmp_path):
     lines = [{"step": 0, "validation_loss": 0.6}, {"step": 10, "validation_loss": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
