@@ -14,18 +14,20 @@ PYTHON ?= python3
 PYTHON312 ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
 	$$python -c "" 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
+# What is imported compiles when it is: compiling everything is half of an installation.
+PIP_FLAGS := --quiet --no-compile
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
 .PHONY: demo serve live train finetune align curate chain test test-slow test-newest test-compile gpu lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,curate,serve,dev]"
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[train,evaluate,curate,serve,dev]"
 	touch $@
 
 # What only tests need of the larger extras; the first picture does not wait for it.
 .venv/tests-installed: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ocr,ray,cluster]"
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[ocr,ray,cluster]"
 	touch $@
 
 demo: .venv/installed
@@ -61,7 +63,7 @@ test-slow: .venv/tests-installed
 .venv-newest/installed: pyproject.toml constraints-newest.txt
 	@test -n "$(PYTHON312)" || { echo "error: no Python 3.12 found: install one, or give make PYTHON312=PATH"; exit 2; }
 	$(PYTHON312) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --constraint constraints-newest.txt --editable ".[train,evaluate,curate,dev]"
+	.venv-newest/bin/pip install $(PIP_FLAGS) --constraint constraints-newest.txt --editable ".[train,evaluate,curate,dev]"
 	touch $@
 
 # Steps, checkpoints and rollouts are tried; whole runs, the longest, only on the pinned JAX.
@@ -73,7 +75,7 @@ test-newest: .venv-newest/installed
 
 .venv-gpu-compile/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-gpu-compile
-	.venv-gpu-compile/bin/pip install --quiet --constraint constraints.txt --editable ".[gpu-compile,jax-triton,train,dev]"
+	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[gpu-compile,jax-triton,train,dev]"
 	touch $@
 
 test-compile: .venv-gpu-compile/installed
@@ -91,7 +93,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 .venv/docs-installed: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 docs: .venv/docs-installed
