@@ -19,6 +19,8 @@ CLIPS = {"drawn": "judge_agreement_toy_data", "the small model's": "judge_agreem
 NAMES = {
     "before": "the one shipped before, whose tower had not seen the model's clips",
     "examples/toy_judge": "the shipped judge",
+    "outputs/judges/toy_2/weights": "one of another seed",
+    "their mean": "the mean of these two",
     "the truth": "the truth itself",
 }
 TINTED = {"grey": "shown in grey", "colour": "shown in colour"}
@@ -27,6 +29,8 @@ REWARDED = {
     "all": "all three",
     "vq": "visual quality",
     "mq": "motion quality",
+    "ensemble_ta": "text alignment, the mean of two judges",
+    "ensemble_all": "all three, the mean of two judges",
     "truth": "the truth, no judge",
 }
 SCORES = ("colour", "shape", "motion", "all", "alignment_reward", "motion_reward", "sharpness")

@@ -38,8 +38,8 @@ for seed in 1 2; do # the first is shipped
   rate --run $judges/toy_$seed --checkpoint $judges/toy_matches_$seed/weights --seed $seed
 done
 agree() { python -m lcv_jax.toy.agreement $judges/$1/held_out_ratings.jsonl "${@:2}" --json benchmarks/results/toy/judge_agreement_$1.json; }
-agree toy_data examples/toy_judge $judges/toy_1/weights $judges/toy_2/weights
-agree toy_model examples/toy_judge $judges/toy_1/weights $judges/toy_2/weights
+agree toy_data examples/toy_judge $judges/toy_2/weights
+agree toy_model examples/toy_judge $judges/toy_2/weights
 
 # 3. Figure 20 of the report: a judge of motion, shown in grey and in colour, where colour gives the motion away in training.
 [ -e $judges/toy_tinted ] || python -m lcv_jax.toy.judges $judges/toy_tinted --tinted --captioner $out/run/weights
