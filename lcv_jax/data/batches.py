@@ -7,7 +7,6 @@ own rows of each. Which samples those are is decided in plans.py; the sources he
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import warnings
 import weakref
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
-from lcv_jax.data.clips import entry_weights, sort_clips
+from lcv_jax.data.clips import SortedClips, entry_weights, first_described, sort_clips
 from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedBucket, EncodedFolder
 from lcv_jax.data.held_out import Chosen, clip_of, held_out_clips
 from lcv_jax.data.identity import Row, file_rows, without_stat
-from lcv_jax.data.manifest import read_manifest
+from lcv_jax.data.manifest import Entry, read_manifest
 from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.data.plans import Choice, Plans
 from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
@@ -48,7 +47,7 @@ class Batch:
 
     Keys of `arrays`: latents_BTHWC, text_BLD, text_mask_BL and for refinement upsampled_BTHWC, from encoded data;
     video_BTHWC, ids_BL, ids_mask_BL and upsampled_video_BTHWC, from clips; video_BTHWC alone for an autoencoder.
-    Where captions of some clip begin later than the clip, caption_start_B: latent frames.
+    Where captions of some clip begin later than the clip and the objective asks when, caption_start_B: latent frames.
     """
 
     kind: BatchKind
@@ -65,7 +64,6 @@ class Batches:
         num_clips: of every size.
         quarantined: clips that could not be read so far, or that are too short, with reasons.
         rows: makes the rows that the data consist of, as identity.py compares them.
-        late_captions: whether captions of some clip begin later than the clip.
     """
 
     def __init__(
@@ -83,9 +81,10 @@ class Batches:
         self.kinds = [
             (BatchKind(choice.task, choice.num_cond_latents), sizes[choice.bucket]) for choice in plans.choices
         ]
-        self.num_clips = dict(zip(sizes, plans.num_records, strict=True))
+        self.num_clips = dict.fromkeys(sizes, 0)
+        for size, count in zip(sizes, plans.num_records, strict=True):
+            self.num_clips[size] += count
         self.quarantined: dict[str, str] = {}
-        self.late_captions = False
         self.rows = rows
         self._cfg, self._plans, self._source = cfg, plans, source
         self._identity = {"data": data_hash, "seed": plans.seed, "batch_size": plans.batch_size}
@@ -161,6 +160,7 @@ def open_batches(
     process_index: int = 0,
     process_count: int = 1,
     held_out: bool = False,
+    late_captions: bool = False,
 ) -> Batches:
     """Opens the data of a run.
 
@@ -171,6 +171,8 @@ def open_batches(
         process_index: which rows of each batch to make: the processes' parts in their order are the batch.
         process_count: of all processes.
         held_out: read the clips of `cfg.held_out` instead of the others.
+        late_captions: batches say where captions begin that begin later than their clips. Otherwise such clips are for
+            continuation, whose condition is what comes before.
 
     Raises:
         ValueError: no such data, no clip for a task that has a share, or a batch that processes cannot share.
@@ -186,12 +188,28 @@ def open_batches(
         raise ValueError(f"a seed must lie in 0..2**64 - 1, got {seed}")
     per_process = batch_size // process_count
     rows = range(process_index * per_process, (process_index + 1) * per_process)
-    if cfg.mode == "encoded":
-        return _open_encoded(cfg, batch_size, seed, rows, held_out)
-    return _open_files(cfg, batch_size, seed, rows, held_out)
+    opened = _open_encoded if cfg.mode == "encoded" else _open_files
+    return opened(cfg, batch_size, seed, rows, held_out=held_out, late_captions=late_captions)
 
 
-def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_out: bool) -> Batches:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The clips that a batch is drawn from."""
+
+    size: Size
+    samples: Any
+    """Records or entries, by their number."""
+    tasks: Sequence[str]
+    """That they can serve."""
+    num_latents: int
+    caption_start: int = 0
+    """The latent frame at which all of their captions begin, if those before are the condition."""
+    weights: np.ndarray | None = None
+
+
+def _open_encoded(
+    cfg: DataConfig, batch_size: int, seed: int, rows: range, *, held_out: bool, late_captions: bool
+) -> Batches:
     folder = EncodedFolder(cfg.path)
     if folder.longest_text > cfg.max_sequence_length:
         raise ValueError(
@@ -204,36 +222,50 @@ def _open_encoded(cfg: DataConfig, batch_size: int, seed: int, rows: range, held
         have = ", ".join(f"{as_text(bucket.size)} ({bucket.num_records} clips)" for bucket in folder.buckets)
         raise ValueError(f"{cfg.path} has no clips of {', '.join(map(as_text, sorted(absent)))}; it has {have}")
     folder.check(buckets)
-    sources: list[Any] = [folder.source(bucket) for bucket in buckets]
-    weights = None
-    if cfg.weight_column is not None:
-        weights = [folder.weights(bucket, cfg.weight_column) for bucket in buckets]
-    if cfg.held_out:
-        ids = [[row["id"] for row in folder.rows(bucket)] for bucket in buckets]
-        apart = held_out_clips(itertools.chain(*ids), cfg.held_out)
-        places = [[i for i, one in enumerate(each) if (clip_of(one) in apart) == held_out] for each in ids]
-        used = [number for number, each in enumerate(places) if each]
-        sources = [Chosen(sources[number], places[number]) for number in used]
-        weights = None if weights is None else [weights[number][places[number]] for number in used]
-        buckets = [buckets[number] for number in used]
-    sizes = [bucket.size for bucket in buckets]
-    plans = _make_plans(
-        cfg,
-        sizes,
-        tasks=[bucket.tasks for bucket in buckets],
-        num_latents=[bucket.latent_shape[0] for bucket in buckets],
-        counts=list(map(len, sources)),
-        weights=weights,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    pools = list(_encoded_pools(cfg, folder, buckets, held_out, apart=folder.late_captions and not late_captions))
+    plans = _make_plans(cfg, pools, batch_size, seed)
     negative, mask = pad_text([folder.caption(folder.negative_prompt)], cfg.max_sequence_length)
-    source = EncodedRows(cfg, folder, sources, plans, rows)
+    sources = [pool.samples for pool in pools]
+    source = EncodedRows(cfg, folder, sources, plans, rows, late_captions=folder.late_captions and late_captions)
     constants = {"negative_text_1LD": negative, "negative_mask_1L": mask}
     make_rows = functools.partial(_encoded_rows, folder, buckets)
-    batches = Batches(cfg, plans, source, sizes, data_hash=folder.hash, rows=make_rows, constants=constants)
-    batches.late_captions = folder.late_captions
-    return batches
+    sizes = [pool.size for pool in pools]
+    return Batches(cfg, plans, source, sizes, data_hash=folder.hash, rows=make_rows, constants=constants)
+
+
+def _encoded_pools(
+    cfg: DataConfig, folder: EncodedFolder, buckets: Sequence[EncodedBucket], held_out: bool, *, apart: bool
+) -> Iterator[Pool]:
+    """Of each bucket, less the clips that are held out, or more.
+
+    Args:
+        apart: clips whose captions begin later are pools of their own.
+    """
+    facts = [folder.rows(bucket) if cfg.held_out or apart else [] for bucket in buckets]
+    kept_apart = held_out_clips((row["id"] for rows in facts for row in rows), cfg.held_out) if cfg.held_out else set()
+    for bucket, rows in zip(buckets, facts, strict=True):
+        weights = None if cfg.weight_column is None else folder.weights(bucket, cfg.weight_column)
+        whole = Pool(
+            size=bucket.size,
+            samples=folder.source(bucket),
+            tasks=bucket.tasks,
+            num_latents=bucket.latent_shape[0],
+            weights=weights,
+        )
+        if not rows:
+            yield whole
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            if not cfg.held_out or (clip_of(row["id"]) in kept_apart) == held_out:
+                places.setdefault(row.get("caption_start", 0) if apart else 0, []).append(place)
+        for start, chosen in sorted(places.items()):
+            yield dataclasses.replace(
+                whole,
+                samples=Chosen(whole.samples, chosen),
+                tasks=("vc",) if start else whole.tasks,
+                caption_start=start,
+                weights=None if weights is None else weights[chosen],
+            )
 
 
 def _encoded_rows(folder: EncodedFolder, buckets: Sequence[EncodedBucket], known: Mapping[str, Row]) -> list[Row]:
@@ -242,7 +274,9 @@ def _encoded_rows(folder: EncodedFolder, buckets: Sequence[EncodedBucket], known
     return [config, *(without_stat(row) for bucket in buckets for row in folder.rows(bucket))]
 
 
-def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_out: bool) -> Batches:
+def _open_files(
+    cfg: DataConfig, batch_size: int, seed: int, rows: range, *, held_out: bool, late_captions: bool
+) -> Batches:
     autoencoder = cfg.mode == "autoencoder"
     refinements = tuple(map(parse_refinement, cfg.refine))
     groups = bucket_groups(cfg.sizes, cfg.resolutions, cfg.num_frames, cfg.granularity)
@@ -258,20 +292,9 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_o
     listed = read_manifest(cfg.path, captions=not autoencoder)
     apart = held_out_clips((entry.id for entry in listed), cfg.held_out)
     sorted_clips = sort_clips(cfg, [entry for entry in listed if (entry.id in apart) == held_out], groups)
-    sizes, entries = list(sorted_clips.entries), list(sorted_clips.entries.values())
-    weights = None
-    if cfg.weight_column is not None:
-        weights = [entry_weights(each, cfg.weight_column, cfg.path) for each in entries]
-    plans = _make_plans(
-        cfg,
-        sizes,
-        tasks=[_tasks_of(cfg, size) for size in sizes],
-        num_latents=[(size[0] - 1) // cfg.temporal_factor + 1 for size in sizes],
-        counts=list(map(len, entries)),
-        weights=weights,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    pools = list(_file_pools(cfg, sorted_clips, apart=not autoencoder and not late_captions))
+    plans = _make_plans(cfg, pools, batch_size, seed)
+    sizes, entries = [pool.size for pool in pools], [pool.samples for pool in pools]
     ids = json.dumps([[size, [entry.id for entry in each]] for size, each in sorted_clips.entries.items()])
     data_hash = hashlib.sha256(ids.encode()).hexdigest()
     if tokenizer is None:
@@ -281,14 +304,34 @@ def _open_files(cfg: DataConfig, batch_size: int, seed: int, rows: range, held_o
         captions = _tokenize(cfg, tokenizer, {entry.id: entry.captions for each in entries for entry in each})
         ids_2L, mask_2L = tokenizer.tokenize(["", cfg.negative_prompt], cfg.max_sequence_length)
         empty = ids_2L[0], mask_2L[0]
-        source = ClipRows(cfg, entries, sizes, plans, rows, captions=captions, empty=empty, refinements=refinements)
+        late = late_captions and any(entry.caption_start for each in entries for entry in each)
+        more: dict[str, Any] = {"empty": empty, "refinements": refinements, "late_captions": late}
+        source = ClipRows(cfg, entries, sizes, plans, rows, captions=captions, **more)
         constants = {"negative_ids_1L": ids_2L[1:], "negative_ids_mask_1L": mask_2L[1:]}
     used = list({entry.id: entry for each in entries for entry in each}.values())
     make_rows = functools.partial(file_rows, used)
     batches = Batches(cfg, plans, source, sizes, data_hash=data_hash, rows=make_rows, constants=constants)
     batches.quarantined = sorted_clips.left_out
-    batches.late_captions = not autoencoder and any(entry.caption_start for entry in used)
     return batches
+
+
+def _file_pools(cfg: DataConfig, clips: SortedClips, *, apart: bool) -> Iterator[Pool]:
+    """Of each bucket; see `_encoded_pools`."""
+    for size, entries in clips.entries.items():
+        by_start: dict[int, list[Entry]] = {}
+        for entry in entries:
+            start = first_described(entry, size, cfg.fps, cfg.temporal_factor) if apart else 0
+            by_start.setdefault(start, []).append(entry)
+        for start, chosen in sorted(by_start.items()):
+            column = cfg.weight_column
+            yield Pool(
+                size=size,
+                samples=chosen,
+                tasks=("vc",) if start else _tasks_of(cfg, size),
+                num_latents=(size[0] - 1) // cfg.temporal_factor + 1,
+                caption_start=start,
+                weights=None if column is None else entry_weights(chosen, column, cfg.path),
+            )
 
 
 def _tokenize(
@@ -313,27 +356,32 @@ def _tasks_of(cfg: DataConfig, size: Size) -> Sequence[str]:
     return ("t2v", "i2v", "vc", *(("refine",) if cfg.refine else ()))
 
 
-def _make_plans(
-    cfg: DataConfig,
-    sizes: Sequence[Size],
-    *,
-    tasks: Sequence[Sequence[str]],
-    num_latents: Sequence[int],
-    counts: Sequence[int],
-    weights: Sequence[np.ndarray] | None,
-    batch_size: int,
-    seed: int,
-) -> Plans:
-    """The plans of all batches; warns of buckets that are smaller than one."""
-    amounts = list(map(float, counts)) if weights is None else [float(each.sum()) for each in weights]
-    choices, shares = possible_choices(cfg, sizes, tasks=tasks, num_latents=num_latents, amounts=amounts)
-    used = sorted({choice.bucket for choice in choices})
-    small = [f"{as_text(sizes[bucket])} ({counts[bucket]})" for bucket in used if counts[bucket] < batch_size]
-    if small and weights is None:
+def _make_plans(cfg: DataConfig, pools: Sequence[Pool], batch_size: int, seed: int) -> Plans:
+    """The plans of all batches; warns of pools that are smaller than one, and of clips that serve no task."""
+    counts = [len(pool.samples) for pool in pools]
+    weights = [pool.weights for pool in pools if pool.weights is not None]
+    sizes = [pool.size for pool in pools]
+    choices, shares = possible_choices(
+        cfg,
+        sizes,
+        tasks=[pool.tasks for pool in pools],
+        num_latents=[pool.num_latents for pool in pools],
+        amounts=[float(each.sum()) for each in weights] if weights else list(map(float, counts)),
+        starts=[pool.caption_start for pool in pools],
+    )
+    used = {choice.bucket for choice in choices}
+    small = [f"{as_text(sizes[number])} ({counts[number]})" for number in sorted(used) if counts[number] < batch_size]
+    if small and not weights:
         warnings.warn(
             f"fewer clips than the {batch_size} of a batch, which repeats them: {', '.join(small)}", stacklevel=4
         )
-    return Plans(choices, shares, counts, weights, batch_size, seed)
+    if late := sum(counts[number] for number, pool in enumerate(pools) if pool.caption_start and number not in used):
+        warnings.warn(
+            f"{cfg.path}: {late} clips are left out: their captions begin later than they do (caption_start), so that "
+            "they are for continuation, and data.tasks.vc is 0",
+            stacklevel=4,
+        )
+    return Plans(choices, shares, counts, weights or None, batch_size, seed)
 
 
 def possible_choices(
@@ -343,6 +391,7 @@ def possible_choices(
     tasks: Sequence[Sequence[str]],
     num_latents: Sequence[int],
     amounts: Sequence[float],
+    starts: Sequence[int] | None = None,
 ) -> tuple[list[Choice], list[float]]:
     """All kinds of batches and their probabilities: a task by its share, then a bucket by its amount of clips.
 
@@ -352,6 +401,7 @@ def possible_choices(
         tasks: that each bucket can serve.
         num_latents: latent frames of each bucket.
         amounts: clips of each bucket, or the sum of their weights.
+        starts: latent frames of each bucket before its captions begin, which are then the condition; None: all 0.
 
     Raises:
         ValueError: a task has a share, and no bucket serves it.
@@ -360,8 +410,8 @@ def possible_choices(
     wanted = {"autoencoder": 1.0} if cfg.mode == "autoencoder" else cfg.tasks.positive()
     for task, share in wanted.items():
         able = [
-            (number, _lengths(cfg, task, num_latents[number]))
-            for number in range(len(sizes))
+            (number, ((start, 1.0),) if start else _lengths(cfg, task, num_latents[number]))
+            for number, start in enumerate(starts or [0] * len(sizes))
             if task in tasks[number] and amounts[number] > 0
         ]
         able = [(number, lengths) for number, lengths in able if lengths]

@@ -79,9 +79,18 @@ def read_or_replace(
 class EncodedRows:
     """Latents and embeddings, from shards."""
 
-    def __init__(self, cfg: DataConfig, folder: EncodedFolder, sources: Sequence[Any], plans: Plans, rows: range):
+    def __init__(
+        self,
+        cfg: DataConfig,
+        folder: EncodedFolder,
+        sources: Sequence[Any],
+        plans: Plans,
+        rows: range,
+        *,
+        late_captions: bool,
+    ):
         self._cfg, self._sources, self._plans, self._rows = cfg, sources, plans, rows
-        self._empty_LD, self._late_captions = folder.caption(""), folder.late_captions
+        self._empty_LD, self._late_captions = folder.caption(""), late_captions
 
     def __call__(self, step: int) -> Rows:
         """The rows; none is quarantined, as encoding has read every clip."""
@@ -142,6 +151,7 @@ class ClipRows(FileRows):
         captions: token ids and masks, L each, of every clip's captions by its id.
         empty: those of the empty caption.
         refinements: what clips are refined from.
+        late_captions: batches say where captions begin.
     """
 
     def __init__(
@@ -155,10 +165,11 @@ class ClipRows(FileRows):
         captions: Mapping[str, Sequence[Tokens]],
         empty: Tokens,
         refinements: Sequence[Refinement],
+        late_captions: bool,
     ):
         super().__init__(entries, sizes, plans, rows)
         self._cfg, self._captions, self._empty, self._refinements = cfg, captions, empty, refinements
-        self._late_captions = any(entry.caption_start for each in entries for entry in each)
+        self._late_captions = late_captions
 
     def __call__(self, step: int) -> Rows:
         """The rows."""

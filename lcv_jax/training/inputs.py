@@ -43,7 +43,9 @@ def _opener(cfg: TrainConfig, base: Base) -> Callable[..., batches.Batches]:
     assert isinstance(cfg.data, DataConfig)
     if cfg.data.tokenizer is not None:
         store.tokenizer_folder(cfg.data.tokenizer)  # verifies it
-    return functools.partial(batches.open_batches, cfg.data)
+    return functools.partial(
+        batches.open_batches, cfg.data, late_captions=getattr(cfg.objective, "late_captions", False)
+    )
 
 
 class Inputs:
@@ -69,12 +71,6 @@ class Inputs:
             process_count=cfg.batch_size // rows,
             held_out=held_out,
         )
-        if self._iterator.late_captions and not getattr(cfg.objective, "late_captions", False):
-            self._iterator.close()
-            raise ValueError(
-                f"{cfg.data.path}: captions of some clips begin later than the clips (caption_start), which only "
-                'causal training and self-forcing with teacher="chunks" know; train on clips without that column'
-            )
         self._size, self._base = cfg.batch_size, base
         self.dimensions = () if isinstance(base, Pipeline) else base.dimensions
         self._constants = self._negative() if "negative_text" in cfg.objective.needs else {}
