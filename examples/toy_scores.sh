@@ -15,6 +15,7 @@ score t2v_4_steps consistency_distillation_4 --distilled --num-steps 4
 score t2v_16_steps_undistilled sft --num-steps 16
 score i2v sft --task image-to-video
 score vc sft --task continue-video
+python -m lcv_jax.toy.score_streams $out/sft/weights --task interactive --num-steps 16 --json $results/interactive.json
 score long pretrain_3 --task long --num-clips 16
 score long_without_noise pretrain_3_without_noise --task long --num-clips 16
 score refine refinement_sparse --task refine

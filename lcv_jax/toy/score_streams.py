@@ -12,6 +12,7 @@ Captions are held out, and streams are those of `Pipeline.stream`.
 - drift: the mean colour and the sharpness of every ten chunks, in percent of the first ten's, and what the last 16
   frames show. Objects turn: whatever moves or grows would leave the frame.
 - continuation: the same measure of videos that are continued clip by clip, 9 frames given and 8 made.
+- interactive: switch, of such videos: a clip of 17 frames, then a segment of 8 more with another prompt, all read.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ from lcv_jax.toy.reports import Clip, Report, check_outputs, publish
 from lcv_jax.toy.score import Model, captioned, held_out_scenes, prompts_of
 from lcv_jax.toy.world import RATES, Scene, kind_of, render
 
-TaskName = Literal["captions", "switch", "drift", "continuation"]
+TaskName = Literal["captions", "switch", "drift", "continuation", "interactive"]
 CLIP = 17
 """Frames of a clip that the model was trained on, and of a stream before its prompt changes."""
 READ = 16
@@ -192,18 +193,48 @@ def switched(scene: Scene, new: str, seed: int, fps: float | int, num_frames: in
 
 def score_switch(streams: Streams, scenes: Sequence[Scene]) -> Report:
     """Whether streams do what the prompt says that they are given midway."""
+    skipped = 4 * streams.arguments.chunk
+
+    def video(prompt: str, told: str, number: int) -> Clip:
+        stream = streams.open(prompt, number)
+        before = take(stream, CLIP)
+        return np.concatenate([before, stream.send(told)[None], take(stream, skipped + READ - 1)])
+
+    return _switch(streams, scenes, video, skipped=skipped, num_frames=READ)
+
+
+def score_interactive(streams: Streams, scenes: Sequence[Scene]) -> Report:
+    """The same of videos whose second segment has another prompt."""
+    model, seed = streams.clips, streams.arguments.seed
+    given = model.arguments.num_cond_frames
+
+    def video(prompt: str, told: str, number: int) -> Clip:
+        (clip,) = model.from_text([prompt], [seed + number])
+        return np.concatenate([clip, model.onwards(clip, told, segment_seed(seed + number, 1))[given:]])
+
+    return _switch(streams, scenes, video, skipped=0, num_frames=CLIP - given)
+
+
+def _switch(
+    streams: Streams, scenes: Sequence[Scene], video: Callable[[str, str, int], Clip], *, skipped: int, num_frames: int
+) -> Report:
+    """What videos show after their prompts changed.
+
+    Args:
+        video: makes one, of its first prompt, its second, and its number.
+        skipped: frames after the change that are not read.
+        num_frames: that follow, and are read.
+    """
     asked = streams.arguments
-    skipped = 4 * asked.chunk
-    later = [switched(scene, asked.new, scene.seed, asked.fps, skipped + READ) for scene in scenes]
+    later = [switched(scene, asked.new, scene.seed, asked.fps, skipped + num_frames) for scene in scenes]
     first, second = prompts_of(scenes), prompts_of(later)
     clips = []
     for number, (prompt, told) in enumerate(zip(first, second, strict=True)):
-        stream = streams.open(prompt, number)
-        before = take(stream, CLIP)
-        clips.append(np.concatenate([before, stream.send(told)[None], take(stream, skipped + READ - 1)]))
+        clips.append(video(prompt, told, number))
         streams.advance()
     after = [clip[CLIP + skipped :] for clip in clips]
-    true = [render(scene, asked.height, asked.width, READ, asked.fps, start=skipped / asked.fps) for scene in later]
+    start = skipped / asked.fps
+    true = [render(scene, asked.height, asked.width, num_frames, asked.fps, start=start) for scene in later]
     return Report(
         measured={
             **_shares("before", [clip[:CLIP] for clip in clips], first, asked),
@@ -341,6 +372,7 @@ TASKS: Mapping[str, Callable[[Streams, Sequence[Scene]], Report]] = {
     "switch": score_switch,
     "drift": score_drift,
     "continuation": score_continuation,
+    "interactive": score_interactive,
 }
 
 
@@ -363,7 +395,7 @@ def run(arguments: Arguments) -> Report:
     pipeline = load_pipeline(arguments.checkpoint)
     long = arguments.task in ("drift", "continuation")
     options = SamplingOptions(**arguments.options())
-    pipeline.check_adapters(options, streaming=arguments.task != "continuation")
+    pipeline.check_adapters(options, streaming=arguments.task not in ("continuation", "interactive"))
     scenes = held_out_scenes(arguments.num_streams, arguments.seed, motion="turns" if long else None)
     begun = time.monotonic()
     with Progress(console=Console(stderr=True), transient=True) as bar:

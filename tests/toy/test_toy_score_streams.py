@@ -101,6 +101,29 @@ def test_a_switch_is_obeyed_by_a_stream_that_listens_and_not_by_a_deaf_one(new):
     assert percent(deaf, "obeyed") < 10  # what leaves the frame looks as if it shrank
 
 
+@pytest.mark.parametrize("deaf", [False, True])
+def test_likewise_of_a_video_whose_second_segment_has_another_prompt(deaf):
+    later = [switched(scene, "motion", scene.seed, 8, 8) for scene in SCENES]
+    known = dict(zip(prompts_of([*SCENES, *later]), [*SCENES, *later], strict=True))
+
+    class Segments(Known):
+        def from_text(self, prompts, seeds):
+            self.begun.append(known[prompts[0]])
+            return [render(self.begun[-1], 64, 64, CLIP, 8)]
+
+        def onwards(self, clip, prompt, seed):
+            scene, start = (self.begun[-1], CLIP / 8) if deaf else (known[prompt], 0)
+            return np.concatenate([clip[-9:], render(scene, 64, 64, 8, 8, start=start)])
+
+    segments = Segments(SCENES)
+    object.__setattr__(segments, "begun", [])
+    object.__setattr__(segments, "arguments", ContinuedArguments(checkpoint=Path("none")))
+    report = score_streams.score_interactive(segments, SCENES)
+    assert percent(report, "before_all") == 100
+    assert {len(clip) for clip in report.clips} == {CLIP + 8}
+    assert percent(report, "obeyed") < 20 if deaf else report.measured["obeyed"] == report.true["obeyed"]
+
+
 def test_ten_chunks_are_compared_with_the_first_ten():
     looks = np.tile([100.0, 50, 200, 8], (30, 1))
     looks[10:20, 1] += np.arange(10)  # 4.5 on average, of 50
