@@ -153,8 +153,8 @@ def draw_rewards(name: str) -> None:
     for column, (judged, true) in enumerate(pairs):
         axes[0, column].set(title=f"the judge: {judged}")
         axes[1, column].set(title=f"the truth: {true}", xlabel="rollout")
-    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=len(REWARDED))
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=4)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     pages.save(figure, DOCS / name)
 
 
