@@ -66,7 +66,8 @@ test-slow: .venv/tests-installed
 	.venv-newest/bin/pip install $(PIP_FLAGS) --constraint constraints-newest.txt --editable ".[train,evaluate,curate,dev]"
 	touch $@
 
-# Steps, checkpoints and rollouts are tried; whole runs, the longest, only on the pinned JAX.
+# What changes with JAX first: kernels, attention over devices, checkpoints and rollouts; steps and runs are long, and tried on
+# the pinned JAX alone.
 NEWEST := tests/kernels tests/models/test_dit.py tests/parallel/test_context.py \
 	$(addprefix tests/training/test_,rollout.py run_checkpoints.py)
 test-newest: .venv-newest/installed
@@ -79,7 +80,7 @@ test-newest: .venv-newest/installed
 	touch $@
 
 test-compile: .venv-gpu-compile/installed
-	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --gpus h200 --check docs/kernels.md # H100's are the same
+	.venv-gpu-compile/bin/python -m benchmarks.kernel_resources --gpus h200 --check docs/kernels.md # an H100's is compiled as it is
 	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest tests/kernels/test_jax_triton.py tests/parallel/test_overlap.py
 	JAX_PLATFORMS=cpu .venv-gpu-compile/bin/python -m pytest -m skipif tests/test_plan.py tests/test_plan_training.py tests/models/test_streamed.py # those without it: make test
 

@@ -315,10 +315,12 @@ def difference(page: str, text: str) -> str:
     if kept and new and kept.groups() != new.groups():
         print(f"the page's table was made with {kept.group()}, this one with {new.group()}: not compared")
         return ""
-    before = tables_by_gpu(inside)
+    before, now = tables_by_gpu(inside), tables_by_gpu(text)
+    if not now:
+        raise ValueError("no table to compare: nothing stands under the name of a GPU")
     changes = [
         difflib.unified_diff(before.get(gpu, []), lines, f"page, {gpu}", f"now, {gpu}", lineterm="", n=0)
-        for gpu, lines in tables_by_gpu(text).items()
+        for gpu, lines in now.items()
     ]
     return "\n".join(itertools.chain.from_iterable(changes))
 

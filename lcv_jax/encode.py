@@ -144,10 +144,10 @@ def encode(arguments: Arguments) -> None:
             if state.encoded:  # else no network was needed, and the index says why there is nothing
                 _write_special_captions(folder, arguments.negative_prompt, networks)
             state.finish(len(mine))
-            # Where nothing is left, the index says so, and why.
-            if state.encoded and (told := too_short_clips(job.groups, state.left_out["too_short"], job.fps)):
-                warnings.warn(told, stacklevel=2)
         write_index(folder, job, config, networks.provenance, arguments.negative_prompt)
+        # After the index, which says it all where no clip is left.
+        if told := too_short_clips(job.groups, state.left_out["too_short"], job.fps):
+            warnings.warn(told, stacklevel=2)
         print(state.summary())
 
 

@@ -22,7 +22,7 @@ from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.training import networks
 from lcv_jax.training.base import network_of, open_base, start_of
 from lcv_jax.training.config import TrainConfig
-from lcv_jax.training.folder import BEGUN, CONFIG, Checkpoints
+from lcv_jax.training.folder import CHECKPOINTS, CONFIG, Checkpoints
 from lcv_jax.training.weights import WhichWeights, kept_weights, save_weights
 from lcv_jax.user_files import read_json, reading
 
@@ -57,8 +57,8 @@ def export(chosen: Export) -> None:
             when it is done.
     """
     written = chosen.run / CONFIG
-    for name in (CONFIG, BEGUN):  # other folders have a config.json too
-        if not (chosen.run / name).is_file():
+    for name in (CONFIG, CHECKPOINTS):  # other folders have a config.json too
+        if not (chosen.run / name).exists():
             raise ValueError(f"{chosen.run} is no run: it has no {name}; give a folder that lcv_jax.train wrote")
     with reading(written):
         cfg = dataclasses.replace(TrainConfig.from_json(read_json(written)), run=chosen.run)

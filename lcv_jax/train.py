@@ -166,7 +166,7 @@ def train(cfg: TrainConfig) -> None:
         )
         with contextlib.closing(inputs), contextlib.closing(Checkpoints(cfg.run, cfg.checkpoints)) as checkpoints:
             if isinstance(base, Pipeline):
-                check_sizes(cfg, base, [size for _, size in inputs.kinds])
+                check_sizes(cfg, base, [(size, kind.num_cond_latents) for kind, size in inputs.kinds])
             rows = check_data(cfg, inputs.rows)
             if (checkpoints.latest or 0) >= cfg.steps and (cfg.run / WEIGHTS).exists():
                 print(f"{cfg.run} is done already: its weights are in {cfg.run / WEIGHTS}", file=sys.stderr)

@@ -162,7 +162,7 @@ TABLE = [
     (train.main, ("config.py",), "none: no such folder"),
     (train.main, ("config.py", "--run", "file"), "file"),
     (export.main, ("full", "out"), "full is no run: it has no config.json"),
-    (export.main, ("configured", "out"), "configured is no run: it has no begun.json"),
+    (export.main, ("configured", "out"), "configured is no run: it has no checkpoints"),
     (plan.main, ("text-to-video", "--gpu", "none"), "none"),
     (plan.main, ("text-to-video", "--json", "folder.json"), "folder.json is a folder"),
     (make.main, ("out", "--num-clips", "0"), "give num_clips or num_images"),

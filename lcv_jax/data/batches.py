@@ -22,7 +22,7 @@ from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedBucket, EncodedFolder
 from lcv_jax.data.held_out import Chosen, clip_of, held_out_clips
 from lcv_jax.data.identity import Row, file_rows, without_stat
-from lcv_jax.data.manifest import Entry, read_manifest
+from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.manifest_config import ManifestConfig
 from lcv_jax.data.plans import Choice, Plans
 from lcv_jax.data.rows import ClipRows, CropRows, EncodedRows, Source, Tokens, pad_text
@@ -318,19 +318,19 @@ def _open_files(
 def _file_pools(cfg: DataConfig, clips: SortedClips, *, apart: bool) -> Iterator[Pool]:
     """Of each bucket; see `_encoded_pools`."""
     for size, entries in clips.entries.items():
-        by_start: dict[int, list[Entry]] = {}
-        for entry in entries:
+        weights = None if cfg.weight_column is None else entry_weights(entries, cfg.weight_column, cfg.path)
+        places: dict[int, list[int]] = {}
+        for place, entry in enumerate(entries):
             start = first_described(entry, size, cfg.fps, cfg.temporal_factor) if apart else 0
-            by_start.setdefault(start, []).append(entry)
-        for start, chosen in sorted(by_start.items()):
-            column = cfg.weight_column
+            places.setdefault(start, []).append(place)
+        for start, chosen in sorted(places.items()):
             yield Pool(
                 size=size,
-                samples=chosen,
+                samples=[entries[place] for place in chosen],
                 tasks=("vc",) if start else _tasks_of(cfg, size),
                 num_latents=(size[0] - 1) // cfg.temporal_factor + 1,
                 caption_start=start,
-                weights=None if column is None else entry_weights(chosen, column, cfg.path),
+                weights=None if weights is None else weights[chosen],
             )
 
 
@@ -370,15 +370,20 @@ def _make_plans(cfg: DataConfig, pools: Sequence[Pool], batch_size: int, seed: i
         starts=[pool.caption_start for pool in pools],
     )
     used = {choice.bucket for choice in choices}
-    small = [f"{as_text(sizes[number])} ({counts[number]})" for number in sorted(used) if counts[number] < batch_size]
+    small = [
+        f"{as_text(pool.size)}{f' described from {pool.caption_start} on' if pool.caption_start else ''} ({count})"
+        for number, (pool, count) in enumerate(zip(pools, counts, strict=True))
+        if number in used and count < batch_size
+    ]
     if small and not weights:
         warnings.warn(
             f"fewer clips than the {batch_size} of a batch, which repeats them: {', '.join(small)}", stacklevel=4
         )
-    if late := sum(counts[number] for number, pool in enumerate(pools) if pool.caption_start and number not in used):
+    late = sum(count for count, pool in zip(counts, pools, strict=True) if pool.caption_start)
+    if late and not cfg.tasks.vc:
         warnings.warn(
-            f"{cfg.path}: {late} clips are left out: their captions begin later than they do (caption_start), so that "
-            "they are for continuation, and data.tasks.vc is 0",
+            f"{cfg.path}: {late} clips are left out: their captions begin later than the clips (caption_start), which "
+            "only continuation trains on, and data.tasks.vc is 0",
             stacklevel=4,
         )
     return Plans(choices, shares, counts, weights or None, batch_size, seed)
@@ -406,17 +411,17 @@ def possible_choices(
     Raises:
         ValueError: a task has a share, and no bucket serves it.
     """
-    choices, shares = [], []
+    choices, shares, starts = [], [], starts or [0] * len(sizes)
     wanted = {"autoencoder": 1.0} if cfg.mode == "autoencoder" else cfg.tasks.positive()
     for task, share in wanted.items():
         able = [
             (number, ((start, 1.0),) if start else _lengths(cfg, task, num_latents[number]))
-            for number, start in enumerate(starts or [0] * len(sizes))
+            for number, start in enumerate(starts)
             if task in tasks[number] and amounts[number] > 0
         ]
         able = [(number, lengths) for number, lengths in able if lengths]
         if not able:
-            raise ValueError(f"{cfg.path}: {_unable(cfg, task, sizes, num_latents)}")
+            raise ValueError(f"{cfg.path}: {_unable(cfg, task, sizes, num_latents, starts)}")
         total = sum(amounts[number] for number, _ in able)
         for number, lengths in able:
             whole = sum(portion for _, portion in lengths)
@@ -432,9 +437,12 @@ def _lengths(cfg: DataConfig, task: str, num_latents: int) -> LengthShares:
     return tuple(pair for pair in by_task.get(task, ((0, 1.0),)) if pair[0] < num_latents)
 
 
-def _unable(cfg: DataConfig, task: str, sizes: Sequence[Size], num_latents: Sequence[int]) -> str:
+def _unable(
+    cfg: DataConfig, task: str, sizes: Sequence[Size], num_latents: Sequence[int], starts: Sequence[int]
+) -> str:
     have = ", ".join(
-        f"{as_text(size)} ({latents} latent frames)" for size, latents in zip(sizes, num_latents, strict=True)
+        f"{as_text(size)} ({latents} latent frames{f', described from {start} on: for vc alone' if start else ''})"
+        for size, latents, start in zip(sizes, num_latents, starts, strict=True)
     )
     advice = {
         "t2i": "images, or lcv_jax.encode --images-from-clips",

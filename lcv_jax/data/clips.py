@@ -211,11 +211,10 @@ def _sizes_of(cfg: DataConfig, entry: Entry, clip: Measure, groups: Groups) -> l
         if not fitting:
             raise TooShortError(clip.num_frames, min(size[0] for size in sizes))
         return fitting
-    if entry.is_image:
-        return [choose_bucket(image_groups(groups), clip)]
-    size = choose_bucket(groups, clip)
+    size = choose_bucket(image_groups(groups) if entry.is_image else groups, clip)
     first_described(entry, size, cfg.fps, cfg.temporal_factor)
-    return [size, (1, *size[1:])] if cfg.images_from_clips and size[0] > 1 and not entry.caption_start else [size]
+    also_image = cfg.images_from_clips and size[0] > 1 and not entry.caption_start
+    return [size, (1, *size[1:])] if also_image else [size]
 
 
 def nothing_left(groups: Groups, short: Mapping[str, int], unread: Mapping[str, str], fps: float) -> str:

@@ -4,7 +4,7 @@
     python -m lcv_jax.toy.score_streams toy --task switch --distilled --num-steps 4 --sheet switch.png
     python -m lcv_jax.toy.score_streams toy --task drift --num-streams 8 --num-chunks 1000 --distilled --num-steps 4
 
-Captions are held out, and streams are those of `Pipeline.stream`.
+Captions are held out, and streams are those of `Pipeline.stream`; the last two tasks make clip after clip instead.
 
 - captions: the first 17 frames of each stream, scored as lcv_jax.toy.score scores clips.
 - switch: after 17 frames the prompt changes (`switched`). The first chunk after that is not read; the 16 frames that
@@ -12,7 +12,7 @@ Captions are held out, and streams are those of `Pipeline.stream`.
 - drift: the mean colour and the sharpness of every ten chunks, in percent of the first ten's, and what the last 16
   frames show. Objects turn: whatever moves or grows would leave the frame.
 - continuation: the same measure of videos that are continued clip by clip, 9 frames given and 8 made.
-- interactive: switch, of such videos: a clip of 17 frames, then a segment of 8 more with another prompt, all read.
+- interactive: the measure of switch of such videos: a clip of 17 frames, and 8 more under another prompt, all read.
 """
 
 import dataclasses

@@ -39,6 +39,7 @@ from lcv_jax.training.state import TrainState
 from lcv_jax.user_files import read_json, reading
 
 CONFIG, BEGUN, DATA, DAMAGED = "config.json", "begun.json", "data.jsonl.gz", "damaged"
+CHECKPOINTS = "checkpoints"
 WRITTEN_LAST = "_CHECKPOINT_METADATA", "commit_success.txt"
 """Files of a checkpoint that orbax writes after the checksums; nothing is restored from them."""
 HASHING_S = 4 * 3600
@@ -82,7 +83,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def _remove(run: Path, made: list[Path]) -> None:
     """Removes the lock and the folders that were created for a run, as far as nothing else is in them."""
-    for path in (run / "checkpoints", *made):
+    for path in (run / CHECKPOINTS, *made):
         with contextlib.suppress(OSError):
             path.unlink() if path.is_file() else path.rmdir()
 
@@ -191,7 +192,7 @@ class Checkpoints:
         Raises:
             ValueError: something that is not a folder is in the place of checkpoints.
         """
-        self._run, self._folder, self._cfg = run, run / "checkpoints", cfg
+        self._run, self._folder, self._cfg = run, run / CHECKPOINTS, cfg
         self._manager: Any = None
         self._saving: int | None = None
         if self._folder.exists() and not self._folder.is_dir():

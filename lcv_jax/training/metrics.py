@@ -28,6 +28,9 @@ RISES, RISES_OVER_FIRST = 10.0, 2.0
 """A run has diverged when the loss is so many times its lowest, and so many times its first. The loss on held-out clips
 has the same noise each time, so that a multiple of its first is enough. It is what finds adapters that diverge: norms
 of the frozen network bound their output, and their training loss stays near that of a random guess."""
+RISES_AT_ONCE, LEAST_FIRST = 100.0, 1e-3
+"""A run has also diverged when its first line's loss is so many times that of its first step: many, as a step's loss is
+noisy. Below `LEAST_FIRST` it is of a network that begins as what it is compared with."""
 
 
 @dataclasses.dataclass
@@ -59,7 +62,7 @@ class Metrics:
         self._paused = 0.0
         self._lowest = self._first_loss = math.inf
         self._first_validation: float | None = None
-        self._good = 0
+        self._good, self._begins = 0, first_step == 0
         self._writes = jax.process_index() == 0
         self._file = run / JSONL
         if self._file.is_file():
@@ -122,13 +125,18 @@ class Metrics:
 
         Args:
             line: of the steps since the last.
-            first: the loss of the first of them: of a run's first steps most may have exploded.
+            first: the loss of the first of them.
         """
         loss = line["loss"]
         if loss is None or any(name.startswith(REWARD) for name in line):
             return
         if math.isinf(self._first_loss):
-            self._first_loss = self._lowest = first
+            self._first_loss = loss
+            if self._begins and first > LEAST_FIRST and loss > RISES_AT_ONCE * first:
+                raise FloatingPointError(
+                    f"training diverged: at step {line['step']} the loss is {loss:.3g} on average, after {first:.3g} at the "
+                    "first step; start another --run with a lower optimizer.learning_rate"
+                )
         self._lowest = min(self._lowest, loss)
         if loss > max(RISES * self._lowest, RISES_OVER_FIRST * self._first_loss) > 0:
             raise FloatingPointError(

@@ -94,22 +94,25 @@ def _check_samples(cfg: TrainConfig, pipeline: Pipeline, prompts: Sequence[str])
     SamplingOptions(num_steps=samples.num_steps, guidance_scale=samples.guidance_scale, distilled=samples.distilled)
     try:
         check_size(*samples.size, pipeline.granularity(sparse=False))
-        check_sizes(cfg, pipeline, [(samples.num_frames, *samples.size)])
+        check_sizes(cfg, pipeline, [((samples.num_frames, *samples.size), 0)])
     except ValueError as error:
         raise ValueError(f"samples: {error}") from None
     assert isinstance(cfg.data, DataConfig | PromptsConfig)
     pipeline.tokenizer.tokenize(prompts, cfg.data.max_sequence_length)
 
 
-def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[Size]) -> None:
+def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[tuple[Size, int]]) -> None:
     """Checks that the networks can compute clips of these sizes.
+
+    Args:
+        sizes: each with the number of its latent frames that are given.
 
     Raises:
         ValueError: a number of frames, a height or a width that they cannot.
     """
     vae, patch = pipeline.vae.cfg, pipeline.dit_config.patch_size
     granularity = vae.spatial_factor if cfg.network == "vae" else pipeline.granularity(sparse=False)
-    for size in sizes:
+    for size, given in sizes:
         if (size[0] - 1) % vae.temporal_factor or size[1] % granularity or size[2] % granularity:
             raise ValueError(
                 f"{as_text(size)}: frames must be a multiple of {vae.temporal_factor} plus 1, "
@@ -124,4 +127,4 @@ def check_sizes(cfg: TrainConfig, pipeline: Pipeline, sizes: Sequence[Size]) -> 
                 )
         if cfg.sparse is not None:
             latents, rows, columns = pipeline.latent_shape(*size)[:3]
-            sparse_order(cfg.sparse, (latents, rows // patch[1], columns // patch[2]), 0)
+            sparse_order(cfg.sparse, (latents, rows // patch[1], columns // patch[2]), given)

@@ -168,7 +168,7 @@ def test_what_is_refused_and_what_is_warned_of(forced, tiny_checkpoint):
     pipeline = load_pipeline(tiny_checkpoint)
     wide = dataclasses.replace(FORCED, window=StreamWindow(chunk=2, sink=0, ring=2))
     with pytest.raises(ValueError, match=r"9x32x32: 3 latent frames are no whole chunks of 2; set objective.window"):
-        check_sizes(dataclasses.replace(cfg, objective=wide), pipeline, [(9, 32, 32)])
+        check_sizes(dataclasses.replace(cfg, objective=wide), pipeline, [((9, 32, 32), 0)])
 
     def trained(adapter):
         config = {"objective": {"kind": "CausalFlowMatching"}, "adapter": adapter and {"name": adapter}}

@@ -156,14 +156,22 @@ def test_an_exploding_loss_ends_the_run(tmp_path):
             opened.add(4, of_loss(30.0), work)
 
 
-def test_a_loss_that_explodes_before_the_first_line_ends_the_run(tmp_path):
+def first_line(tmp_path, losses, first_step=0):
+    """The first line of a run, or of one that goes on."""
     work = Work(task="t2v", tokens=1, flops=1.0, waited=0.0)
-    logging = LoggingConfig(every=4)
-    with Metrics(tmp_path, logging, first_step=0, last_step=100, peak_flops=None) as opened:
-        for step, loss in enumerate([1.0, 8.0, 40.0], start=1):
+    with Metrics(tmp_path, LoggingConfig(every=4), first_step=first_step, last_step=100, peak_flops=None) as opened:
+        for step, loss in enumerate(losses, start=first_step + 1):
             opened.add(step, of_loss(loss), work)
-        with pytest.raises(FloatingPointError, match=r"diverged: at step 4 the loss is 37\.2, after 1 at its lowest"):
-            opened.add(4, of_loss(100.0), work)
+
+
+def test_a_loss_that_explodes_before_the_first_line_ends_the_run(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match="diverged: at step 4 the loss is 150 on average, after 1 at the first step"
+    ):
+        first_line(tmp_path, [1.0, 8.0, 91.0, 500.0])
+    first_line(tmp_path, [0.1, 2.0, 1.0, 1.0])  # noise
+    first_line(tmp_path, [0.0, 1e-6, 1e-4, 1e-2])  # a network that begins as what it is compared with
+    first_line(tmp_path, [1.0, 8.0, 91.0, 500.0], first_step=4)  # it went on from a checkpoint that was good
 
 
 def test_held_out_clips_tell_of_divergence_of_a_loss_that_is_bounded(tmp_path):
