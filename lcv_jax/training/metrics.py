@@ -134,8 +134,8 @@ class Metrics:
             self._first_loss = loss
             if self._begins and first > LEAST_FIRST and loss > RISES_AT_ONCE * first:
                 raise FloatingPointError(
-                    f"training diverged: at step {line['step']} the loss is {loss:.3g} on average, after {first:.3g} at "
-                    "the first step; start another --run with a lower optimizer.learning_rate"
+                    f"training diverged: at step {line['step']} the loss is {loss:.3g} on average, after {first:.3g} "
+                    "at the first step; start another --run with a lower optimizer.learning_rate"
                 )
         self._lowest = min(self._lowest, loss)
         if loss > max(RISES * self._lowest, RISES_OVER_FIRST * self._first_loss) > 0:
