@@ -72,6 +72,8 @@ GuidanceScale = Annotated[float, Bounds(least=1, most=1000)]
 """1 is without guidance."""
 Shift = Annotated[float, Bounds(above=0, most=1e6)]
 """Time shift of a schedule; 0 would make every timestep 0."""
+NoiseLevel = Annotated[float, Bounds(above=0, most=1)]
+"""Of refinement's start: 1 is noise alone."""
 TextTokens = Annotated[int, Bounds(least=2, most=32768)]
 """Length of a tokenized prompt: at least a token and the end."""
 Axis = Annotated[int, Bounds(least=-1, most=2**20)]

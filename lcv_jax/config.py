@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from lcv_jax.bounds import Bounds, Finite, Positive, Share, Shift, Whole, check_fields
+from lcv_jax.bounds import Bounds, Finite, NoiseLevel, Positive, Share, Shift, Whole, check_fields
 from lcv_jax.user_files import read_json, reading
 
 Size = Annotated[int, Bounds(least=1, most=2**20)]
@@ -225,7 +225,7 @@ class UMT5Config(PublishedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SchedulerConfig(PublishedConfig):
-    """The flow-matching Euler scheduler: only its time shift varies."""
+    """The flow-matching Euler scheduler: only its time shift varies, and where refinement starts."""
 
     dropped = frozenset({"base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift", "time_shift_type"})
     pinned = {
@@ -235,6 +235,8 @@ class SchedulerConfig(PublishedConfig):
     }  # fmt: skip
 
     shift: Shift = 12.0
+    t_thresh: NoiseLevel = 0.5
+    """Noise level that the refinement adapter was trained to start from. Not in published configs: theirs is 0.5."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -129,7 +129,8 @@ class Pipeline:
         self.dit_config: DiTConfig = store.load_config(self.folder, "dit")
         self.vae = WanVAE(store.load_config(self.folder, "vae"))
         self.text_encoder = UMT5Encoder(store.load_config(self.folder, "text_encoder"))
-        self.shift = store.load_scheduler_config(self.folder).shift
+        scheduler = store.load_scheduler_config(self.folder)
+        self.shift, self.t_thresh = scheduler.shift, scheduler.t_thresh
         self._resting = self._resting_place()
         streams = self.weights == "stream"
         self.fold_adapters = self.fold_adapters and not streams and not store.is_quantized(self.folder)
@@ -309,7 +310,7 @@ class Pipeline:
         num_cond_frames: int = 0,
         size: tuple[int, int] | None = None,
         spatial_only: bool = False,
-        t_thresh: float = 0.5,
+        t_thresh: float | None = None,
         noise: np.ndarray | Array | None = None,
         output: Output = "video",
         on_step: OnStep | None = None,
@@ -328,7 +329,7 @@ class Pipeline:
             num_cond_frames: how many frames of the result (at its frame rate) are given.
             size: height and width; None: the 720p bucket nearest to the video's aspect ratio.
             spatial_only: keep the number of frames instead of doubling it.
-            t_thresh: noise level to start from.
+            t_thresh: noise level to start from; None: the checkpoint's, 0.5 of the released one.
             noise, output, on_step, options: as in `text_to_video`; latents include the padding to whole blocks.
 
         Raises:
@@ -360,7 +361,7 @@ class Pipeline:
             prompt,
             dataclasses.replace(chosen, sparse=sparse, guidance_scale=1.0),
             start.shape[1:],
-            chosen.schedule(self.shift, t_thresh=t_thresh),
+            chosen.schedule(self.shift, t_thresh=self.t_thresh if t_thresh is None else t_thresh),
             condition=condition,
             start=start,
             own_adapters=((REFINEMENT_ADAPTER, 1.0),),

@@ -300,6 +300,24 @@ def test_refinement_cuts_its_padding(pipeline):
     assert after.shape == (1, 14, 64, 64, 3)
 
 
+def test_refinement_starts_at_the_noise_that_the_checkpoint_says(pipeline, monkeypatch):
+    """A published config says nothing: 0.5, as published."""
+    assert pipeline.t_thresh == 0.5
+    schedules = []
+
+    def sample(prompt, options, shape, schedule, **given):
+        schedules.append(schedule)
+        return given["start"]
+
+    monkeypatch.setattr(pipeline, "_sample", sample)
+    monkeypatch.setattr(pipeline, "t_thresh", 0.25)
+    clip = np.zeros((7, 32, 32, 3), np.uint8)
+    given = {"size": (64, 64), "num_steps": 50, "shift": 1.0, "max_sequence_length": 16, "output": "latents"}
+    for asked, first in ((None, 0.25), (0.4, 0.4)):
+        pipeline.refine(clip, t_thresh=asked, **given)
+        assert schedules[-1][0] == first > schedules[-1][1]
+
+
 def test_padding_makes_whole_blocks_that_hold_every_frame():
     for num_frames in range(1, 40):
         for condition in range(num_frames):

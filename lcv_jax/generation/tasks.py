@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Fixed
 
-from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, check_fields
+from lcv_jax.bounds import Bounds, Fps, FrameCount, NoiseLevel, Pixels, check_fields
 from lcv_jax.data.media_reader import read_image, read_video
 from lcv_jax.generation import long_video
 from lcv_jax.generation.json_values import from_json
@@ -154,8 +154,8 @@ class Refine:
     """Keep the frame rate."""
     size: tuple[Pixels, Pixels] | None = None
     """Height and width, multiples of 64. None: the 720p bucket nearest to the video's aspect ratio."""
-    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
-    """Noise level to start from: the higher, the more is made anew."""
+    t_thresh: NoiseLevel | None = None
+    """Noise level to start from: the higher, the more is made anew. None: the checkpoint's, 0.5 of the released one."""
     segment_frames: FrameCount = 93
     """Frames refined at once."""
     overlap: FrameCount = 13
@@ -175,7 +175,7 @@ class Refine:
         check_refinement(own)
         if not 0 < self.overlap < self.segment_frames:
             raise ValueError(f"overlap must lie in 1..{self.segment_frames - 1}, got {self.overlap}")
-        own.schedule(1.0, t_thresh=self.t_thresh)
+        own.schedule(1.0, t_thresh=self.t_thresh or 1.0)
         read_video(self.video, last=1)
 
     def run(self, pipeline: Pipeline, folder: Path, listeners: Listeners) -> Iterator[Result]:

@@ -1,13 +1,13 @@
 """The refinement expert: flow matching from an upsampled clip instead of from noise (report section 3.4.1)."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import PRNGKeyArray
-from lcv_jax.bounds import Bounds, check_fields
+from lcv_jax.bounds import NoiseLevel, check_fields
 from lcv_jax.diffusion.flow import mix
 from lcv_jax.objectives.distances import squared_error
 from lcv_jax.objectives.drawing import draw_uniform, frame_times, mix_frames
@@ -28,7 +28,7 @@ class Refinement:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
+    t_thresh: NoiseLevel = 0.5
     """The noise level that sampling will start from."""
     stratified: bool = True
     """Spread the times of a batch evenly instead of drawing each on its own."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from lcv_jax import pipeline as pipelines
 from lcv_jax.array_types import Array, Params
-from lcv_jax.bounds import Bounds, Count, FrameCount, Pixels, Shift, Whole, check_fields
+from lcv_jax.bounds import Bounds, Count, FrameCount, NoiseLevel, Pixels, Whole, check_fields
 from lcv_jax.checkpoint import store
 from lcv_jax.checkpoint.streamed import STACKS
 from lcv_jax.config import BlockSparseConfig, DiTConfig, SchedulerConfig, UMT5Config, VAEConfig
@@ -50,7 +50,7 @@ class Networks:
     dit: DiTConfig = DiTConfig(bsa_params=BlockSparseConfig())  # noqa: RUF009
     vae: VAEConfig = VAEConfig(latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)  # noqa: RUF009
     text_encoder: UMT5Config = UMT5Config()  # noqa: RUF009
-    shift: Shift = SchedulerConfig().shift
+    scheduler: SchedulerConfig = SchedulerConfig()  # noqa: RUF009
     folded: tuple[str, ...] = ()
     """Adapters that the conversion folded in."""
     quantized: bool = False
@@ -71,7 +71,7 @@ def networks_of(folder: Path) -> Networks:
         dit=store.load_config(folder, "dit"),
         vae=store.load_config(folder, "vae"),
         text_encoder=store.load_config(folder, "text_encoder"),
-        shift=store.load_scheduler_config(folder).shift,
+        scheduler=store.load_scheduler_config(folder),
         folded=tuple(record["name"] for record in provenance["components"]["dit"]["folded"]),
         quantized=store.is_quantized(folder),
     )
@@ -200,8 +200,8 @@ class Refine:
     """Keep the frame rate."""
     size: tuple[Pixels, Pixels] | None = None
     """Height and width of the result, multiples of 64. None: the 720p bucket nearest to the video's aspect ratio."""
-    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
-    """Noise level to start from."""
+    t_thresh: NoiseLevel | None = None
+    """Noise level to start from. None: the checkpoint's, 0.5 of the released one."""
     segment_frames: FrameCount = 93
     """Frames refined at once."""
     overlap: FrameCount = 13
@@ -304,7 +304,7 @@ class RecordingPipeline(Pipeline):
         self.dit_config = self.networks.dit
         self.vae = WanVAE(self.networks.vae)
         self.text_encoder = UMT5Encoder(self.networks.text_encoder)
-        self.shift = self.networks.shift
+        self.shift, self.t_thresh = self.networks.scheduler.shift, self.networks.scheduler.t_thresh
         self.fold_adapters = self.fold_adapters and not self.networks.quantized and self.weights == "resident"
         self._params: dict[str, Params] = {}
         self._text_encoder_on_host = None

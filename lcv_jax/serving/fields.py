@@ -16,6 +16,7 @@ from lcv_jax.bounds import (
     Fps,
     FrameCount,
     GuidanceScale,
+    NoiseLevel,
     Pixels,
     SamplingSteps,
     Seconds,
@@ -74,7 +75,7 @@ FIELDS = {
     "refine": Field(bool, "Refine the result to 720p and twice the frame rate."),
     "refine_size": Field(str, "WIDTHxHEIGHT of the refined video, multiples of 64."),
     "spatial_only": Field(bool, "When refining a clip: keep its frame rate."),
-    "t_thresh": Field(Annotated[float, Bounds(above=0, most=1)], "When refining a clip: noise level to start from."),
+    "t_thresh": Field(NoiseLevel, "When refining a clip: noise level to start from."),
 }
 
 

@@ -30,6 +30,7 @@ from lcv_jax.bounds import (
     Fps,
     FrameCount,
     GuidanceScale,
+    NoiseLevel,
     Pixels,
     SamplingSteps,
     Shift,
@@ -98,8 +99,8 @@ class Arguments:
     """Ten even steps at the end. None: for continuation only, unless distilled."""
     shift: Shift | None = None
     """Time shift of the schedule. None: the checkpoint's."""
-    t_thresh: Annotated[float, Bounds(above=0, most=1)] = 0.5
-    """Noise level that refinement starts from."""
+    t_thresh: NoiseLevel | None = None
+    """Noise level that refinement starts from. None: the checkpoint's."""
     negative_prompt: str = ""
     """Of guidance."""
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
