@@ -80,8 +80,11 @@ class Arguments:
     images_from_clips: Annotated[int, Bounds(least=0, most=65536)] = 0
     """Also take this many single frames of every clip, at even distances, to train text to image. 1: its first."""
     refine: tuple[str, ...] = ()
-    """Also encode a degraded version, upsampled, to train refinement: HEIGHT,WIDTH,FPS or RESOLUTION,FPS of that
+    """Also encode a smaller version, upsampled, to train refinement: HEIGHT,WIDTH,FPS or RESOLUTION,FPS of that
     version. Of several, each clip gets one."""
+    refine_from: Literal["degraded", "autoencoded"] = "degraded"
+    """The smaller version is blurred, made noisy and compressed, as the report has it; or it only goes through the
+    autoencoder, as what a model makes comes out of one: nearer to the truth, if that is all that will be refined."""
     negative_prompt: str = ""
     """The general one that guidance is distilled with; its embedding is stored."""
     max_sequence_length: TextTokens = 512
@@ -177,6 +180,7 @@ def _check(arguments: Arguments) -> Job:
         fps=arguments.fps,
         images_from_clips=arguments.images_from_clips,
         refinements=refinements,
+        degraded=arguments.refine_from == "degraded",
         records_per_shard=arguments.records_per_shard,
         part=part,
         parts=parts,
@@ -229,6 +233,8 @@ class Networks:
 
     def upsampled_latents(self, small_THWC: np.ndarray, size: Size) -> np.ndarray:
         """Latents of a small clip, upsampled as refinement does it."""
+        if self._arguments.refine_from == "autoencoded":
+            small_THWC = self.decoded(self.latents(small_THWC))
         return self.latents(upsample_clip(jnp.asarray(small_THWC, jnp.float32) / 255, *size))
 
 
@@ -322,9 +328,13 @@ def _config(arguments: Arguments, job: Job, content: Mapping[str, str]) -> dict[
         "buckets": job.groups,
         "parts": job.parts,
         **{name: getattr(arguments, name) for name in fields},
-        **({"degradations": DEGRADATIONS} if arguments.refine else {}),
+        **({"degradations": _degradations(arguments)} if arguments.refine else {}),
     }
     return json.loads(json.dumps(config))
+
+
+def _degradations(arguments: Arguments) -> int | str:
+    return DEGRADATIONS if arguments.refine_from == "degraded" else arguments.refine_from
 
 
 def _write_special_captions(folder: Path, negative_prompt: str, networks: Networks) -> None:

@@ -16,6 +16,7 @@ from lcv_jax.array_types import UInt8
 from lcv_jax.data.buckets import RESOLUTIONS, nearest_bucket
 from lcv_jax.data.config import Size
 from lcv_jax.data.degradations import JPEG, Blur, Codec, Exposure, Noise, OneOf, Resize, Sometimes, compose
+from lcv_jax.data.frames import resize_and_crop
 
 BLUR = (0.1, 0.7)
 """Standard deviations of a Gaussian, in pixels of the small clip."""
@@ -69,6 +70,12 @@ class Refinement:
         generator = generator_of(identity)
         chosen_THWC = Exposure(self.stride((T, H, W), fps))(video_THWC, generator)
         return degrade(chosen_THWC, *self.small_shape((T, H, W)), generator)
+
+    def shrink(self, video_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> UInt8[np.ndarray, "t h w 3"]:
+        """The small version of a clip and nothing worse: every nth frame, its whole area resampled."""
+        T, H, W, _ = video_THWC.shape
+        height, width = self.small_shape((T, H, W))
+        return resize_and_crop(video_THWC[:: self.stride((T, H, W), fps)], height, width, stretch=True)
 
 
 def parse_refinement(text: str) -> Refinement:

@@ -54,6 +54,8 @@ class Job:
     """Single frames of every clip that are encoded too."""
     refinements: tuple[Refinement, ...] = ()
     """Lower resolutions to refine from; each clip gets one."""
+    degraded: bool = True
+    """Those are worse than mere downsampling makes them."""
     records_per_shard: int = 64
     part: int = 0
     parts: int = 1
@@ -70,7 +72,11 @@ class Job:
         size, video_THWC = read_into_bucket(entry, self.groups, self.fps)
         small_THWC = None
         if self.refinements and size[0] > 1:
-            small_THWC = pick(self.refinements, entry.id).degrade(video_THWC, self.fps, entry.id)
+            refinement = pick(self.refinements, entry.id)
+            if self.degraded:
+                small_THWC = refinement.degrade(video_THWC, self.fps, entry.id)
+            else:
+                small_THWC = refinement.shrink(video_THWC, self.fps)
         clips = {identity: Clip(size, video_THWC, small_THWC, file, first_described(entry, size, self.fps))}
         # Evenly spaced from the first frame on, so that a single one is the first.
         places = np.linspace(0, len(video_THWC), len(image_ids), endpoint=False).astype(int)

@@ -19,10 +19,11 @@ from lcv_jax.data import encoded
 from lcv_jax.data.clips import read_frames
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedFolder, pack_record, unpack_record
+from lcv_jax.data.frames import resize_and_crop, to_uint8
 from lcv_jax.data.manifest import Entry
 from lcv_jax.data.media_writer import VideoWriter
 from lcv_jax.pipeline import load_pipeline
-from lcv_jax.sampling.denoise import encode_frames, upsample_clip
+from lcv_jax.sampling.denoise import decode_latents, encode_frames, upsample_clip
 
 COMMON = ("--sizes", "5,16,16", "--fps", "8")
 
@@ -99,6 +100,18 @@ def test_what_the_pipeline_would_compute(tiny_checkpoint, tmp_path, capsys):
         text, mask = pipeline.encode_text([caption], 32)
         np.testing.assert_allclose(folder.caption(caption), np.asarray(text)[0, : int(mask.sum())], atol=1e-5)
     run(manifest, tiny_checkpoint, tmp_path / "out", *flags)  # done already: nothing is encoded again
+
+    # Refined from what only went through the autoencoder.
+    run(manifest, tiny_checkpoint, tmp_path / "clean", *flags, "--refine-from", "autoencoded")
+    ((clip, _),) = [unpack_record(record) for record in records(tmp_path / "clean")[5, 32, 32]]
+    small = resize_and_crop(frames[::2], 16, 16)
+    back = decode_latents(
+        pipeline.vae, pipeline.params("vae"), latents(jnp.asarray(small, jnp.float32) / 255)[None], "decode"
+    )
+    large = upsample_clip(jnp.asarray(to_uint8(np.asarray(back))[0], jnp.float32) / 255, 5, 32, 32)
+    np.testing.assert_allclose(clip["upsampled_THWC"], latents(large), atol=1e-5)
+    with pytest.raises(SystemExit):
+        run(manifest, tiny_checkpoint, tmp_path / "out", *flags, "--refine-from", "autoencoded")
 
 
 @pytest.fixture
