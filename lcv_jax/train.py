@@ -350,10 +350,13 @@ def _peak_flops(learner: Learner) -> float | None:
 
 
 def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Frozen, inputs: Any) -> None:
-    """Writes RUN/weights and RUN/weights_raw; an autoencoder's latents are measured first, to be normalised by."""
+    """Writes RUN/weights and RUN/weights_raw; an autoencoder's latents are measured first, to be normalised by.
+
+    Not where latents are to stay: they are normalised as before.
+    """
     kept = kept_weights(cfg)
     configs: dict[WhichWeights, dict[str, PublishedConfig]] = {which: {} for which in kept}
-    if isinstance(learner.model, WanVAE):
+    if isinstance(learner.model, WanVAE) and "teacher" not in cfg.objective.needs:
         statistics = {which: LatentStatistics(learner.model.cfg) for which in kept}
         for _ in range(STATISTICS_BATCHES):
             _, batch = inputs.next()

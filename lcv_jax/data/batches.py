@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.data.captions import CaptionTokenizer, load_tokenizer
-from lcv_jax.data.clips import SortedClips, entry_weights, first_described, sort_clips
+from lcv_jax.data.clips import SortedClips, column_values, entry_weights, first_described, sort_clips
 from lcv_jax.data.config import DataConfig, LengthShares, Size, as_text, bucket_groups
 from lcv_jax.data.degrade import parse_refinement
 from lcv_jax.data.encoded import EncodedBucket, EncodedFolder
@@ -252,20 +252,31 @@ def _encoded_pools(
             num_latents=bucket.latent_shape[0],
             weights=weights,
         )
-        if not rows:
-            yield whole
-        places: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            if not cfg.held_out or (clip_of(row["id"]) in kept_apart) == held_out:
-                places.setdefault(row.get("caption_start", 0) if apart else 0, []).append(place)
-        for start, chosen in sorted(places.items()):
-            yield dataclasses.replace(
-                whole,
-                samples=Chosen(whole.samples, chosen),
-                tasks=("vc",) if start else whole.tasks,
-                caption_start=start,
-                weights=None if weights is None else weights[chosen],
-            )
+        starts = {
+            place: row.get("caption_start", 0) if apart else 0
+            for place, row in enumerate(rows)
+            if not cfg.held_out or (clip_of(row["id"]) in kept_apart) == held_out
+        }
+        yield from _by_start(whole, starts) if rows else (whole,)
+
+
+def _by_start(whole: Pool, starts: Mapping[int, int]) -> Iterator[Pool]:
+    """A pool of those clips whose captions begin with them, and one, for continuation, of each later beginning.
+
+    Args:
+        starts: latent frames at which captions begin, of the clips' places; others are left out.
+    """
+    places: dict[int, list[int]] = {}
+    for place, start in starts.items():
+        places.setdefault(start, []).append(place)
+    for start, chosen in sorted(places.items()):
+        yield dataclasses.replace(
+            whole,
+            samples=Chosen(whole.samples, chosen),
+            tasks=("vc",) if start else whole.tasks,
+            caption_start=start,
+            weights=None if whole.weights is None else whole.weights[chosen],
+        )
 
 
 def _encoded_rows(folder: EncodedFolder, buckets: Sequence[EncodedBucket], known: Mapping[str, Row]) -> list[Row]:
@@ -294,9 +305,11 @@ def _open_files(
     sorted_clips = sort_clips(cfg, [entry for entry in listed if (entry.id in apart) == held_out], groups)
     pools = list(_file_pools(cfg, sorted_clips, apart=not autoencoder and not late_captions))
     plans = _make_plans(cfg, pools, batch_size, seed)
-    sizes, entries = [pool.size for pool in pools], [pool.samples for pool in pools]
+    sizes, entries = [pool.size for pool in pools], [list(pool.samples) for pool in pools]
     ids = json.dumps([[size, [entry.id for entry in each]] for size, each in sorted_clips.entries.items()])
     data_hash = hashlib.sha256(ids.encode()).hexdigest()
+    if cfg.keep_column:
+        column_values([entry for each in entries for entry in each], cfg.keep_column, cfg.path, "keep_column")
     if tokenizer is None:
         source: Source = CropRows(cfg, entries, sizes, plans, rows)
         constants = {}
@@ -318,20 +331,15 @@ def _open_files(
 def _file_pools(cfg: DataConfig, clips: SortedClips, *, apart: bool) -> Iterator[Pool]:
     """Of each bucket; see `_encoded_pools`."""
     for size, entries in clips.entries.items():
-        weights = None if cfg.weight_column is None else entry_weights(entries, cfg.weight_column, cfg.path)
-        places: dict[int, list[int]] = {}
-        for place, entry in enumerate(entries):
-            start = first_described(entry, size, cfg.fps, cfg.temporal_factor) if apart else 0
-            places.setdefault(start, []).append(place)
-        for start, chosen in sorted(places.items()):
-            yield Pool(
-                size=size,
-                samples=[entries[place] for place in chosen],
-                tasks=("vc",) if start else _tasks_of(cfg, size),
-                num_latents=(size[0] - 1) // cfg.temporal_factor + 1,
-                caption_start=start,
-                weights=None if weights is None else weights[chosen],
-            )
+        whole = Pool(
+            size=size,
+            samples=entries,
+            tasks=_tasks_of(cfg, size),
+            num_latents=(size[0] - 1) // cfg.temporal_factor + 1,
+            weights=None if cfg.weight_column is None else entry_weights(entries, cfg.weight_column, cfg.path),
+        )
+        starts = (first_described(entry, size, cfg.fps, cfg.temporal_factor) if apart else 0 for entry in entries)
+        yield from _by_start(whole, dict(enumerate(starts)))
 
 
 def _tokenize(

@@ -245,11 +245,20 @@ def entry_weights(entries: Sequence[Entry], column: str, manifest: Path) -> np.n
     Raises:
         ValueError: a clip has none, or it is no weight.
     """
+    return checked_weights(column_values(entries, column, manifest, "weight_column"), column, str(manifest))
+
+
+def column_values(entries: Sequence[Entry], column: str, manifest: Path, option: str) -> list[float]:
+    """A column of numbers, which an option names.
+
+    Raises:
+        ValueError: a clip has none.
+    """
     missing = [entry.id for entry in entries if column not in entry.numbers]
     if missing:
         have = sorted({name for entry in entries for name in entry.numbers})
         raise ValueError(
-            f"{manifest}: weight_column {column!r} is not given for {len(missing)} clips, the first is {missing[0]}; "
+            f"{manifest}: {option} {column!r} is not given for {len(missing)} clips, the first is {missing[0]}; "
             f"columns with numbers: {', '.join(have) or 'none'}"
         )
-    return checked_weights([entry.numbers[column] for entry in entries], column, str(manifest))
+    return [entry.numbers[column] for entry in entries]

@@ -90,6 +90,9 @@ class DataConfig:
     """Share of samples whose caption is replaced by the empty one, for guidance."""
     weight_column: str | None = None
     """Draw clips in proportion to this column of the manifest. None: every clip once in an epoch."""
+    keep_column: str | None = None
+    """Of the mode autoencoder: a column of the manifest, 1 for clips whose latents are to stay as they are when
+    training starts (`objective.keep_weight`), else 0. None: none are."""
     held_out: Annotated[float, Bounds(least=0, below=1)] = 0.0
     """Share of the clips that are not trained on but kept for `validation`: at least one, chosen by a hash of ids."""
     max_sequence_length: TextTokens = 512

@@ -211,12 +211,18 @@ class CropRows(FileRows):
 
     def __call__(self, step: int) -> Rows:
         """The rows."""
+        column = self._cfg.keep_column
 
-        def read(row: int, entry: Entry, size: Size) -> np.ndarray:
-            return read_crop(entry, size, self._cfg.fps, self._plans.row_generator(step, row))
+        def read(row: int, entry: Entry, size: Size) -> tuple[np.ndarray, float]:
+            video_THWC = read_crop(entry, size, self._cfg.fps, self._plans.row_generator(step, row))
+            return video_THWC, entry.numbers[column] if column else 0.0
 
-        videos, quarantined = self._read_rows(step, read)
-        return {"video_BTHWC": np.stack(videos)}, quarantined
+        pairs, quarantined = self._read_rows(step, read)
+        videos, keep = zip(*pairs, strict=True)
+        batch = {"video_BTHWC": np.stack(videos)}
+        if column:
+            batch["keep_B"] = np.array(keep, np.float32)
+        return batch, quarantined
 
 
 def read_crop(entry: Entry, size: Size, fps: float, generator: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ neighbours in space and time, over several scales: a blurred edge or a flickerin
 
 import dataclasses
 import itertools
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import jax.numpy as jnp
 
@@ -21,10 +21,12 @@ from lcv_jax.objectives.networks import AutoencoderNetworks, Batch, Losses
 class Autoencoder:
     """Absolute error of pixels and of their differences, and a small divergence of the latents from a unit normal.
 
-    Reads video_BTHWC, uint8. The decoder's output should not be clipped.
-    """
+    With a `keep_weight` also how far the latents of clips that are known have moved since training began: so an
+    autoencoder learns new footage, and a transformer that was trained on its latents goes on working.
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    Reads video_BTHWC, uint8, and with a `keep_weight` keep_B, above 0 where a clip is known. The decoder's output
+    should not be clipped.
+    """
 
     kl_weight: NonNegative = 1e-4
     """Of the divergence, a mean over latents where the others are means over pixels. It keeps latents from growing
@@ -35,9 +37,16 @@ class Autoencoder:
     """Sizes at which frames are compared: whole, half, a quarter, ..."""
     charbonnier_width: Positive = 1e-3
     """Errors below this, of pixels in [-1, 1], count squared; those above count linearly."""
+    keep_weight: NonNegative = 0.0
+    """Of the squared distance of latents from those of the start, for the clips of `data.keep_column`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The encoder as it was, if latents are to stay."""
+        return frozenset({"teacher"} if self.keep_weight else ())
 
     def __call__(
         self, networks: AutoencoderNetworks, batch: Batch, key: PRNGKeyArray, *, num_cond_latents: int = 0
@@ -50,12 +59,15 @@ class Autoencoder:
         pixels, differences = jnp.mean(pixels_B), jnp.mean(differences_B)
         error_B = squared_error(decoded_BTHWC, video_BTHWC)
         psnr = jnp.mean(10 * jnp.log10(4 / jnp.maximum(error_B, 1e-10)))
-        return Losses(
-            loss=pixels + self.difference_weight * differences + self.kl_weight * kl,
-            error_B=error_B,
-            t_B=None,
-            metrics={"pixels": pixels, "differences": differences, "kl": kl, "psnr": psnr},
-        )
+        loss = pixels + self.difference_weight * differences + self.kl_weight * kl
+        metrics = {"pixels": pixels, "differences": differences, "kl": kl, "psnr": psnr}
+        if self.keep_weight:
+            assert networks.start is not None, "the trainer binds what the objective needs"
+            began = networks.start(video_BTHWC)[0].astype(jnp.float32)
+            keep_B = batch["keep_B"]
+            metrics["moved"] = moved = jnp.sum(keep_B * squared_error(mean, began)) / jnp.maximum(jnp.sum(keep_B), 1)
+            loss += self.keep_weight * moved
+        return Losses(loss=loss, error_B=error_B, t_B=None, metrics=metrics)
 
     def reconstruction(
         self, decoded_BTHWC: Float[Array, "B T H W C"], video_BTHWC: Float[Array, "B T H W C"]

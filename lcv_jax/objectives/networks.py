@@ -53,12 +53,14 @@ def noisy_velocity(
 
 
 class AutoencoderNetworks(NamedTuple):
-    """The two halves of the video autoencoder, both learning."""
+    """The two halves of the video autoencoder, both learning, and what they were."""
 
     encode: Callable[[Array], tuple[Array, Array]]
     """A video in [-1, 1] -> mean and log-variance of its latents, not normalised."""
     decode: Callable[[Array], Array]
     """Latents, not normalised -> the video in [-1, 1], not clipped: what is clipped has no gradient."""
+    start: Callable[[Array], tuple[Array, Array]] | None = None
+    """`encode` of the weights that training starts from, frozen."""
 
 
 class Losses(NamedTuple):

@@ -227,6 +227,8 @@ class TrainConfig:
             )
         if isinstance(self.objective, Autoencoder) and (self.adapter or self.sparse or self.fold):
             raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
+        if isinstance(self.objective, Autoencoder):
+            self._check_kept_latents(self.objective)
         if self.from_scratch and self.adapter:
             raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
         kind = type(self.objective)
@@ -269,6 +271,16 @@ class TrainConfig:
             assert not isinstance(self.data, PromptsConfig)
             if self.validation.path is None and not self.data.held_out:
                 raise ValueError("validation needs data: set data.held_out (a share, such as 0.1) or validation.path")
+
+    def _check_kept_latents(self, objective: Autoencoder) -> None:
+        assert isinstance(self.data, DataConfig)
+        if bool(objective.keep_weight) != (self.data.keep_column is not None):
+            raise ValueError(
+                "objective.keep_weight and data.keep_column belong together: the column says which clips' latents are "
+                f"to stay; got {objective.keep_weight} and {self.data.keep_column}"
+            )
+        if objective.keep_weight and self.from_scratch:
+            raise ValueError("objective.keep_weight keeps latents as they are when training starts: not from_scratch")
 
     def _check_chunks(self, what: str, tasks: tuple[str, ...]) -> None:
         """Of training for streams."""

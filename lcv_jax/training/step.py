@@ -65,6 +65,9 @@ class Learner:
                 encode=functools.partial(apply, {"params": params}, method="encode"),
                 decode=functools.partial(apply, {"params": params}, method="decode_unclipped"),
             )
+            if "teacher" in self.objective.needs:
+                start = functools.partial(apply, {"params": frozen.params}, method="encode")
+                halves = halves._replace(start=start)
             return self.objective(halves, batch, key, **given)
         if isinstance(self.model, Tuned):
             return self.objective(self.model.bound(self.model.variables(params, frozen)), batch, key, **given)

@@ -394,6 +394,22 @@ def test_crops_for_an_autoencoder(tmp_path):
     assert len(corners) > 8
 
 
+def test_crops_tell_whose_latents_are_to_stay(tmp_path):
+    """By the clip that each is of, also where another stands in for one that cannot be read."""
+    known = {"width": 16, "height": 16, "num_frames": 9, "fps": 8}  # so that no file is opened before it is read
+    rows = [{**row, **known, "known": number % 2} for number, row in enumerate(write_clips(tmp_path, [9] * 6))]
+    (tmp_path / rows[0]["path"]).write_bytes(b"bad")
+    cfg = config(write_manifest(tmp_path, rows), mode="autoencoder", sizes=((5, 16, 16),), fps=8.0, keep_column="known")
+    for batch in read_quietly(cfg, 6):
+        shown = [number_of(video) for video in batch.arrays["video_BTHWC"]]
+        np.testing.assert_array_equal(batch.arrays["keep_B"], [number % 2 for number in shown])
+    for row in rows:
+        del row["known"]
+    write_manifest(tmp_path, rows)
+    with pytest.raises(ValueError, match="keep_column 'known' is not given for"):
+        open_batches(cfg, batch_size=2, seed=0)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

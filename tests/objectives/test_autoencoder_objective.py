@@ -1,5 +1,7 @@
 """Reconstruction, differences and divergence, restated in float64; a linear autoencoder learns a batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,27 @@ def test_a_perfect_autoencoder_has_no_loss(evaluate):
     assert float(evaluate(Autoencoder(), image, {"video_BTHWC": VIDEO[:, :1]}, jax.random.key(0)).loss) < 1e-6
 
 
+def test_latents_of_known_clips_stay():
+    """Squared distance from the start's latents, a mean over the clips that are known; the others may move."""
+    rng = np.random.default_rng(4)
+    now, began = rng.normal(size=(2, 3, 2, 4, 4, 2)).astype(np.float32)
+    zeros, video = jnp.zeros_like(now), jnp.asarray(VIDEO, jnp.float32) / 127.5 - 1
+    networks = AutoencoderNetworks(lambda _: (now, zeros), lambda _: video, start=lambda _: (began, zeros))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(objective, keep_B):
+        return objective(networks, {"video_BTHWC": VIDEO, "keep_B": keep_B}, jax.random.key(0))
+
+    free = run(Autoencoder(), jnp.ones(3)).loss
+    for keep in ((1.0, 0.0, 1.0), (0.0, 0.0, 0.0)):
+        losses = run(Autoencoder(keep_weight=3.0), jnp.array(keep))
+        moved = sum(np.mean((now[i] - began[i]) ** 2) for i in range(3) if keep[i]) / max(sum(keep), 1)
+        np.testing.assert_allclose(losses.metrics["moved"], moved, rtol=1e-5)
+        np.testing.assert_allclose(losses.loss - free, 3 * moved, rtol=1e-4, atol=1e-6)
+    assert Autoencoder(keep_weight=3.0).needs == {"teacher"}
+    assert not Autoencoder().needs
+
+
 def test_a_blurred_edge_costs_more_than_its_pixels():
     """Two errors of one size, the one smooth, the other jumping between neighbours."""
     video = np.zeros((1, 4, 8, 8, 3), np.float32)
@@ -126,6 +149,7 @@ def test_overfits_a_batch():
         ("difference_weight", -1.0, "difference_weight must be at least 0"),
         ("num_scales", 0, "num_scales must lie in 1"),
         ("charbonnier_width", 0.0, "charbonnier_width must be above 0"),
+        ("keep_weight", -1.0, "keep_weight must be at least 0"),
     ],
 )
 def test_bad_settings(field, value, message):

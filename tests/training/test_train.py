@@ -324,6 +324,36 @@ def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, mon
     load_pipeline(cfg.run / "weights").params("vae")
 
 
+@pytest.mark.slow
+def test_latents_that_stay_are_normalised_as_before(config, encoded, tmp_path):
+    """At a learning rate so low that nothing moves, the distance is nothing too: the start is what it is taken from."""
+    lines = [{"path": str(encoded.parent / f"{number}.mp4"), "known": 1} for number in range(16)]
+    (tmp_path / "known.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    sizes = ((5, 16, 16),)
+    data = DataConfig(path=tmp_path / "known.jsonl", mode="autoencoder", sizes=sizes, fps=8.0, keep_column="known")
+    optimizer = OptimizerConfig(learning_rate=1e-12, ema_decay=None)
+    cfg = config(objective=Autoencoder(keep_weight=1.0), data=data, steps=2, devices=ONE, optimizer=optimizer)
+    train.train(cfg)
+    before, after = (store.load_config(folder, "vae") for folder in (cfg.checkpoint, cfg.run / "weights"))
+    assert before == after
+    rows = [json.loads(line) for line in (cfg.run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["moved"] < 1e-9 < row["loss"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("weight", "column", "scratch", "message"),
+    [
+        (1.0, None, False, "belong together"),
+        (0.0, "known", False, "belong together"),
+        (1.0, "known", True, "not from_scratch"),
+    ],
+)
+def test_latents_that_stay_need_to_be_named(config, encoded, weight, column, scratch, message):
+    data = DataConfig(path=encoded, mode="autoencoder", sizes=((5, 16, 16),), keep_column=column)
+    with pytest.raises(ValueError, match=message):
+        config(objective=Autoencoder(keep_weight=weight), data=data, from_scratch=scratch)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
