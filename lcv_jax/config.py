@@ -2,7 +2,8 @@
 
 Field names are the published ones. `from_json` accepts exactly the published fields: those that mean something here
 become fields, those that choose a PyTorch backend or serve generation of text are known and dropped, and any other is
-an error that names it, so that a checkpoint of a newer architecture is refused instead of run wrongly.
+an error that names it, so that a checkpoint of a newer architecture is refused instead of run wrongly. One field is not
+published: the scheduler's `t_thresh`.
 """
 
 import dataclasses
@@ -225,7 +226,7 @@ class UMT5Config(PublishedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SchedulerConfig(PublishedConfig):
-    """The flow-matching Euler scheduler: only its time shift varies, and where refinement starts."""
+    """The flow-matching Euler scheduler: only its time shift, and where refinement starts, vary."""
 
     dropped = frozenset({"base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift", "time_shift_type"})
     pinned = {

@@ -28,7 +28,7 @@ from lcv_jax.array_types import Array
 from lcv_jax.bounds import Bounds, Fps, FrameCount, Pixels, TextTokens, check_fields
 from lcv_jax.checkpoint.store import content_identity
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
-from lcv_jax.data.clips import Groups, TooShortError
+from lcv_jax.data.clips import TooShortError
 from lcv_jax.data.config import Size, as_text, bucket_groups
 from lcv_jax.data.degrade import VERSION as DEGRADATIONS
 from lcv_jax.data.degrade import parse_refinement
@@ -128,7 +128,7 @@ def encode(arguments: Arguments) -> None:
     job = _check(arguments)
     entries = read_manifest(arguments.manifest)
     networks = Networks(arguments)
-    networks.check(job.groups)
+    networks.check(job)
     config = _config(arguments, job, networks.content)
     folder = arguments.out
     with locked(folder, job):
@@ -165,6 +165,8 @@ def _check(arguments: Arguments) -> Job:
     if not sizes and not arguments.resolutions:
         raise ValueError("give --sizes FRAMES,HEIGHT,WIDTH ... or --resolutions 480p ...")
     groups = bucket_groups(tuple(sizes), arguments.resolutions, arguments.num_frames, arguments.granularity)
+    if arguments.refine_from != "degraded" and not arguments.refine:
+        raise ValueError("refine_from says how the smaller versions of --refine are made: give --refine too")
     refinements = tuple(map(parse_refinement, arguments.refine))
     for refinement in refinements:
         for size in (size for group in groups for size in group):
@@ -197,13 +199,19 @@ class Networks:
         self.provenance: dict[str, Any] = self._pipeline.provenance
         self.content = content_identity(arguments.checkpoint)
 
-    def check(self, groups: Groups) -> None:
-        """Raises ValueError for buckets that the autoencoder cannot encode to whole latents, or an unfit tokenizer."""
+    def check(self, job: Job) -> None:
+        """Raises ValueError for sizes that the autoencoder cannot encode to whole latents, or an unfit tokenizer."""
         self._pipeline.tokenizer.tokenize([""], self._arguments.max_sequence_length)
         factor = self._pipeline.vae.cfg.spatial_factor
-        for size in (size for group in groups for size in group):
+        for size in (size for group in job.groups for size in group):
             if size[1] % factor or size[2] % factor:
                 raise ValueError(f"sizes: height and width must be multiples of {factor}, got {as_text(size)}")
+            for small in () if job.degraded else (each.small_shape(size) for each in job.refinements):
+                if small[0] % factor or small[1] % factor:
+                    raise ValueError(
+                        f"refine: height and width must be multiples of {factor} where the small version goes through "
+                        f"the autoencoder, got {small[0]}x{small[1]}"
+                    )
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  (a clip and single frames of it have the same captions)
     def text(self, caption: str) -> np.ndarray:
@@ -231,10 +239,16 @@ class Networks:
         vae, params = self._pipeline.vae, self._pipeline.params("vae")
         return to_uint8(np.asarray(decode_latents(vae, params, jnp.asarray(latents_THWC)[None], method)))[0]
 
+    def round_trip(self, video_THWC: np.ndarray) -> np.ndarray:
+        """A clip encoded and decoded, uint8, with all of its frames: the last fills the last latent frame."""
+        count = len(video_THWC)
+        behind = -(count - 1) % self._pipeline.vae.cfg.temporal_factor
+        return self.decoded(self.latents(np.concatenate([video_THWC, video_THWC[-1:].repeat(behind, 0)])))[:count]
+
     def upsampled_latents(self, small_THWC: np.ndarray, size: Size) -> np.ndarray:
         """Latents of a small clip, upsampled as refinement does it."""
         if self._arguments.refine_from == "autoencoded":
-            small_THWC = self.decoded(self.latents(small_THWC))
+            small_THWC = self.round_trip(small_THWC)
         return self.latents(upsample_clip(jnp.asarray(small_THWC, jnp.float32) / 255, *size))
 
 

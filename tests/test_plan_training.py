@@ -24,6 +24,7 @@ from lcv_jax.data.config import DataConfig, TaskShares
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.kernels.implementations import RESIDUALS
 from lcv_jax.models.flops import forward_flops
+from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.cfg_distillation import CFGDistillation
 from lcv_jax.objectives.flow_matching import FlowMatching
 from lcv_jax.objectives.grpo import GRPO
@@ -36,6 +37,7 @@ from lcv_jax.planning.report import Setup
 from lcv_jax.planning.training import BatchShape, TrainingStage, batch_shapes, on_devices
 from lcv_jax.planning.training_report import TrainingPlan, TrainingSetup
 from lcv_jax.rewards.config import RewardsConfig, RewardSource
+from lcv_jax.toy.sizes import SIZES as TOY_SIZES
 from lcv_jax.training import networks
 from lcv_jax.training.config import AdapterConfig, DevicesConfig, OptimizerConfig, TrainConfig
 from lcv_jax.training.rollout_config import RolloutConfig
@@ -137,6 +139,24 @@ def test_bytes_are_those_of_the_state():
     assert full["moments"] == 2 * full["parameters"] + 8  # and their two counters of steps
     assert full["average"] == zero_2["average"] == full["parameters"]
     assert zero_2["parameters"] == 4 * count
+
+
+def test_an_autoencoder_whose_latents_stay_has_its_start_beside_it():
+    data = DataConfig(path=Path("clips.jsonl"), mode="autoencoder", sizes=((5, 16, 16),))
+    batch = BatchShape(kind=BatchKind("autoencoder", 0), size=(5, 16, 16), share=1.0)
+    mesh = training.training_mesh(make_config(), jax.devices()[:1])
+
+    def planned(weight, column):
+        kept = dataclasses.replace(data, keep_column=column)
+        cfg = make_config(objective=Autoencoder(keep_weight=weight), data=kept)
+        known = requests.Networks(vae=TOY_SIZES["tiny"].vae)
+        learner, state, frozen, arrays, kind = training.step_arguments(cfg, batch, known, mesh)
+        return training.held_bytes(state, frozen), training.step_flops(cfg, learner, arrays, kind)
+
+    (free, (less, _)), (held, (more, computed)) = planned(0.0, None), planned(1.0, "known")
+    assert 2 * held["frozen"] == held["parameters"] == free["parameters"]  # bfloat16, for it only computes
+    assert less < more < 4 / 3 * less
+    assert more <= computed
 
 
 def test_an_adapter_has_a_small_state_and_frozen_weights():

@@ -25,6 +25,8 @@ from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.config import PublishedConfig
 from lcv_jax.user_files import read_json
 
+SCHEDULER = "scheduler/scheduler_config.json"
+
 
 def save_trained(
     base: Path,
@@ -34,6 +36,7 @@ def save_trained(
     configs: Mapping[str, PublishedConfig],
     adapters: Mapping[str, Params],
     folded: Sequence[str] = (),
+    scheduler: Mapping[str, Any] | None = None,
     dtype: Any = None,
     made_by: Mapping[str, Any],
 ) -> None:
@@ -46,6 +49,7 @@ def save_trained(
         configs: theirs, where they are not the base's.
         adapters: by name, trees as models/lora.py takes them; one that the base has by the same name is replaced.
         folded: adapters that are now part of the transformer, besides those of the base.
+        scheduler: fields of its config that are not the base's.
         dtype: what parameters are cast to; None keeps theirs.
         made_by: kept in the folder's provenance.
 
@@ -67,6 +71,10 @@ def save_trained(
         return
     with workspace(dest, sum(promise.num_bytes for tree in promises.values() for promise in tree.values())) as work:
         _link(base, work, {*networks, *(f"adapters/{name}" for name in adapters), store.PROVENANCE, CHECKSUMS})
+        if scheduler and (work / SCHEDULER).is_file():
+            (work / SCHEDULER).unlink()  # the file is a link to the base's
+            fields = {**read_json(base / SCHEDULER), **scheduler}
+            (work / SCHEDULER).write_text(json.dumps(fields, indent=2) + "\n")
         for name, params in networks.items():
             cfg = configs.get(name)
             _check(name, params, _table(base, name, cfg))

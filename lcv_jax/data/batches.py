@@ -308,8 +308,12 @@ def _open_files(
     sizes, entries = [pool.size for pool in pools], [list(pool.samples) for pool in pools]
     ids = json.dumps([[size, [entry.id for entry in each]] for size, each in sorted_clips.entries.items()])
     data_hash = hashlib.sha256(ids.encode()).hexdigest()
-    if cfg.keep_column:
-        column_values([entry for each in entries for entry in each], cfg.keep_column, cfg.path, "keep_column")
+    if cfg.keep_column is not None:
+        values = column_values([entry for each in entries for entry in each], cfg.keep_column, cfg.path, "keep_column")
+        if set(values) - {0, 1} or not any(values):
+            raise ValueError(
+                f"{cfg.path}: keep_column {cfg.keep_column!r} must be 1 for some clips and 0 for the others"
+            )
     if tokenizer is None:
         source: Source = CropRows(cfg, entries, sizes, plans, rows)
         constants = {}

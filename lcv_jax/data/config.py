@@ -112,6 +112,8 @@ class DataConfig:
         check_fields(self)
         for name, least in (("condition_latents", 1), ("refine_condition_latents", 0)):
             _check_lengths(name, getattr(self, name), least)
+        if self.keep_column is not None and self.mode != "autoencoder":
+            raise ValueError(f"keep_column is of the mode 'autoencoder', got {self.mode!r}: leave it out")
         if self.mode == "encoded":
             if self.resolutions:
                 raise ValueError("resolutions belong to manifests: encoded data have their sizes; leave them out")

@@ -55,7 +55,7 @@ class Job:
     refinements: tuple[Refinement, ...] = ()
     """Lower resolutions to refine from; each clip gets one."""
     degraded: bool = True
-    """Those are worse than mere downsampling makes them."""
+    """Those are made worse by degrade.py, not only smaller."""
     records_per_shard: int = 64
     part: int = 0
     parts: int = 1

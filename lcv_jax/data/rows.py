@@ -215,12 +215,12 @@ class CropRows(FileRows):
 
         def read(row: int, entry: Entry, size: Size) -> tuple[np.ndarray, float]:
             video_THWC = read_crop(entry, size, self._cfg.fps, self._plans.row_generator(step, row))
-            return video_THWC, entry.numbers[column] if column else 0.0
+            return video_THWC, 0.0 if column is None else entry.numbers[column]
 
         pairs, quarantined = self._read_rows(step, read)
         videos, keep = zip(*pairs, strict=True)
         batch = {"video_BTHWC": np.stack(videos)}
-        if column:
+        if column is not None:
             batch["keep_B"] = np.array(keep, np.float32)
         return batch, quarantined
 

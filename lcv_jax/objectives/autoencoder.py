@@ -24,7 +24,7 @@ class Autoencoder:
     With a `keep_weight` also how far the latents of clips that are known have moved since training began: so an
     autoencoder learns new footage, and a transformer that was trained on its latents goes on working.
 
-    Reads video_BTHWC, uint8, and with a `keep_weight` keep_B, above 0 where a clip is known. The decoder's output
+    Reads video_BTHWC, uint8, and with a `keep_weight` keep_B, 1 where a clip is known, else 0. The decoder's output
     should not be clipped.
     """
 
@@ -38,7 +38,7 @@ class Autoencoder:
     charbonnier_width: Positive = 1e-3
     """Errors below this, of pixels in [-1, 1], count squared; those above count linearly."""
     keep_weight: NonNegative = 0.0
-    """Of the squared distance of latents from those of the start, for the clips of `data.keep_column`."""
+    """Of the squared distance of latents from those of the start, of the clips that `data.keep_column` marks."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,8 +64,8 @@ class Autoencoder:
         if self.keep_weight:
             assert networks.start is not None, "the trainer binds what the objective needs"
             began = networks.start(video_BTHWC)[0].astype(jnp.float32)
-            keep_B = batch["keep_B"]
-            metrics["moved"] = moved = jnp.sum(keep_B * squared_error(mean, began)) / jnp.maximum(jnp.sum(keep_B), 1)
+            # A mean over all clips: what a known one counts depends on no other.
+            metrics["moved"] = moved = jnp.mean(batch["keep_B"] * squared_error(mean, began))
             loss += self.keep_weight * moved
         return Losses(loss=loss, error_B=error_B, t_B=None, metrics=metrics)
 

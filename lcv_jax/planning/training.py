@@ -245,7 +245,8 @@ def _arrays(
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
 
     if isinstance(network, VAEConfig):
-        return {"video_BTHWC": shape((B, T, H, W, 3), jnp.uint8)}
+        keep = {"keep_B": shape((B,), jnp.float32)} if "teacher" in cfg.objective.needs else {}
+        return {"video_BTHWC": shape((B, T, H, W, 3), jnp.uint8), **keep}
     latents = shape((B, *latent_shape(batch.size, network, known)), jnp.float32)
     assert isinstance(cfg.data, DataConfig | PromptsConfig)
     length, width = cfg.data.max_sequence_length, network.caption_channels

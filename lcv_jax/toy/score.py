@@ -422,6 +422,8 @@ def run(arguments: Arguments) -> Report:
     dtype = None if arguments.dtype == "stored" else arguments.dtype
     options = SamplingOptions(**arguments.options())
     pipeline = load_pipeline(arguments.checkpoint, dtype=dtype)
+    if arguments.t_thresh is None:
+        arguments = dataclasses.replace(arguments, t_thresh=pipeline.t_thresh)
     pipeline.check_adapters(options, refining=arguments.task == "refine")
     scenes = held_out_scenes(
         arguments.num_clips,

@@ -227,8 +227,6 @@ class TrainConfig:
             )
         if isinstance(self.objective, Autoencoder) and (self.adapter or self.sparse or self.fold):
             raise ValueError("the autoencoder takes no adapter, fold or sparse attention")
-        if isinstance(self.objective, Autoencoder):
-            self._check_kept_latents(self.objective)
         if self.from_scratch and self.adapter:
             raise ValueError("an adapter is trained on weights that are there: from_scratch excludes it")
         kind = type(self.objective)
@@ -237,6 +235,8 @@ class TrainConfig:
                 f"data and objective must agree: {kind.__name__} is trained on a {wanted.__name__}, got "
                 f"{type(self.data).__name__}"
             )
+        if isinstance(self.objective, Autoencoder):
+            self._check_kept_latents(self.objective)
         if self.network in ("judge", "captioner"):
             self._check_tuned()
         elif self.train_vision is not None:

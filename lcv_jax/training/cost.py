@@ -33,7 +33,10 @@ def tokens_and_flops(learner: Learner, batch: Mapping[str, Any], kind: BatchKind
     """
     if isinstance(learner.model, WanVAE):
         shape = batch["video_BTHWC"].shape
-        return shape[0] * shape[1] * shape[2] * shape[3], 3 * shape[0] * _autoencoder_flops(learner.model, shape[1:])
+        flops = 3 * _autoencoder_flops(learner.model, shape[1:])
+        if "teacher" in learner.objective.needs:
+            flops += _autoencoder_flops(learner.model, shape[1:], "encode")
+        return math.prod(shape[:4]), shape[0] * flops
     if isinstance(learner.model, Tuned):
         return learner.model.cost(batch)
     B, T, H, W, _ = batch["x_BTHWC" if isinstance(learner.objective, GRPO) else "latents_BTHWC"].shape
@@ -82,9 +85,9 @@ def _further_passes(objective: Any) -> int:
 
 
 @functools.cache
-def _autoencoder_flops(model: WanVAE, shape: tuple[int, ...]) -> float:
-    """Of encoding and decoding a clip."""
-    apply: Any = model.apply
+def _autoencoder_flops(model: WanVAE, shape: tuple[int, ...], method: str = "__call__") -> float:
+    """Of encoding and decoding a clip, or of one of them."""
+    apply: Any = functools.partial(model.apply, method=method)
     video = jax.ShapeDtypeStruct((1, *shape), "float32")
     params = jax.eval_shape(model.init, jax.random.key(0), video)
     return counted_flops(jax.make_jaxpr(apply)(params, video))

@@ -15,6 +15,7 @@ from lcv_jax.array_types import Array, Params
 from lcv_jax.checkpoint.save import save_trained
 from lcv_jax.config import PublishedConfig, VAEConfig
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.refinement import Refinement
 from lcv_jax.training.config import TrainConfig
 from lcv_jax.training.state import Frozen, TrainState, with_scale
 from lcv_jax.training.step import Learner
@@ -52,6 +53,8 @@ def save_weights(
 ) -> None:
     """Writes trained weights, with everything else of the checkpoint that training started from.
 
+    Where refinement was trained, the folder's scheduler says from which noise it starts.
+
     Args:
         cfg, learner: of the run.
         dest: the folder; must not exist.
@@ -78,6 +81,7 @@ def save_weights(
         configs=configs or {},
         adapters=adapters,
         folded=[name for name, _ in cfg.fold],
+        scheduler={"t_thresh": cfg.objective.t_thresh} if isinstance(cfg.objective, Refinement) else None,
         dtype=None if dtype is None else jnp.dtype(dtype),
         made_by={"steps": int(state.step), "weights": which, "config": cfg.to_json()},
     )

@@ -9,6 +9,9 @@ from lcv_jax.checkpoint import convert, store
 from lcv_jax.checkpoint.checksums import CHECKSUMS, read_checksums
 from lcv_jax.checkpoint.export import open_converted
 from lcv_jax.checkpoint.save import save_trained
+from lcv_jax.config import SchedulerConfig
+from lcv_jax.pipeline import load_pipeline
+from lcv_jax.planning.requests import networks_of
 
 
 def read(folder, name):
@@ -67,3 +70,13 @@ def test_a_damaged_folder_is_not_trained_from(tiny_checkpoint, tmp_path, flip_bi
     save_trained(tiny_checkpoint, tmp_path / "dest", **given)
     for intact in (tiny_checkpoint, tmp_path / "dest"):
         store.verify(intact)
+
+
+def test_a_trained_folder_says_where_refinement_starts(tiny_checkpoint, tmp_path):
+    """In a file of its own, for others are links to the base's."""
+    given = {"networks": {}, "configs": {}, "adapters": {}, "made_by": {}}
+    save_trained(tiny_checkpoint, tmp_path / "dest", **given, scheduler={"t_thresh": 0.25})
+    for folder, start in ((tiny_checkpoint, 0.5), (tmp_path / "dest", 0.25)):
+        store.verify(folder)
+        assert load_pipeline(folder).t_thresh == start
+        assert networks_of(folder).scheduler == SchedulerConfig(shift=12.0, t_thresh=start)

@@ -403,11 +403,16 @@ def test_crops_tell_whose_latents_are_to_stay(tmp_path):
     for batch in read_quietly(cfg, 6):
         shown = [number_of(video) for video in batch.arrays["video_BTHWC"]]
         np.testing.assert_array_equal(batch.arrays["keep_B"], [number % 2 for number in shown])
-    for row in rows:
-        del row["known"]
-    write_manifest(tmp_path, rows)
-    with pytest.raises(ValueError, match="keep_column 'known' is not given for"):
-        open_batches(cfg, batch_size=2, seed=0)
+    for value, message in (
+        (0, "must be 1 for some clips and 0"),
+        (2, "must be 1 for some"),
+        (None, "is not given for"),
+    ):
+        write_manifest(tmp_path, [{**row, "known": value} for row in rows])
+        with pytest.raises(ValueError, match=f"keep_column 'known' {message}"):
+            open_batches(cfg, batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="keep_column is of the mode 'autoencoder', got 'encoded'"):
+        config(tmp_path, keep_column="known")
 
 
 @pytest.mark.parametrize(

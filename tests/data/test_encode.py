@@ -105,10 +105,10 @@ def test_what_the_pipeline_would_compute(tiny_checkpoint, tmp_path, capsys):
     run(manifest, tiny_checkpoint, tmp_path / "clean", *flags, "--refine-from", "autoencoded")
     ((clip, _),) = [unpack_record(record) for record in records(tmp_path / "clean")[5, 32, 32]]
     small = resize_and_crop(frames[::2], 16, 16)
-    back = decode_latents(
-        pipeline.vae, pipeline.params("vae"), latents(jnp.asarray(small, jnp.float32) / 255)[None], "decode"
-    )
-    large = upsample_clip(jnp.asarray(to_uint8(np.asarray(back))[0], jnp.float32) / 255, 5, 32, 32)
+    whole = np.concatenate([small, small[-1:], small[-1:]])  # its three frames and what fills a latent frame
+    known = latents(jnp.asarray(whole, jnp.float32) / 255)[None]
+    back = to_uint8(np.asarray(decode_latents(pipeline.vae, pipeline.params("vae"), known, "decode"))[0])[:3]
+    large = upsample_clip(jnp.asarray(back, jnp.float32) / 255, 5, 32, 32)
     np.testing.assert_allclose(clip["upsampled_THWC"], latents(large), atol=1e-5)
     with pytest.raises(SystemExit):
         run(manifest, tiny_checkpoint, tmp_path / "out", *flags, "--refine-from", "autoencoded")
@@ -324,6 +324,7 @@ def test_clips_that_are_all_of_no_use(tmp_path, capsys, monkeypatch):
         ((*COMMON, "--shard", "2/2"), "shard: parts are numbered from 0"),
         ((*COMMON, "--shard", "2"), "shard is PART/PARTS such as 0/8, got '2'"),
         ((*COMMON, "--refine", "8,8"), "refine must be HEIGHT,WIDTH,FPS"),
+        ((*COMMON, "--refine-from", "autoencoded"), "give --refine too"),
         ((*COMMON, "--refine", "8,8,3"), "clips of 5 frames at 8 a second cannot be had from 3 a second"),
         ((*COMMON, "--readers", "0"), "readers must lie in 1"),
         ((*COMMON, "--fps", "0"), "fps must be above 0"),
@@ -348,6 +349,10 @@ def test_mistakes_of_other_folders(clips, tmp_path, tiny_checkpoint, capsys):
         ((tmp_path / "x.jsonl", tiny_checkpoint, tmp_path / "out", *COMMON), "x.jsonl: no such manifest"),
         ((clips, tiny_checkpoint, tmp_path / "mine", *COMMON), "mine holds other things: give another folder"),
         ((clips, tiny_checkpoint, tmp_path / "out", "--sizes", "5,20,16"), "must be multiples of 8, got 5x20x16"),
+        (
+            (clips, tiny_checkpoint, tmp_path / "out", *COMMON, "--refine", "8,12,8", "--refine-from", "autoencoded"),
+            "must be multiples of 8 where the small version goes through the autoencoder, got 8x12",
+        ),
     ):
         with pytest.raises(SystemExit) as caught:
             run(*arguments)

@@ -326,18 +326,18 @@ def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, mon
 
 @pytest.mark.slow
 def test_latents_that_stay_are_normalised_as_before(config, encoded, tmp_path):
-    """At a learning rate so low that nothing moves, the distance is nothing too: the start is what it is taken from."""
+    """The distance is from the start: nothing at the first step, and then more."""
     lines = [{"path": str(encoded.parent / f"{number}.mp4"), "known": 1} for number in range(16)]
     (tmp_path / "known.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     sizes = ((5, 16, 16),)
     data = DataConfig(path=tmp_path / "known.jsonl", mode="autoencoder", sizes=sizes, fps=8.0, keep_column="known")
-    optimizer = OptimizerConfig(learning_rate=1e-12, ema_decay=None)
-    cfg = config(objective=Autoencoder(keep_weight=1.0), data=data, steps=2, devices=ONE, optimizer=optimizer)
+    optimizer = OptimizerConfig(learning_rate=1e-2, ema_decay=None)
+    cfg = config(objective=Autoencoder(keep_weight=1.0), data=data, steps=3, devices=ONE, optimizer=optimizer)
     train.train(cfg)
     before, after = (store.load_config(folder, "vae") for folder in (cfg.checkpoint, cfg.run / "weights"))
     assert before == after
     rows = [json.loads(line) for line in (cfg.run / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["moved"] < 1e-9 < row["loss"] for row in rows)
+    assert rows[0]["moved"] < 1e-9 < 1e-6 < rows[-1]["moved"]
 
 
 @pytest.mark.parametrize(
