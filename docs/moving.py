@@ -11,20 +11,21 @@ from PIL import Image, ImageDraw, ImageFont
 from lcv_jax.data.media_reader import read_video
 
 DEMO = Path("outputs/demo")
-SIDE = 192
+SIDE = 128
 LABEL = 22
 PANELS = (
     ("text to video", "text.mp4"),
     ("image to video", "image.mp4"),
     ("continuation", "continued.mp4"),
-    ("interactive: right, then down", "interactive.mp4"),
+    ("right, then down", "interactive.mp4"),
+    ("text to video, refined", "refined.mp4"),
 )
 FPS = 8
 
 
 def panel(video_THWC: np.ndarray, label: str, num_frames: int) -> list[Image.Image]:
     """A clip at FPS with a label above, repeated or cut to the number of frames."""
-    font = ImageFont.load_default(13)
+    font = ImageFont.load_default(11)
     frames = []
     for index in range(num_frames):
         picture = Image.new("RGB", (SIDE, SIDE + LABEL), "white")

