@@ -9,19 +9,17 @@ film beside its reconstruction.
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lcv_jax.data.frames import to_uint8
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.media_reader import read_video
 from lcv_jax.data.media_writer import write_image
 from lcv_jax.own_files import write_json
 from lcv_jax.pipeline import load_pipeline
-from lcv_jax.sampling.denoise import decode_latents, encode_frames
 from lcv_jax.toy.measures import average, psnr
 from lcv_jax.toy.reports import Report, table_of
+from lcv_jax.toy.score import Arguments, Model
 from lcv_jax.toy.sheets import rows_of_clips
 
 FILMS = ("a face in a car", "bicycles", "a tree")
@@ -30,13 +28,11 @@ FILMS = ("a face in a car", "bicycles", "a tree")
 
 def main(checkpoint: Path, manifest: Path, json: Path, sheet: Path) -> None:
     """Encodes and decodes every clip, prints the table, and writes both files."""
-    pipeline = load_pipeline(checkpoint)
-    vae, params = pipeline.vae, pipeline.params("vae")
+    model = Model(load_pipeline(checkpoint), Arguments(checkpoint=checkpoint))
     clips, found = [], []
     for entry in read_manifest(manifest):
         clip_THWC = read_video(entry.path)[0]
-        latents = encode_frames(vae, params, jnp.asarray(clip_THWC, jnp.float32)[None] / 255, None, "encode")
-        back_THWC = to_uint8(np.asarray(decode_latents(vae, params, latents, "decode")[0]))
+        back_THWC = model.autoencoded(clip_THWC)
         found.append(psnr(back_THWC, clip_THWC))
         clips.append(np.concatenate([clip_THWC, back_THWC], axis=2))
     by_film = {film: average(found[number :: len(FILMS)]) for number, film in enumerate(FILMS)}
