@@ -39,15 +39,20 @@ def kernels(q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, blocks: 
         return select_blocks(*pooled, sparsity=SPARSITY, cdf_threshold=None)
 
     selection = select(q, k)
-    out, lse = jax.jit(lambda *x: flash_forward.forward(*x, *blocks, **options))(q, k, v, selection)
+    out, lse = jax.jit(lambda q, k, v, chosen: flash_forward.forward(q, k, v, chosen, *blocks, **options))(
+        q, k, v, selection
+    )
 
     def forward(tiles: Tiling) -> Callable[[], object]:
-        run = jax.jit(lambda *x: flash_forward.forward(*x, *blocks, tiles=tiles, **options))
+        run = jax.jit(lambda q, k, v, chosen: flash_forward.forward(q, k, v, chosen, *blocks, tiles=tiles, **options))
         return lambda: run(q, k, v, selection)
 
     def backward(tiles: tuple[Tiling, Tiling], gradients: slice) -> Callable[[], object]:
-        # What is not returned is not computed.
-        run = jax.jit(lambda *x: flash_backward.backward(*x, None, *blocks, tiles=tiles, **options)[gradients])
+        @jax.jit
+        def run(q, k, v, chosen, out, lse, d_out):
+            found = flash_backward.backward(q, k, v, chosen, out, lse, d_out, None, *blocks, tiles=tiles, **options)
+            return found[gradients]  # what is not returned is not computed
+
         return lambda: run(q, k, v, selection, out, lse, d_out)
 
     return {
@@ -90,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
 
     shape = (4, 1, args.tokens, args.heads, args.head_dim)
-    x = jax.jit(lambda key: tuple(jax.random.normal(key, shape, args.dtype)))(jax.random.key(0))
+    q, k, v, d_out = jax.jit(lambda key: tuple(jax.random.normal(key, shape, args.dtype)))(jax.random.key(0))
     num_keys = args.tokens // args.blocks[1]
     density = max(1, int((1 - SPARSITY) * num_keys)) / num_keys
     teraflop = args.tokens**2 * args.heads * args.head_dim * density / 1e12
@@ -98,7 +103,7 @@ def main() -> None:
         *args.blocks, args.tokens, SPARSITY, jax.devices()[0].device_kind
     )
     table = Table("kernel", "tiles", "warps", "stages", "ms", "TF/s", "", title=title)
-    for row in rows(kernels(*x, args.blocks), args.blocks, teraflop, args.seconds):
+    for row in rows(kernels(q, k, v, d_out, args.blocks), args.blocks, teraflop, args.seconds):
         table.add_row(*row)
     rich.print(table)
 

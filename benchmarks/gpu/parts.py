@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from lcv_jax.config import SchedulerConfig
 from lcv_jax.planning import requests
 from lcv_jax.planning.requests import Program, Refine, Request, TextToVideo, programs_of
 from lcv_jax.sampling.options import DISTILLED_ADAPTER, REFINEMENT_ADAPTER, SamplingOptions
@@ -56,7 +57,13 @@ def networks(toy: bool, **changes: Any) -> requests.Networks:
     folded = (DISTILLED_ADAPTER, REFINEMENT_ADAPTER)
     if toy:
         size = SIZES["tiny"]
-        known = requests.Networks(dit=size.dit, vae=size.vae, text_encoder=size.text_encoder, shift=1.0, folded=folded)
+        known = requests.Networks(
+            dit=size.dit,
+            vae=size.vae,
+            text_encoder=size.text_encoder,
+            scheduler=SchedulerConfig(shift=1.0),
+            folded=folded,
+        )
     else:
         known = requests.Networks(folded=folded)
     return dataclasses.replace(known, **changes)
