@@ -7,8 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-outputs/chain}
 source examples/link.sh
-# Without it glibc gives a step's memory back and takes it anew in small pages each time.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456}
+source examples/memory.sh
 
 # The sizes of everything. `scratch`: whether the transformer begins with random weights, or with the shipped ones, which
 # a few steps on a handful of clips at least do not ruin.

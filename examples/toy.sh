@@ -4,8 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
-# Without it glibc gives a step's memory back and takes it anew in small pages each time: 0.35 s a step instead of 0.25 s.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456}
+source examples/memory.sh
 train() { SECONDS=0; python -m lcv_jax.train "configs/toy/$1.py"; echo "$1: $SECONDS s"; }
 
 [ -e $out/clips ] || python -m lcv_jax.toy.make $out/clips --num-clips 2000 --num-images 2000

@@ -5,8 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
-# As in examples/toy.sh.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456}
+source examples/memory.sh
 # $1: the folder; $2: its manifest; $3: how many of its clips; $4: whether their latents are to stay.
 listed() { head -n "$3" "$1/$2" | sed "s#\"path\": \"#\"keep\": $4, \"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#"; }
 

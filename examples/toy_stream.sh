@@ -4,8 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy_stream results=benchmarks/results/toy sheets=docs/toy
-# As in examples/toy.sh.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1:glibc.malloc.top_pad=268435456}
+source examples/memory.sh
 
 # $1: the run; $2: its config; $3: the folder that it starts from; $4: its clips; then flags.
 train() { run=$1 config=$2 start=$3 clips=$4; shift 4
