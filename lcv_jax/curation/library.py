@@ -197,6 +197,18 @@ class Library:
         connection.execute(f"CREATE VIEW quarantine AS {self._quarantine(names)}")
         return connection
 
+    def connect_to_clips(self) -> Any:
+        """`connect`, with the clips in a table instead of a view: whoever asks often has them put together once.
+
+        Raises:
+            ValueError: there are no clips.
+        """
+        connection = self.connect()
+        connection.execute("CREATE TEMP TABLE clips AS SELECT * FROM clips")
+        if not connection.execute("SELECT count(*) FROM clips").fetchone()[0]:
+            raise ValueError(f"{self.folder}: holds no clips yet: run the stage that cuts them")
+        return connection
+
     def _add_stage(self, name: str, relations: dict[str, str]) -> None:
         """Joins a stage's results to the rows of its kind, and makes the clips where it makes them."""
         cfg = self._current[name]

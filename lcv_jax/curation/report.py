@@ -54,12 +54,10 @@ class _Report:
     """Sections of the page, from queries over one connection."""
 
     def __init__(self, library: Library):
-        self._folder, self._connection = library.folder, library.connect()
+        self._folder, self._connection = library.folder, library.connect_to_clips()
         described = self._connection.execute("DESCRIBE clips").fetchall()
         self._have = {name: kind for name, kind, *_ in described}
         self._count = self._ask("SELECT count(*) FROM clips")[0][0]
-        if not self._count:
-            raise ValueError(f"{library.folder}: holds no clips yet: run the stage that cuts them")
         self._picture = functools.cache(parts.picture)
 
     def _ask(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
