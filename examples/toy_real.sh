@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The small model's autoencoder learns real video as well, and keeps its latents of the procedural world, so that the transformer
-# goes on working; then what it makes of films that it never saw. After examples/toy.sh, three hours on two cores. Films and
-# photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
+# goes on working; then what it makes of films that it never saw, and what keeps it from better. After examples/toy.sh, an hour on
+# two cores. Films and photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
@@ -16,3 +16,4 @@ python -m lcv_jax.train configs/toy/vae_real.py
 for stage in vae_3 vae_real; do
   python examples/real_scores.py $out/$stage/weights outputs/real/test.jsonl $out/$stage.json $out/$stage.png
 done
+python examples/real_limits.py $out/vae_real/weights outputs/real/train.jsonl outputs/real/test.jsonl

@@ -25,7 +25,7 @@ def get_config() -> TrainConfig:
         data=dataclasses.replace(
             cfg.data, path=Path("outputs/toy/real_and_toy.jsonl"), weight_column=None, keep_column="keep"
         ),
-        steps=12_000,
+        steps=2400,
         batch_size=2,
-        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=1.5e-4, decay_steps=12_000),
+        optimizer=dataclasses.replace(cfg.optimizer, learning_rate=3e-4, decay_steps=2400),
     )
