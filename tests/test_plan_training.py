@@ -475,8 +475,8 @@ def test_a_plan_of_grpo_has_its_rollout(tiny_checkpoint, compiled_for_here):
 # With the compiler
 
 
-@functools.cache
-def compiled_for_gpus(remat="attention", sharding="zero_2"):
+@functools.cache  # by arguments as they are written: none has a default
+def compiled_for_gpus(remat, sharding):
     """The text of a small step for four described GPUs, and what is planned of it."""
     cfg = on_devices(make_config(remat=remat, devices=DevicesConfig(data=1, fsdp=4, sharding=sharding)), 4, None)
     devices = gpus.described_devices("h200", 4)
@@ -498,7 +498,7 @@ def compiled_for_gpus(remat="attention", sharding="zero_2"):
 @needs_compiler
 @pytest.mark.parametrize(("remat", "forwards"), [("none", 2), ("attention", 3), ("offload", 3), ("full", 4)])
 def test_attention_is_not_computed_again_on_a_gpu_where_it_is_kept(remat, forwards):
-    text, planned = compiled_for_gpus(remat=remat)
+    text, planned = compiled_for_gpus(remat, "zero_2")
     # Self- and cross-attention in the forward loop; in the backward loop those that are computed again.
     assert text.count('custom_call_target="__cudnn$fmhaSoftmax"') == forwards
     assert text.count('custom_call_target="__cudnn$fmhaSoftmaxBackward"') == 2
@@ -511,7 +511,7 @@ def test_attention_is_not_computed_again_on_a_gpu_where_it_is_kept(remat, forwar
 @needs_compiler
 @pytest.mark.parametrize("sharding", ["zero_2", "full"])
 def test_gradients_are_scattered_on_gpus(sharding):
-    _, planned = compiled_for_gpus(sharding=sharding)
+    _, planned = compiled_for_gpus("attention", sharding)
     sent = {}
     for one in planned.collectives:
         sent[one.kind] = sent.get(one.kind, 0) + one.sent_bytes
@@ -524,5 +524,7 @@ def test_gradients_are_scattered_on_gpus(sharding):
 
 @needs_compiler
 def test_what_is_kept_costs_what_it_should():
-    temporary = {remat: compiled_for_gpus(remat=remat)[1].temporary_bytes for remat in ("offload", "full", "attention")}
+    temporary = {
+        remat: compiled_for_gpus(remat, "zero_2")[1].temporary_bytes for remat in ("offload", "full", "attention")
+    }
     assert temporary["offload"] < temporary["full"] < temporary["attention"]
