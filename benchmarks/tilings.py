@@ -6,6 +6,7 @@ compiler makes of the same tilings.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -29,7 +30,7 @@ Kernels = dict[str, tuple[Tiling, Callable[[Tiling], Callable[[], object]]]]
 
 def kernels(q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, blocks: tuple[int, int]) -> Kernels:
     """By name the default tiling, and what makes a call of a tiling. In Pallas' interpreter where there is no GPU."""
-    options = {"interpret": jax.default_backend() == "cpu"}
+    options = {"block_q": blocks[0], "block_k": blocks[1], "interpret": jax.default_backend() == "cpu"}
     default = flash_forward.default_tiling(*blocks, q.shape[-1], q.dtype)
     default_dq, default_dkdv = flash_backward.default_tilings(*blocks, q.shape[-1], q.dtype)
 
@@ -39,20 +40,16 @@ def kernels(q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, blocks: 
         return select_blocks(*pooled, sparsity=SPARSITY, cdf_threshold=None)
 
     selection = select(q, k)
-    out, lse = jax.jit(lambda q, k, v, chosen: flash_forward.forward(q, k, v, chosen, *blocks, **options))(
-        q, k, v, selection
-    )
+    out, lse = jax.jit(functools.partial(flash_forward.forward, **options))(q, k, v, selection)
 
     def forward(tiles: Tiling) -> Callable[[], object]:
-        run = jax.jit(lambda q, k, v, chosen: flash_forward.forward(q, k, v, chosen, *blocks, tiles=tiles, **options))
+        run = jax.jit(functools.partial(flash_forward.forward, tiles=tiles, **options))
         return lambda: run(q, k, v, selection)
 
     def backward(tiles: tuple[Tiling, Tiling], gradients: slice) -> Callable[[], object]:
-        @jax.jit
-        def run(q, k, v, chosen, out, lse, d_out):
-            found = flash_backward.backward(q, k, v, chosen, out, lse, d_out, None, *blocks, tiles=tiles, **options)
-            return found[gradients]  # what is not returned is not computed
-
+        # What is not returned is not computed.
+        all_of = functools.partial(flash_backward.backward, d_lse_BNS=None, tiles=tiles, **options)
+        run = jax.jit(lambda *x: all_of(*x)[gradients])
         return lambda: run(q, k, v, selection, out, lse, d_out)
 
     return {

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lcv_jax.array_types import Array
+from lcv_jax.array_types import Array, Params
 from lcv_jax.data.manifest import read_manifest
 from lcv_jax.data.media_reader import read_video
+from lcv_jax.models.vae import WanVAE
 from lcv_jax.pipeline import load_pipeline
 
 CLIPS, SIDE, STEPS = 6, 32, 150
@@ -32,7 +33,7 @@ def main(checkpoint: Path, train: Path, test: Path) -> None:
     vae, params = pipeline.vae, pipeline.params("vae")
     clips_BTHWC = np.stack([clip[:, :SIDE, :SIDE] for clip in clips_of(test, CLIPS)])
     encoded, best = decibels_of_latents(vae, params, jnp.asarray(clips_BTHWC, jnp.float32) / 127.5 - 1)
-    print(f"encoded and decoded:           {encoded.mean():.1f} dB: {np.round(encoded, 1)}")
+    print(f"encoded and decoded: {encoded.mean():.1f} dB: {np.round(encoded, 1)}")
     print(f"the decoder of the best latents: {best.mean():.1f} dB: {np.round(best, 1)}")
     linear = decibels_of_components(clips_of(train, TRAINED_ON), clips_of(test), vae.cfg.z_dim)
     print(f"{vae.cfg.z_dim} principal components, all frames of all clips but their first: {linear.mean():.1f} dB")
@@ -43,9 +44,10 @@ def clips_of(manifest: Path, count: int | None = None) -> list[np.ndarray]:
     return [read_video(entry.path)[0] for entry in list(read_manifest(manifest))[:count]]
 
 
-def decibels_of_latents(vae: object, params: object, video_BTHWC: Array) -> tuple[np.ndarray, np.ndarray]:
+def decibels_of_latents(vae: WanVAE, params: Params, video_BTHWC: Array) -> tuple[np.ndarray, np.ndarray]:
     """Of each clip with the encoder's latents, and with those that the search ends at."""
 
+    @jax.jit
     def errors_of(latents_BTHWC: Array) -> Array:
         decoded_BTHWC = vae.apply({"params": params}, latents_BTHWC, method="decode_unclipped")
         return jnp.mean(jnp.square(decoded_BTHWC - video_BTHWC), axis=(1, 2, 3, 4))

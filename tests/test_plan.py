@@ -674,8 +674,8 @@ def test_flops_add_and_multiply():
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["a100", "rtx4090", "h200", "b200", "rtx5090"])
-def test_a_tiny_plan_for_every_architecture(name, tiny_checkpoint):
+@pytest.mark.parametrize("name", gpus.names())
+def test_a_tiny_plan_for_every_gpu(name, tiny_checkpoint):
     networks = plan.Networks(checkpoint=tiny_checkpoint)
     request = TextToVideo(height=64, width=96, num_frames=9)
     made = plan.make_plan(request, SamplingOptions(num_steps=2), networks, plan.Devices(gpu=name), ["denoise"])

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from lcv_jax.config import SchedulerConfig
 from lcv_jax.planning import requests
 from lcv_jax.planning.requests import Program, Refine, Request, TextToVideo, programs_of
 from lcv_jax.sampling.options import DISTILLED_ADAPTER, REFINEMENT_ADAPTER, SamplingOptions
@@ -61,7 +60,7 @@ def networks(toy: bool, **changes: Any) -> requests.Networks:
             dit=size.dit,
             vae=size.vae,
             text_encoder=size.text_encoder,
-            scheduler=SchedulerConfig(shift=1.0),
+            scheduler=size.scheduler,
             folded=folded,
         )
     else:

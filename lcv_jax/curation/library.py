@@ -204,8 +204,8 @@ class Library:
             ValueError: there are no clips.
         """
         connection = self.connect()
-        connection.execute("CREATE TEMP TABLE clips AS SELECT * FROM clips")
-        if not connection.execute("SELECT count(*) FROM clips").fetchone()[0]:
+        (count,) = connection.execute("CREATE TEMP TABLE clips AS SELECT * FROM clips").fetchone()
+        if not count:
             raise ValueError(f"{self.folder}: holds no clips yet: run the stage that cuts them")
         return connection
 
