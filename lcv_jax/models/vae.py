@@ -38,17 +38,17 @@ class Encoder(Layer, kw_only=True):
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         cfg, caches = self.cfg, Caches(cache)
         names = (f"down_blocks_{block}" for block in itertools.count())
-        x_BTHWC = caches.run(CausalConv(features=cfg.base_dim, name="conv_in", **self.dtypes), x_BTHWC)
+        x_BTHWC = caches.run(CausalConv(features=cfg.base_dim, name="conv_in", **self.shared), x_BTHWC)
         for level, multiple in enumerate(cfg.dim_mult):
             for _ in range(cfg.num_res_blocks):
-                residual = ResidualBlock(features=cfg.base_dim * multiple, name=next(names), **self.dtypes)
+                residual = ResidualBlock(features=cfg.base_dim * multiple, name=next(names), **self.shared)
                 x_BTHWC = caches.run(residual, x_BTHWC)
             if level < len(cfg.temperal_downsample):
-                down = Downsample(over_time=cfg.temperal_downsample[level], name=next(names), **self.dtypes)
+                down = Downsample(over_time=cfg.temperal_downsample[level], name=next(names), **self.shared)
                 x_BTHWC = caches.run(down, x_BTHWC)
-        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.dtypes), x_BTHWC)
-        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.dtypes)(x_BTHWC))
-        x_BTHWC = caches.run(CausalConv(features=2 * cfg.z_dim, name="conv_out", **self.dtypes), x_BTHWC)
+        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.shared), x_BTHWC)
+        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.shared)(x_BTHWC))
+        x_BTHWC = caches.run(CausalConv(features=2 * cfg.z_dim, name="conv_out", **self.shared), x_BTHWC)
         return x_BTHWC, caches.new
 
 
@@ -64,9 +64,9 @@ class UpBlock(Layer, kw_only=True):
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         caches = Caches(cache)
         for i in range(self.num_res_blocks):
-            x_BTHWC = caches.run(ResidualBlock(features=self.features, name=f"resnets_{i}", **self.dtypes), x_BTHWC)
+            x_BTHWC = caches.run(ResidualBlock(features=self.features, name=f"resnets_{i}", **self.shared), x_BTHWC)
         if self.over_time is not None:
-            x_BTHWC = caches.run(Upsample(over_time=self.over_time, name="upsamplers_0", **self.dtypes), x_BTHWC)
+            x_BTHWC = caches.run(Upsample(over_time=self.over_time, name="upsamplers_0", **self.shared), x_BTHWC)
         return x_BTHWC, caches.new
 
 
@@ -79,19 +79,19 @@ class Decoder(Layer, kw_only=True):
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         cfg, caches = self.cfg, Caches(cache)
         widths = [cfg.base_dim * multiple for multiple in reversed(cfg.dim_mult)]
-        x_BTHWC = caches.run(CausalConv(features=widths[0], name="conv_in", **self.dtypes), x_BTHWC)
-        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.dtypes), x_BTHWC)
+        x_BTHWC = caches.run(CausalConv(features=widths[0], name="conv_in", **self.shared), x_BTHWC)
+        x_BTHWC = caches.run(MiddleBlock(name="mid_block", **self.shared), x_BTHWC)
         for level, over_time in enumerate((*reversed(cfg.temperal_downsample), None)):
             block = UpBlock(
                 features=widths[level],
                 num_res_blocks=cfg.num_res_blocks + 1,
                 over_time=over_time,
                 name=f"up_blocks_{level}",
-                **self.dtypes,
+                **self.shared,
             )
             x_BTHWC = caches.run(block, x_BTHWC)
-        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.dtypes)(x_BTHWC))
-        x_BTHWC = caches.run(CausalConv(features=cfg.out_channels, name="conv_out", **self.dtypes), x_BTHWC)
+        x_BTHWC = nn.silu(ChannelNorm(name="norm_out", **self.shared)(x_BTHWC))
+        x_BTHWC = caches.run(CausalConv(features=cfg.out_channels, name="conv_out", **self.shared), x_BTHWC)
         return x_BTHWC, caches.new
 
 
@@ -103,13 +103,17 @@ class WanVAE(nn.Module):
     """Latent frames at a time, after the first. Results do not depend on it; memory does, and with few pixels speed."""
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    branches: bool = True
+    """Residual blocks and attention. Without them what resamples is left, which is linear but for both ends: a seventh
+    of the time, to train that first."""
 
     def setup(self) -> None:
-        cfg, dtypes = self.cfg, dict[str, Any](dtype=self.dtype, param_dtype=self.param_dtype)
-        self.encoder = Encoder(cfg=cfg, **dtypes)
-        self.quant_conv = Pointwise(features=2 * cfg.z_dim, **dtypes)
-        self.post_quant_conv = Pointwise(features=cfg.z_dim, **dtypes)
-        self.decoder = Decoder(cfg=cfg, **dtypes)
+        cfg = self.cfg
+        shared = dict[str, Any](dtype=self.dtype, param_dtype=self.param_dtype, branches=self.branches)
+        self.encoder = Encoder(cfg=cfg, **shared)
+        self.quant_conv = Pointwise(features=2 * cfg.z_dim, **shared)
+        self.post_quant_conv = Pointwise(features=cfg.z_dim, **shared)
+        self.decoder = Decoder(cfg=cfg, **shared)
 
     def __call__(self, video_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B t H W C"]:
         """The video encoded and decoded again, by the mean; for `init`, which makes all parameters so."""

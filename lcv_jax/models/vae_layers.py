@@ -91,11 +91,13 @@ class Layer(nn.Module, kw_only=True):
 
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    branches: bool = True
+    """Whether residual blocks and attention add anything to their input."""
 
     @property
-    def dtypes(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
         """The fields that a layer hands on to its parts."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype, "branches": self.branches}
 
     def kernel_and_bias(self, x: Array, kernel_size: tuple[int, ...], features: int) -> tuple[Array, Array, Array]:
         """The input and the parameters of a convolution, all in the type to compute in."""
@@ -179,12 +181,12 @@ class ResidualBlock(Layer, kw_only=True):
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         caches, y = Caches(cache), x_BTHWC
-        for i in (1, 2):
-            y = nn.silu(ChannelNorm(name=f"norm{i}", **self.dtypes)(y))
-            y = caches.run(CausalConv(features=self.features, name=f"conv{i}", **self.dtypes), y)
+        for i in (1, 2) if self.branches else ():
+            y = nn.silu(ChannelNorm(name=f"norm{i}", **self.shared)(y))
+            y = caches.run(CausalConv(features=self.features, name=f"conv{i}", **self.shared), y)
         if x_BTHWC.shape[-1] != self.features:
-            x_BTHWC = Pointwise(features=self.features, name="conv_shortcut", **self.dtypes)(x_BTHWC)
-        return x_BTHWC + y, caches.new
+            x_BTHWC = Pointwise(features=self.features, name="conv_shortcut", **self.shared)(x_BTHWC)
+        return (x_BTHWC + y if self.branches else x_BTHWC), caches.new
 
 
 class FrameAttention(Layer, kw_only=True):
@@ -193,8 +195,8 @@ class FrameAttention(Layer, kw_only=True):
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
         B, T, H, W, C = x_BTHWC.shape
-        y = ChannelNorm(name="norm", **self.dtypes)(x_BTHWC)
-        qkv = Pointwise(features=3 * C, kernel_size=(1, 1), name="to_qkv", **self.dtypes)(y)
+        y = ChannelNorm(name="norm", **self.shared)(x_BTHWC)
+        qkv = Pointwise(features=3 * C, kernel_size=(1, 1), name="to_qkv", **self.shared)(y)
 
         def attend(qkv_SC: Float[Array, "S C3"]) -> Float[Array, "S C"]:
             q, k, v = jnp.split(qkv_SC, 3, axis=-1)
@@ -205,7 +207,7 @@ class FrameAttention(Layer, kw_only=True):
 
         # Frame by frame: the scores of one 720p frame are 0.8 GB, and one frame keeps any device busy.
         y = jax.lax.map(attend, qkv.reshape(B * T, H * W, 3 * C)).reshape(B, T, H, W, C)
-        return x_BTHWC + Pointwise(features=C, kernel_size=(1, 1), name="proj", **self.dtypes)(y)
+        return x_BTHWC + Pointwise(features=C, kernel_size=(1, 1), name="proj", **self.shared)(y)
 
 
 class MiddleBlock(Layer, kw_only=True):
@@ -214,9 +216,11 @@ class MiddleBlock(Layer, kw_only=True):
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         caches, C = Caches(cache), x_BTHWC.shape[-1]
-        x_BTHWC = caches.run(ResidualBlock(features=C, name="resnets_0", **self.dtypes), x_BTHWC)
-        x_BTHWC = FrameAttention(name="attentions_0", **self.dtypes)(x_BTHWC)
-        x_BTHWC = caches.run(ResidualBlock(features=C, name="resnets_1", **self.dtypes), x_BTHWC)
+        if not self.branches:
+            return x_BTHWC, caches.new
+        x_BTHWC = caches.run(ResidualBlock(features=C, name="resnets_0", **self.shared), x_BTHWC)
+        x_BTHWC = FrameAttention(name="attentions_0", **self.shared)(x_BTHWC)
+        x_BTHWC = caches.run(ResidualBlock(features=C, name="resnets_1", **self.shared), x_BTHWC)
         return x_BTHWC, caches.new
 
 
@@ -258,11 +262,11 @@ class Downsample(Layer, kw_only=True):
 
     @nn.compact
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
-        x_BTHWC = HalvingConv(name="resample_1", **self.dtypes)(x_BTHWC)
+        x_BTHWC = HalvingConv(name="resample_1", **self.shared)(x_BTHWC)
         if not self.over_time:
             return x_BTHWC, None
         halve = CausalConv(
-            features=x_BTHWC.shape[-1], kernel_size=(3, 1, 1), time_stride=2, name="time_conv", **self.dtypes
+            features=x_BTHWC.shape[-1], kernel_size=(3, 1, 1), time_stride=2, name="time_conv", **self.shared
         )
         first = cache is None
         y, cache = halve(x_BTHWC[:, :0], x_BTHWC) if first else halve(x_BTHWC, cache)
@@ -278,10 +282,10 @@ class Upsample(Layer, kw_only=True):
     def __call__(self, x_BTHWC: Float[Array, "B T H W C"], cache: PyTree = None) -> tuple[Array, PyTree]:
         B, T, H, W, C = x_BTHWC.shape
         if self.over_time:
-            double = CausalConv(features=2 * C, kernel_size=(3, 1, 1), name="time_conv", **self.dtypes)
+            double = CausalConv(features=2 * C, kernel_size=(3, 1, 1), name="time_conv", **self.shared)
             if cache is None:  # the first frame does not even enter the history of the frames after it
                 _, cache = double(x_BTHWC[:, :0])
             else:
                 y, cache = double(x_BTHWC, cache)
                 x_BTHWC = jnp.moveaxis(y.reshape(B, T, H, W, 2, C), 4, 2).reshape(B, 2 * T, H, W, C)
-        return DoublingConv(features=C // 2, name="resample_1", **self.dtypes)(x_BTHWC), cache
+        return DoublingConv(features=C // 2, name="resample_1", **self.shared)(x_BTHWC), cache

@@ -39,6 +39,9 @@ class Autoencoder:
     """Errors below this, of pixels in [-1, 1], count squared; those above count linearly."""
     keep_weight: NonNegative = 0.0
     """Of the squared distance of latents from those of the start, of the clips that `data.keep_column` marks."""
+    branches: bool = True
+    """Train residual blocks and attention too. Without them a step takes a seventh of the time: for a start whose
+    branches add nothing, such as lcv_jax.toy.start's."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -2,10 +2,12 @@
 
     python -m lcv_jax.toy.start start
     python -m lcv_jax.toy.start start-torch --layout published
+    python -m lcv_jax.toy.start start --clips clips/manifest.jsonl
 
 The tokenizer has one token for each word of the grammar. The text encoder is random and stays so: each word's vector
 is its own plus, through one head for each offset, those of the four words to either side, so that "left" after "moves"
-and "left" after "pans" differ. The autoencoder and the transformer are random, to be trained.
+and "left" after "pans" differ. The autoencoder and the transformer are random, to be trained; with clips the
+autoencoder begins with their principal components (components.py).
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ import ml_dtypes
 import numpy as np
 import tyro
 
-from lcv_jax.array_types import Params
+from lcv_jax.array_types import Float, Params
 from lcv_jax.bounds import Seed, check_fields
 from lcv_jax.checkpoint import convert
 from lcv_jax.checkpoint.conversion import convert_checkpoint
@@ -32,12 +34,17 @@ from lcv_jax.checkpoint.safetensors_files import Planned, published_order, write
 from lcv_jax.checkpoint.workspace import workspace
 from lcv_jax.command_line import mistakes_in_one_line, parse_arguments
 from lcv_jax.config import DiTConfig, PublishedConfig, UMT5Config, VAEConfig
+from lcv_jax.data.clips import read_frames
+from lcv_jax.data.manifest import read_manifest
 from lcv_jax.own_files import naming_full_disk
 from lcv_jax.toy.captions import vocabulary
+from lcv_jax.toy.components import begin_with_components
 from lcv_jax.toy.sizes import OFFSETS, SIZES, ToySize
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 _ENOUGH_BYTES = 1 << 27
+NUM_CLIPS, CLIP_SIZE, CLIP_FPS = 96, (17, 64, 64), 8.0
+"""Clips whose components are taken, at most; their frames, height and width; frames a second."""
 _UNEVEN = 0.2
 """Weight of random kernels beside those that average."""
 _LOG_VARIANCE = -5.0
@@ -60,6 +67,8 @@ class Arguments:
     """As convert_torch_weights.py writes it, to train and generate; or as PyTorch has it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the weights are stored as."""
+    clips: Path | None = None
+    """Manifest of clips with whose principal components the autoencoder begins. None: it begins as a blur."""
     seed: Seed = 0
     """Of all weights."""
 
@@ -78,23 +87,37 @@ def start(arguments: Arguments) -> None:
     """Writes the folder.
 
     Raises:
-        ValueError: a seed out of range, or OUT is there already.
-        OSError: a file that cannot be written.
+        ValueError: a seed out of range, or OUT is there already; clips that are too short, or networks that are too
+            small for their components.
+        OSError: a file that cannot be read or written.
     """
     size, dtype = SIZES[arguments.size], np.dtype(arguments.dtype)
+    clips_BTHWC = None if arguments.clips is None else clips_of(arguments.clips)
     if arguments.layout == "published":
         with workspace(arguments.out, _ENOUGH_BYTES) as work:
-            write_published(work, size, arguments.seed, dtype)
+            write_published(work, size, arguments.seed, dtype, clips_BTHWC)
     else:
         with tempfile.TemporaryDirectory() as folder:
             with naming_full_disk(Path(folder)):
-                write_published(Path(folder), size, arguments.seed, dtype)
+                write_published(Path(folder), size, arguments.seed, dtype, clips_BTHWC)
             convert_checkpoint(open_published(Path(folder)), arguments.out)
     print(f"wrote {arguments.out}")
 
 
-def write_published(folder: Path, size: ToySize, seed: int, dtype: Any) -> None:
-    """Writes all components, into an existing folder, in the published layout."""
+def clips_of(manifest: Path) -> Float[np.ndarray, "B T H W 3"]:
+    """Clips from all over a manifest, in -1..1, as the autoencoder of the small model takes them."""
+    entries = [entry for entry in read_manifest(manifest, captions=False) if not entry.is_image]
+    if not entries:
+        raise ValueError(f"{manifest} has no clips: the components are those of videos")
+    chosen = [entries[number * len(entries) // NUM_CLIPS] for number in range(NUM_CLIPS)]
+    clips = [read_frames(entry, CLIP_SIZE, CLIP_FPS) for entry in dict.fromkeys(chosen)]
+    return np.stack(clips).astype(np.float32) / 127.5 - 1
+
+
+def write_published(
+    folder: Path, size: ToySize, seed: int, dtype: Any, clips_BTHWC: Float[np.ndarray, "B T H W 3"] | None = None
+) -> None:
+    """Writes all components, into an existing folder, in the published layout; see `Arguments.clips`."""
     configs = {"dit": size.dit, "vae": size.vae, "text_encoder": size.text_encoder}
     makers: dict[str, Any] = {
         "dit": random_transformer,
@@ -103,6 +126,8 @@ def write_published(folder: Path, size: ToySize, seed: int, dtype: Any) -> None:
     }
     for number, (name, cfg) in enumerate(configs.items()):
         params = makers[name](cfg, np.random.default_rng([seed, number]))
+        if name == "vae" and clips_BTHWC is not None:
+            begin_with_components(params, size.vae, clips_BTHWC)
         state = convert.NETWORKS[name].torch_state(params, cfg)
         (folder / name).mkdir()
         _write_json(folder / name / "config.json", cfg.to_json())
@@ -141,10 +166,10 @@ def random_autoencoder(cfg: VAEConfig, rng: np.random.Generator) -> Params:
             leaf[cfg.z_dim :] = _LOG_VARIANCE
         elif name.endswith("conv_in/bias"):
             leaf[...] = 0.5 * rng.standard_normal(leaf.shape)
+        if "/conv2/" in name or name.endswith("/proj/kernel"):
+            return np.zeros_like(leaf)
         if not name.endswith("kernel") or "/conv1/" in name or "attentions" in name:
             return leaf
-        if "/conv2/" in name:
-            return np.zeros_like(leaf)
         return (_averaging(name, leaf.shape, rng) + _UNEVEN * leaf).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(begin, random_params(cfg, rng))

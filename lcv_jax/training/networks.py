@@ -14,6 +14,7 @@ from lcv_jax.config import DiTConfig, VAEConfig
 from lcv_jax.models.dit import LongCatVideo
 from lcv_jax.models.lora import combine, fold
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.parallel.sharding import full_sharding, loading_rule, shardings
 from lcv_jax.training import state as states
 from lcv_jax.training.config import AdapterConfig, TrainConfig
@@ -31,7 +32,8 @@ def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | Tuned, mesh: M
     if isinstance(network, Tuned):
         model = network
     elif isinstance(network, VAEConfig):
-        model = WanVAE(network, chunk=WHOLE_CLIP, dtype=jnp.dtype(cfg.dtype))
+        assert isinstance(cfg.objective, Autoencoder), "the only objective of this network"
+        model = WanVAE(network, chunk=WHOLE_CLIP, dtype=jnp.dtype(cfg.dtype), branches=cfg.objective.branches)
     else:
         if cfg.sparse is not None:
             network = dataclasses.replace(network, bsa_params=cfg.sparse)

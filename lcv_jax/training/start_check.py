@@ -4,11 +4,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from lcv_jax.checkpoint import store
 from lcv_jax.data.config import DataConfig, Size, as_text
 from lcv_jax.data.prompts import PromptsConfig
 from lcv_jax.evaluation.packages import evaluation_package
 from lcv_jax.models.dit import sparse_order
+from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.objectives.self_forcing import SelfForcing
 from lcv_jax.pipeline import Pipeline
 from lcv_jax.sampling.options import SamplingOptions, check_size
@@ -30,6 +34,21 @@ def check_start(cfg: TrainConfig, base: Base) -> None:
         base.check(cfg)
     elif cfg.network != "vae":
         _check_transformer(cfg, base)
+    elif isinstance(cfg.objective, Autoencoder) and not cfg.objective.branches:
+        _check_branches(cfg, base)
+
+
+def _check_branches(cfg: TrainConfig, pipeline: Pipeline) -> None:
+    """Raises ValueError unless the autoencoder is the same without its residual branches."""
+    leaves = [] if cfg.from_scratch else jax.tree_util.tree_leaves_with_path(pipeline.params("vae"))
+    names = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+    last = [leaf for name, leaf in names if name.rpartition("/")[0].endswith(("/conv2", "/proj"))]
+    if cfg.from_scratch or any(np.any(leaf) for leaf in last):
+        raise ValueError(
+            "objective.branches: residual blocks are left out only where they add nothing yet, and those of "
+            f"{'random weights' if cfg.from_scratch else cfg.checkpoint} do: train with them, or start from "
+            "`python -m lcv_jax.toy.start`"
+        )
 
 
 def _check_transformer(cfg: TrainConfig, pipeline: Pipeline) -> None:
