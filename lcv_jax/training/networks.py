@@ -52,8 +52,8 @@ def learner_of(cfg: TrainConfig, network: DiTConfig | VAEConfig | Tuned, mesh: M
 def initialise(model: LongCatVideo | WanVAE | Tuned, key: Array) -> Params:
     """Random float32 weights. A transformer begins with blocks that change nothing (Peebles and Xie, 2023)."""
     assert not isinstance(model, Tuned), "these are never started from scratch"
-    init: Any = model.init
     if isinstance(model, WanVAE):
+        init: Any = model.clone(branches=True).init  # left out or not, they have parameters
         side = model.cfg.spatial_factor
         return init(key, jnp.zeros((1, 1 + model.cfg.temporal_factor, side, side, model.cfg.in_channels)))["params"]
     cfg = dataclasses.replace(model.cfg, enable_bsa=False)

@@ -33,6 +33,7 @@ from lcv_jax.objectives.consistency_distillation import ConsistencyDistillation
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import load_pipeline
 from lcv_jax.sampling.streaming import StreamWindow
+from lcv_jax.toy import start
 from lcv_jax.training import networks
 from lcv_jax.training.config import (
     AdapterConfig,
@@ -322,6 +323,30 @@ def test_an_autoencoder_trains_and_its_latents_are_measured(config, encoded, mon
     assert (cfg.run / "samples" / "00000002.png").is_file()
     assert store.load_config(cfg.run / "weights_raw", "vae").latents_mean != after.latents_mean
     load_pipeline(cfg.run / "weights").params("vae")
+
+
+@pytest.mark.slow
+def test_branches_that_are_left_out_stay_as_they_are(config, encoded, tmp_path):
+    start.main([str(tmp_path / "start"), "--size", "tiny"])
+    data = DataConfig(path=encoded.parent / "manifest.jsonl", mode="autoencoder", sizes=((5, 16, 16),), fps=8.0)
+    optimizer = OptimizerConfig(learning_rate=1e-2, ema_decay=None, weight_decay=0.0)
+    fields = {"checkpoint": tmp_path / "start", "data": data, "steps": 2, "devices": ONE, "optimizer": optimizer}
+    cfg = config(objective=Autoencoder(branches=False), **fields)
+    train.train(cfg)
+    before, after = (load_pipeline(folder).params("vae") for folder in (cfg.checkpoint, cfg.run / "weights"))
+    changed = jax.tree.map(lambda x, y: bool(np.any(np.asarray(x) != np.asarray(y))), before, after)
+    names = {jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(changed) if yes}
+    assert any("resample_1" in name for name in names)
+    assert not [name for name in names if any(part in name for part in ("conv1", "conv2", "attentions", "norm1"))]
+
+
+def test_branches_that_add_something_are_not_left_out(config, encoded):
+    data = DataConfig(path=encoded.parent / "manifest.jsonl", mode="autoencoder", sizes=((5, 16, 16),), fps=8.0)
+    for scratch, whose in ((False, "tiny"), (True, "random weights")):
+        cfg = config(objective=Autoencoder(branches=False), data=data, devices=ONE, from_scratch=scratch)
+        with pytest.raises(ValueError, match=f"only where they add nothing yet, and those of .*{whose}.* do"):
+            train.train(cfg)
+        assert not cfg.run.exists()
 
 
 @pytest.mark.slow
