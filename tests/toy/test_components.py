@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.toy import start
 from lcv_jax.toy.components import begin_with_components
-from lcv_jax.toy.make import Arguments, all_scenes
+from lcv_jax.toy.make import Arguments, all_scenes, make
 from lcv_jax.toy.measures import psnr
 from lcv_jax.toy.sizes import SIZES
-from lcv_jax.toy.start import main, random_autoencoder
+from lcv_jax.toy.start import random_autoencoder
 from lcv_jax.toy.world import render
 
 CFG = dataclasses.replace(
@@ -85,10 +86,18 @@ def test_networks_that_are_too_narrow_are_told():
         begin_with_components(random_autoencoder(cfg, np.random.default_rng(0)), cfg, in_range(clips_of(0)))
 
 
-def test_start_takes_clips_of_a_manifest(tmp_path, capsys):
+def test_clips_of_a_manifest_are_taken_once_each_in_the_size_of_the_small_model(tmp_path):
+    make(Arguments(out=tmp_path / "clips", num_clips=3, num_images=1, height=96, width=128))
+    clips = start.clips_of(tmp_path / "clips" / "manifest.jsonl")
+    assert clips.shape == (3, 17, 64, 64, 3)
+    assert -1 <= clips.min() < -0.2 < 0.2 < clips.max() <= 1
+    assert not np.array_equal(clips[0], clips[1])
+
+
+def test_start_wants_clips_in_the_manifest(tmp_path, capsys):
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text('{"id": "a", "path": "a.png", "caption": "an image"}\n')
     with pytest.raises(SystemExit):
-        main([str(tmp_path / "out"), "--clips", str(manifest)])
+        start.main([str(tmp_path / "out"), "--clips", str(manifest)])
     assert "has no clips: the components are those of videos" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
