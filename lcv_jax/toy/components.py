@@ -20,7 +20,7 @@ LOG_VARIANCE = -6.0
 """Of latents at first: their deviation is 1, and the last component would drown in more noise."""
 _CONSTANT = 3.0
 """What goes beside the signals before a norm, in units of their own norm."""
-_EVERY_TAP = (1, 1)  # height and width of the middle of a 3 x 3 kernel
+_MIDDLE = (1, 1)  # height and width of the middle of a 3 x 3 kernel
 
 
 def begin_with_components(params: Params, cfg: VAEConfig, clips_BTHWC: Float[np.ndarray, "B T H W C"]) -> None:
@@ -90,7 +90,7 @@ class _Encoder:
         features, C = clips_BTHWC, cfg.in_channels
         enter = params["conv_in"]
         enter["kernel"][..., :C] = 0
-        enter["kernel"][-1, *_EVERY_TAP, :C, :C] = np.eye(C)
+        enter["kernel"][-1, *_MIDDLE, :C, :C] = np.eye(C)
         enter["bias"][:C] = 0
         block = 0
         for number, over_time in enumerate(cfg.temperal_downsample):
@@ -126,7 +126,7 @@ class _Encoder:
         bias = -(rows.mean(axis=0) @ chosen_ZK.T)
         kernel = params["conv_out"]["kernel"]
         kernel[..., :Z] = 0
-        kernel[-1, *_EVERY_TAP, : 2 * K, :Z] = np.concatenate([chosen_ZK, -chosen_ZK], axis=1).T
+        kernel[-1, *_MIDDLE, : 2 * K, :Z] = np.concatenate([chosen_ZK, -chosen_ZK], axis=1).T
         params["conv_out"]["bias"][:Z] = bias
         return passed @ chosen_ZK.T + bias
 
@@ -143,7 +143,7 @@ class _Decoder:
         features, enter = latents, params["conv_in"]
         kernel_ZK, bias = _fit([(latents, self.levels[-1].kept)])
         enter["kernel"][..., : kernel_ZK.shape[1]] = 0
-        enter["kernel"][-1, *_EVERY_TAP, : len(kernel_ZK), : kernel_ZK.shape[1]] = kernel_ZK
+        enter["kernel"][-1, *_MIDDLE, : len(kernel_ZK), : kernel_ZK.shape[1]] = kernel_ZK
         enter["bias"][: kernel_ZK.shape[1]] = bias
         features = latents @ kernel_ZK + bias
         num_means = self.levels[-1].means.shape[-1]
@@ -170,7 +170,7 @@ class _Decoder:
         kernel_CC, bias = _fit([(features[..., :C] * np.sqrt(self.cfg.base_dim) / norms, clips_BTHWC)])
         leave = params["conv_out"]
         leave["kernel"][...] = 0
-        leave["kernel"][-1, *_EVERY_TAP, : 2 * C] = np.concatenate([kernel_CC, -kernel_CC])
+        leave["kernel"][-1, *_MIDDLE, : 2 * C] = np.concatenate([kernel_CC, -kernel_CC])
         leave["bias"][...] = bias
 
 
