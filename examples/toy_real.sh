@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 out=outputs/toy
 source examples/memory.sh
 # $1: the folder; $2: its manifest; $3: how many of its clips.
-listed() { grep -v '"path": "images' "$1/$2" | head -n "$3" | sed "s#\"path\": \"#\"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#"; }
+listed() { head -n "$3" "$1/$2" | sed "s#\"path\": \"#\"path\": \"$PWD/$1/#; s#\"id\": \"#&${1##*/}_#"; }
 
 [ -e outputs/real/test.jsonl ] || python examples/real_clips.py outputs/real
 [ -e $out/clean ] || python -m lcv_jax.toy.make $out/clean --num-clips 1000 --rough-share 0

@@ -140,7 +140,7 @@ class _Decoder:
     def fit(self, latents: np.ndarray, clips_BTHWC: np.ndarray) -> None:
         """Sets the convolutions."""
         params, C = self.params, self.cfg.out_channels
-        features, enter = latents, params["conv_in"]
+        enter = params["conv_in"]
         kernel_ZK, bias = _fit([(latents, self.levels[-1].kept)])
         enter["kernel"][..., : kernel_ZK.shape[1]] = 0
         enter["kernel"][-1, *_MIDDLE, : len(kernel_ZK), : kernel_ZK.shape[1]] = kernel_ZK

@@ -18,9 +18,7 @@ from lcv_jax.toy.sizes import SIZES
 from lcv_jax.toy.start import random_autoencoder
 from lcv_jax.toy.world import render
 
-CFG = dataclasses.replace(
-    SIZES["tiny"].vae, base_dim=8, z_dim=8, latents_mean=(0.0,) * 8, latents_std=(1.0,) * 8, dim_mult=(1, 2, 3, 3)
-)
+CFG = dataclasses.replace(SIZES["tiny"].vae, base_dim=8, z_dim=8, latents_mean=(0.0,) * 8, latents_std=(1.0,) * 8)
 
 
 @functools.cache
