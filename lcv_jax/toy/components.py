@@ -35,9 +35,9 @@ def begin_with_components(params: Params, cfg: VAEConfig, clips_BTHWC: Float[np.
         ValueError: a network that is too narrow to hold the components of its latents.
     """
     _check(cfg)
-    encoder = _Encoder(params, cfg)
-    latents = encoder.fit(clips_BTHWC)
-    _Decoder(params["decoder"], cfg, encoder).fit(latents, clips_BTHWC)
+    levels = _set_encoder(params["encoder"], cfg, clips_BTHWC)
+    latents = _set_last(params["encoder"]["conv_out"], cfg, levels, clips_BTHWC)
+    _set_decoder(params["decoder"], cfg, levels, latents, clips_BTHWC)
     turn = params["quant_conv"]
     turn["kernel"][...] = np.eye(2 * cfg.z_dim) * (np.arange(2 * cfg.z_dim) < cfg.z_dim)
     turn["bias"][...] = np.where(np.arange(2 * cfg.z_dim) < cfg.z_dim, 0, LOG_VARIANCE)
@@ -78,100 +78,99 @@ class _Level:
             self.kept = np.concatenate([alone, later], axis=1)
 
 
-class _Encoder:
-    """Goes down, level by level."""
-
-    def __init__(self, params: Params, cfg: VAEConfig) -> None:
-        self.cfg, self.params, self.levels = cfg, params["encoder"], list[_Level]()
-
-    def fit(self, clips_BTHWC: np.ndarray) -> np.ndarray:
-        """Sets the convolutions and returns the latents that they give."""
-        cfg, params, last = self.cfg, self.params, len(self.cfg.temperal_downsample) - 1
-        features, C = clips_BTHWC, cfg.in_channels
-        enter = params["conv_in"]
-        enter["kernel"][..., :C] = 0
-        enter["kernel"][-1, *_MIDDLE, :C, :C] = np.eye(C)
-        enter["bias"][:C] = 0
-        block = 0
-        for number, over_time in enumerate(cfg.temperal_downsample):
-            _pass_on(params[f"down_blocks_{block}"], features.shape[-1])
-            block += cfg.num_res_blocks
-            width = cfg.base_dim * cfg.dim_mult[number]
-            room = (width - 1) // 2 if number == last else width
-            level = _Level(features, room, over_time=over_time)
-            self.levels.append(level)
-            down = params[f"down_blocks_{block}"]
-            if number == last:
-                constant = _CONSTANT * np.sqrt(2 * np.mean(np.sum(level.kept**2, axis=-1)))
-                _set_down(down, level, signs=(1, -1), constant=constant)
-            else:
-                _set_down(down, level)
-            features, block = level.kept, block + 1
-        return self._leave(features, constant, width)
-
-    def _leave(self, kept: np.ndarray, constant: float, width: int) -> np.ndarray:
-        """The last convolution: of all components those that pixels need most, each with a deviation of 1."""
-        params, Z, K = self.params, self.cfg.z_dim, kept.shape[-1]
-        norms = np.sqrt(constant**2 + 2 * np.sum(kept**2, axis=-1, keepdims=True))
-        passed = kept * np.sqrt(width) / norms
-        rows = _rows(passed[:, 1:])
-        covariance_KK = np.cov(rows.T) + 1e-9 * np.eye(K)
-        # What a component is worth: the pixels that it explains.
-        first = self.levels[0].features[:, 1:]
-        factor = first.shape[1] // (passed.shape[1] - 1), first.shape[2] // passed.shape[2]
-        worth_KP = _fit([(passed[:, 1:], _pieces(first, *factor))])[0]
-        root = np.linalg.cholesky(covariance_KK)
-        values, turned = np.linalg.eigh(root.T @ worth_KP @ worth_KP.T @ root)
-        chosen_ZK = np.linalg.solve(root.T, turned[:, np.argsort(-values)[:Z]]).T
-        bias = -(rows.mean(axis=0) @ chosen_ZK.T)
-        kernel = params["conv_out"]["kernel"]
-        kernel[..., :Z] = 0
-        kernel[-1, *_MIDDLE, : 2 * K, :Z] = np.concatenate([chosen_ZK, -chosen_ZK], axis=1).T
-        params["conv_out"]["bias"][:Z] = bias
-        return passed @ chosen_ZK.T + bias
+def _set_encoder(params: Params, cfg: VAEConfig, clips_BTHWC: np.ndarray) -> list[_Level]:
+    """All convolutions but the last one; returns what they keep between the levels."""
+    levels, last = list[_Level](), len(cfg.temperal_downsample) - 1
+    features, C = clips_BTHWC, cfg.in_channels
+    enter = params["conv_in"]
+    enter["kernel"][..., :C] = 0
+    enter["kernel"][-1, *_MIDDLE, :C, :C] = np.eye(C)
+    enter["bias"][:C] = 0
+    block = 0
+    for number, over_time in enumerate(cfg.temperal_downsample):
+        _pass_on(params[f"down_blocks_{block}"], features.shape[-1])
+        block += cfg.num_res_blocks
+        width = cfg.base_dim * cfg.dim_mult[number]
+        room = (width - 1) // 2 if number == last else width
+        level = _Level(features, room, over_time=over_time)
+        levels.append(level)
+        down = params[f"down_blocks_{block}"]
+        if number == last:
+            _set_down(down, level, signs=(1, -1), constant=_constant_beside(level.kept))
+        else:
+            _set_down(down, level)
+        features, block = level.kept, block + 1
+    return levels
 
 
-class _Decoder:
-    """Comes up, fitting what the encoder had."""
+def _constant_beside(kept: np.ndarray) -> float:
+    """What goes beside signals of both signs."""
+    return float(_CONSTANT * np.sqrt(2 * np.mean(np.sum(kept**2, axis=-1))))
 
-    def __init__(self, params: Params, cfg: VAEConfig, encoder: _Encoder) -> None:
-        self.cfg, self.params, self.levels = cfg, params, encoder.levels
 
-    def fit(self, latents: np.ndarray, clips_BTHWC: np.ndarray) -> None:
-        """Sets the convolutions."""
-        params, C = self.params, self.cfg.out_channels
-        enter = params["conv_in"]
-        kernel_ZK, bias = _fit([(latents, self.levels[-1].kept)])
-        enter["kernel"][..., : kernel_ZK.shape[1]] = 0
-        enter["kernel"][-1, *_MIDDLE, : len(kernel_ZK), : kernel_ZK.shape[1]] = kernel_ZK
-        enter["bias"][: kernel_ZK.shape[1]] = bias
-        features = latents @ kernel_ZK + bias
-        num_means = self.levels[-1].means.shape[-1]
-        for number, level in reversed(list(enumerate(self.levels))):
-            block = params[f"up_blocks_{len(self.levels) - 1 - number}"]
-            _pass_on(block["resnets_0"], features.shape[-1])
-            up = block["upsamplers_0"]
-            if self.cfg.temperal_downsample[number]:
-                features = _set_up_time(up["time_conv"], features, level.means[..., :num_means])
-            if number:
-                below, width = self.levels[number - 1], up["resample_1"]["kernel"].shape[-1]
-                num_means = min(below.means.shape[-1], width * 2 // 3 if len(below.changes_DK) else width)
-                num_changes = min(len(below.changes_DK), width - num_means)
-                start = below.means.shape[-1]
-                parts = (level.features[..., :num_means], level.features[..., start : start + num_changes])
-                features = _set_up_space(up["resample_1"], features, np.concatenate(parts, axis=-1))
-        target = np.concatenate([clips_BTHWC, -clips_BTHWC], axis=-1)
-        features = _set_up_space(up["resample_1"], features, target)
-        constant = _CONSTANT * np.sqrt(np.mean(np.sum(target**2, axis=-1)))
-        up["resample_1"]["kernel"][..., 2 * C] = 0
-        up["resample_1"]["bias"][2 * C] = constant
-        up["resample_1"]["kernel"][..., 2 * C + 1 :] *= 0.1  # more would be in the norm
-        norms = np.sqrt(constant**2 + np.sum(features**2, axis=-1, keepdims=True))
-        kernel_CC, bias = _fit([(features[..., :C] * np.sqrt(self.cfg.base_dim) / norms, clips_BTHWC)])
-        leave = params["conv_out"]
-        leave["kernel"][...] = 0
-        leave["kernel"][-1, *_MIDDLE, : 2 * C] = np.concatenate([kernel_CC, -kernel_CC])
-        leave["bias"][...] = bias
+def _set_last(conv: Params, cfg: VAEConfig, levels: Sequence[_Level], clips_BTHWC: np.ndarray) -> np.ndarray:
+    """The encoder's last convolution: of all components those that pixels need most, each with a deviation of 1.
+
+    Returns the latents.
+    """
+    kept = levels[-1].kept
+    Z, K, constant = cfg.z_dim, kept.shape[-1], _constant_beside(kept)
+    norms = np.sqrt(constant**2 + 2 * np.sum(kept**2, axis=-1, keepdims=True))
+    passed = kept * np.sqrt(cfg.base_dim * cfg.dim_mult[-1]) / norms
+    rows = _rows(passed[:, 1:])
+    covariance_KK = np.cov(rows.T) + 1e-9 * np.eye(K)
+    # What a component is worth: the pixels that it explains.
+    first = clips_BTHWC[:, 1:]
+    factor = first.shape[1] // (passed.shape[1] - 1), first.shape[2] // passed.shape[2]
+    worth_KP = _fit([(passed[:, 1:], _pieces(first, *factor))])[0]
+    root = np.linalg.cholesky(covariance_KK)
+    values, turned = np.linalg.eigh(root.T @ worth_KP @ worth_KP.T @ root)
+    chosen_ZK = np.linalg.solve(root.T, turned[:, np.argsort(-values)[:Z]]).T
+    bias = -(rows.mean(axis=0) @ chosen_ZK.T)
+    kernel = conv["kernel"]
+    kernel[..., :Z] = 0
+    kernel[-1, *_MIDDLE, : 2 * K, :Z] = np.concatenate([chosen_ZK, -chosen_ZK], axis=1).T
+    conv["bias"][:Z] = bias
+    return passed @ chosen_ZK.T + bias
+
+
+def _set_decoder(
+    params: Params, cfg: VAEConfig, levels: Sequence[_Level], latents: np.ndarray, clips_BTHWC: np.ndarray
+) -> None:
+    """All convolutions, each the fit of what the encoder had there."""
+    C = cfg.out_channels
+    enter = params["conv_in"]
+    kernel_ZK, bias = _fit([(latents, levels[-1].kept)])
+    enter["kernel"][..., : kernel_ZK.shape[1]] = 0
+    enter["kernel"][-1, *_MIDDLE, : len(kernel_ZK), : kernel_ZK.shape[1]] = kernel_ZK
+    enter["bias"][: kernel_ZK.shape[1]] = bias
+    features = latents @ kernel_ZK + bias
+    num_means = levels[-1].means.shape[-1]
+    for number, level in reversed(list(enumerate(levels))):
+        block = params[f"up_blocks_{len(levels) - 1 - number}"]
+        _pass_on(block["resnets_0"], features.shape[-1])
+        up = block["upsamplers_0"]
+        if cfg.temperal_downsample[number]:
+            features = _set_up_time(up["time_conv"], features, level.means[..., :num_means])
+        if number:
+            below, width = levels[number - 1], up["resample_1"]["kernel"].shape[-1]
+            num_means = min(below.means.shape[-1], width * 2 // 3 if len(below.changes_DK) else width)
+            num_changes = min(len(below.changes_DK), width - num_means)
+            start = below.means.shape[-1]
+            parts = (level.features[..., :num_means], level.features[..., start : start + num_changes])
+            features = _set_up_space(up["resample_1"], features, np.concatenate(parts, axis=-1))
+    target = np.concatenate([clips_BTHWC, -clips_BTHWC], axis=-1)
+    features = _set_up_space(up["resample_1"], features, target)
+    constant = _CONSTANT * np.sqrt(np.mean(np.sum(target**2, axis=-1)))
+    up["resample_1"]["kernel"][..., 2 * C] = 0
+    up["resample_1"]["bias"][2 * C] = constant
+    up["resample_1"]["kernel"][..., 2 * C + 1 :] *= 0.1  # more would be in the norm
+    norms = np.sqrt(constant**2 + np.sum(features**2, axis=-1, keepdims=True))
+    kernel_CC, bias = _fit([(features[..., :C] * np.sqrt(cfg.base_dim) / norms, clips_BTHWC)])
+    leave = params["conv_out"]
+    leave["kernel"][...] = 0
+    leave["kernel"][-1, *_MIDDLE, : 2 * C] = np.concatenate([kernel_CC, -kernel_CC])
+    leave["bias"][...] = bias
 
 
 def _pass_on(block: Params, count: int) -> None:
