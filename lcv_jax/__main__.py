@@ -33,6 +33,7 @@ COMMANDS = {
     "toy make": ("lcv_jax.toy.make", "write captioned clips of the procedural world"),
     "toy films": ("lcv_jax.toy.films", "write long films whose cuts, borders, logos and faults are known"),
     "toy start": ("lcv_jax.toy.start", "write a small checkpoint with random weights, to train on that world"),
+    "toy move": ("lcv_jax.toy.move", "move a model of that world onto the latents of another autoencoder"),
     "toy judges": ("lcv_jax.toy.judges", "write a tiny judge and the opinions of simulated raters to train it on"),
     "toy raters": ("lcv_jax.toy.raters", "answer a study of people's ratings as simulated raters"),
     "toy chain-page": (

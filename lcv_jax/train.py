@@ -33,6 +33,7 @@ from lcv_jax.config import PublishedConfig
 from lcv_jax.data.batches import BatchKind
 from lcv_jax.gpus.speeds import peak_flops
 from lcv_jax.models.vae import WanVAE
+from lcv_jax.objectives.autoencoder import Autoencoder
 from lcv_jax.parallel.launch import check_same_config, initialize, leaving_at_once
 from lcv_jax.parallel.mesh import make_mesh
 from lcv_jax.pipeline import Pipeline
@@ -356,7 +357,8 @@ def _finish(cfg: TrainConfig, learner: Learner, state: TrainState, frozen: Froze
     """
     kept = kept_weights(cfg)
     configs: dict[WhichWeights, dict[str, PublishedConfig]] = {which: {} for which in kept}
-    if isinstance(learner.model, WanVAE) and "teacher" not in cfg.objective.needs:
+    if isinstance(cfg.objective, Autoencoder) and not cfg.objective.keeps_latents:
+        assert isinstance(learner.model, WanVAE)
         statistics = {which: LatentStatistics(learner.model.cfg) for which in kept}
         for _ in range(STATISTICS_BATCHES):
             _, batch = inputs.next()

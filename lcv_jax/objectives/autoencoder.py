@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 
 from lcv_jax.array_types import Array, Float, PRNGKeyArray
@@ -42,9 +43,16 @@ class Autoencoder:
     branches: bool = True
     """Train residual blocks and attention too. Without them a step takes a seventh of the time: for a start whose
     branches add nothing, such as lcv_jax.toy.start's."""
+    encoder: bool = True
+    """Train the encoder too. Without it all latents stay as they are, and what was trained on them goes on working."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def keeps_latents(self) -> bool:
+        """They are normalised as before."""
+        return bool(self.keep_weight) or not self.encoder
 
     @property
     def needs(self) -> frozenset[str]:
@@ -56,6 +64,8 @@ class Autoencoder:
     ) -> Losses:
         video_BTHWC = batch["video_BTHWC"].astype(jnp.float32) / 127.5 - 1
         mean, logvar = (moments.astype(jnp.float32) for moments in networks.encode(video_BTHWC))
+        if not self.encoder:
+            mean, logvar = jax.lax.stop_gradient((mean, logvar))
         decoded_BTHWC = networks.decode(sample_posterior(mean, logvar, key)).astype(jnp.float32)
         kl = jnp.mean(kl_divergence(mean, logvar))
         pixels_B, differences_B = self.reconstruction(decoded_BTHWC, video_BTHWC)

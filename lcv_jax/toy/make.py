@@ -13,7 +13,8 @@ after those. Their captions tell of that alone, and the manifest's column `capti
 streams learn from to follow a prompt that changes.
 
 Column `weight` of the manifest is for fine-tuning on the best clips: 0 for those that are filmed badly, else the
-inverse of how often the clip's colour, shape and motion are drawn; 1 on average.
+inverse of how often the clip's colour, shape and motion are drawn; 1 on average. Of clips that change, those that go on
+to move, to grow or shrink, and to turn weigh as much as one another: few shapes can turn, and it is hard to learn.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ from lcv_jax.data.media_writer import VideoWriter, write_image
 from lcv_jax.own_files import write_rows
 from lcv_jax.toy.captions import caption
 from lcv_jax.toy.changes import changed, render_change
-from lcv_jax.toy.world import DURATION, Scene, combination_share, render, sample_scene
+from lcv_jax.toy.world import DURATION, Scene, combination_share, kind_of, render, sample_scene
 
 SEPIA = (1.1, 0.95, 0.75)
 """Red, green and blue of a pixel in this style, in its brightness."""
@@ -126,11 +127,8 @@ def make(arguments: Arguments) -> None:
     pixels = arguments.num_clips * arguments.num_frames + arguments.num_images
     with workspace(arguments.out, int(pixels * arguments.height * arguments.width * _BYTES_A_PIXEL)) as work:
         scenes = list(all_scenes(arguments))
-        told = [new or scene for _, scene, new in scenes]
-        inverse = np.array([0 if scene.rough else 1 / combination_share(scene.combination) for scene in told])
-        weights = inverse / max(inverse.mean(), 1e-9)
         _draw_all(arguments, work, scenes)
-        lines = [_line(arguments, drawn, weight) for drawn, weight in zip(scenes, weights.tolist(), strict=True)]
+        lines = [_line(arguments, drawn, weight) for drawn, weight in zip(scenes, weights_of(scenes), strict=True)]
         write_rows(work / "manifest.jsonl", lines)
         write_rows(work / "scenes.jsonl", (_facts(*each) for each in scenes))
     print(f"wrote {arguments.num_clips} clips and {arguments.num_images} images to {arguments.out}")
@@ -165,6 +163,17 @@ def _sample_change(arguments: Arguments, seed: Sequence[int], options: Mapping[s
         if new is not None:
             return scene, new
     raise AssertionError
+
+
+def weights_of(scenes: Sequence[Drawn]) -> list[float]:
+    """How often each should be trained on, 1 on average; see this module's docstring."""
+    told = [new or scene for _, scene, new in scenes]
+    weights = np.array([0 if scene.rough else 1 / combination_share(scene.combination) for scene in told])
+    kinds = np.array(["" if new is None else kind_of(new.motion) for _, _, new in scenes])
+    amounts = {kind: weights[kinds == kind].sum() for kind in set(kinds.tolist()) - {""}}
+    for kind, amount in amounts.items():
+        weights[kinds == kind] *= sum(amounts.values()) / len(amounts) / max(amount, 1e-9)
+    return (weights / max(weights.mean(), 1e-9)).tolist()
 
 
 def _facts(name: str, scene: Scene, new: Scene | None) -> dict[str, Any]:

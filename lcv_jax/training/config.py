@@ -281,6 +281,13 @@ class TrainConfig:
             )
         if objective.keep_weight and self.from_scratch:
             raise ValueError("objective.keep_weight keeps latents as they are when training starts: not from_scratch")
+        if not objective.encoder and (objective.keep_weight or self.from_scratch or self.optimizer.weight_decay):
+            raise ValueError(
+                "objective.encoder False keeps all latents as they are when training starts: it wants keep_weight 0, "
+                "not from_scratch, and optimizer.weight_decay 0, or the encoder would shrink; got keep_weight "
+                f"{objective.keep_weight}, from_scratch {self.from_scratch}, "
+                f"weight_decay {self.optimizer.weight_decay}"
+            )
 
     def _check_chunks(self, what: str, tasks: tuple[str, ...]) -> None:
         """Of training for streams."""

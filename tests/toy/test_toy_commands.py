@@ -16,7 +16,7 @@ from lcv_jax.toy.captions import caption, parse
 from lcv_jax.toy.measures import psnr
 from lcv_jax.toy.readers import ATTRIBUTES, read_clip
 from lcv_jax.toy.sizes import SIZES
-from lcv_jax.toy.world import Scene, combination_share, is_held_out, render, sample_scene
+from lcv_jax.toy.world import Scene, combination_share, is_held_out, kind_of, render, sample_scene
 
 
 def scenes_of(folder):
@@ -79,6 +79,20 @@ def test_weights_undo_the_sampling_and_leave_out_rough_clips(clips):
     assert {weights[name] == 0 for name, scene in scenes.items() if scene.rough} == {True}
     products = [weights[name] * combination_share(scene.combination) for name, scene in scenes.items() if weights[name]]
     np.testing.assert_allclose(products, products[0], rtol=1e-4)
+
+
+def test_kinds_of_motion_that_clips_change_to_weigh_as_much_as_one_another(tmp_path):
+    scenes = list(
+        make.all_scenes(
+            make.Arguments(out=tmp_path, num_clips=90, num_frames=17, change_after=9, change_share=0.8, rough_share=0.1)
+        )
+    )
+    amounts = dict.fromkeys(("moves", "scales", "turns"), 0.0)
+    for (_, _, new), weight in zip(scenes, make.weights_of(scenes), strict=True):
+        if new is not None:
+            amounts[kind_of(new.motion)] += weight
+    assert amounts["turns"] > 0
+    np.testing.assert_allclose(list(amounts.values()), amounts["turns"])
 
 
 def test_the_same_seed_gives_the_same_scenes_at_another_size(clips, tmp_path):

@@ -350,6 +350,22 @@ def test_branches_that_add_something_are_not_left_out(config, encoded):
 
 
 @pytest.mark.slow
+def test_a_decoder_alone_learns_and_latents_stay(config, encoded):
+    data = DataConfig(path=encoded.parent / "manifest.jsonl", mode="autoencoder", sizes=((5, 16, 16),), fps=8.0)
+    optimizer = OptimizerConfig(learning_rate=1e-2, ema_decay=None, weight_decay=0.0)
+    fields = {"data": data, "steps": 2, "devices": ONE}
+    cfg = config(objective=Autoencoder(encoder=False), optimizer=optimizer, **fields)
+    train.train(cfg)
+    assert store.load_config(cfg.checkpoint, "vae") == store.load_config(cfg.run / "weights", "vae")
+    before, after = (load_pipeline(folder).params("vae") for folder in (cfg.checkpoint, cfg.run / "weights"))
+    changed = jax.tree.map(lambda x, y: bool(np.any(np.asarray(x) != np.asarray(y))), before, after)
+    moved = {part: any(jax.tree.leaves(changed[part])) for part in changed}
+    assert moved == {"encoder": False, "quant_conv": False, "post_quant_conv": True, "decoder": True}
+    with pytest.raises(ValueError, match=r"wants keep_weight 0, .* weight_decay 0.01"):
+        config(objective=Autoencoder(encoder=False), optimizer=OptimizerConfig(weight_decay=0.01), **fields)
+
+
+@pytest.mark.slow
 def test_latents_that_stay_are_normalised_as_before(config, encoded, tmp_path):
     """The distance is from the start: nothing at the first step, and then more."""
     lines = [{"path": str(encoded.parent / f"{number}.mp4"), "known": 1} for number in range(16)]
