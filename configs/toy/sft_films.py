@@ -1,10 +1,10 @@
 r"""Toy fine-tuning on the latents of the autoencoder that knows films, from the model of the earlier ones.
 
-Hardware: a laptop's CPU (2 cores). After configs/toy/sft_long.py and configs/toy/vae_decoder.py, with the clips of the
-former encoded again, as examples/toy.sh has it:
+Hardware: a laptop's CPU (2 cores). After configs/toy/vae_decoder.py, with the clips of configs/toy/sft_long.py encoded
+again:
 
-    python -m lcv_jax.toy.move outputs/toy/sft_long/weights outputs/toy/vae_decoder/weights outputs/toy/moved \
-      --clips outputs/toy/clips/manifest.jsonl
+    python -m lcv_jax.encode outputs/toy/more_and_changing.jsonl outputs/toy/vae_decoder/weights \
+      outputs/toy/encoded_films --sizes 17,64,64 --fps 8 --images-from-clips 1
     python -m lcv_jax.train configs/toy/sft_films.py
 """
 
@@ -24,7 +24,7 @@ def get_config() -> TrainConfig:
     return dataclasses.replace(
         cfg,
         run=OUT / "sft_films",
-        checkpoint=OUT / "moved",
+        checkpoint=OUT / "vae_decoder" / "weights",
         data=dataclasses.replace(
             cfg.data, path=OUT / "encoded_films", tasks=TaskShares(t2i=0.05, t2v=0.45, i2v=0.1, vc=0.4)
         ),

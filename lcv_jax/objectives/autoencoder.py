@@ -15,6 +15,7 @@ from lcv_jax.array_types import Array, Float, PRNGKeyArray
 from lcv_jax.bounds import Bounds, NonNegative, Positive, check_fields
 from lcv_jax.models.vae import sample_posterior
 from lcv_jax.objectives.distances import charbonnier, mean_per_sample, squared_error
+from lcv_jax.objectives.drawing import draw_uniform
 from lcv_jax.objectives.networks import AutoencoderNetworks, Batch, Losses
 
 
@@ -43,6 +44,9 @@ class Autoencoder:
     branches: bool = True
     """Train residual blocks and attention too. Without them a step takes a seventh of the time: for a start whose
     branches add nothing, such as lcv_jax.toy.start's."""
+    latent_noise: NonNegative = 0.0
+    """Most deviation of noise on the latents that are decoded, in units of `latents_std`; each clip has another, from 0
+    on. What a transformer makes is never quite right, and a decoder that saw exact latents alone shows it: flicker."""
     encoder: bool = True
     """Train the encoder too. Without it all latents stay as they are, and what was trained on them goes on working."""
 
@@ -66,7 +70,10 @@ class Autoencoder:
         mean, logvar = (moments.astype(jnp.float32) for moments in networks.encode(video_BTHWC))
         if not self.encoder:
             mean, logvar = jax.lax.stop_gradient((mean, logvar))
-        decoded_BTHWC = networks.decode(sample_posterior(mean, logvar, key)).astype(jnp.float32)
+        latents_BTHWC = sample_posterior(mean, logvar, key)
+        if self.latent_noise:
+            latents_BTHWC += self.noise_like(latents_BTHWC, jax.random.fold_in(key, 1)) * networks.std_C
+        decoded_BTHWC = networks.decode(latents_BTHWC).astype(jnp.float32)
         kl = jnp.mean(kl_divergence(mean, logvar))
         pixels_B, differences_B = self.reconstruction(decoded_BTHWC, video_BTHWC)
         pixels, differences = jnp.mean(pixels_B), jnp.mean(differences_B)
@@ -81,6 +88,12 @@ class Autoencoder:
             metrics["moved"] = moved = jnp.mean(batch["keep_B"] * squared_error(mean, began))
             loss += self.keep_weight * moved
         return Losses(loss=loss, error_B=error_B, t_B=None, metrics=metrics)
+
+    def noise_like(self, latents_BTHWC: Float[Array, "B T H W C"], key: PRNGKeyArray) -> Float[Array, "B T H W C"]:
+        """Noise of another deviation for each clip."""
+        level_key, noise_key = jax.random.split(key)
+        level_B = self.latent_noise * draw_uniform(level_key, latents_BTHWC.shape[0], stratified=True)
+        return level_B[:, None, None, None, None] * jax.random.normal(noise_key, latents_BTHWC.shape)
 
     def reconstruction(
         self, decoded_BTHWC: Float[Array, "B T H W C"], video_BTHWC: Float[Array, "B T H W C"]

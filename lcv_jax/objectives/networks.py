@@ -61,6 +61,8 @@ class AutoencoderNetworks(NamedTuple):
     """Latents, not normalised -> the video in [-1, 1], not clipped: what is clipped has no gradient."""
     start: Callable[[Array], tuple[Array, Array]] | None = None
     """`encode` of the weights that training starts from, frozen."""
+    std_C: Array | float = 1.0
+    """What latents are normalised by when training starts."""
 
 
 class Losses(NamedTuple):

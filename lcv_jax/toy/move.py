@@ -1,6 +1,6 @@
 """Moves a model of the procedural world onto another autoencoder: `python -m lcv_jax.toy.move WEIGHTS OTHER OUT`.
 
-    python -m lcv_jax.toy.move sft_long/weights vae_decoder/weights moved --clips clips/manifest.jsonl
+    python -m lcv_jax.toy.move sft_long/weights vae_whole/weights moved --clips clips/manifest.jsonl
 
 Training on the latents of another autoencoder from random weights costs all of pretraining again. What the transformer
 knows of captions and motion does not depend on them, so only its first and its last projection change: patches of the

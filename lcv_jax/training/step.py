@@ -64,6 +64,7 @@ class Learner:
             halves = AutoencoderNetworks(
                 encode=functools.partial(apply, {"params": params}, method="encode"),
                 decode=functools.partial(apply, {"params": params}, method="decode_unclipped"),
+                std_C=jnp.asarray(self.model.cfg.latents_std, jnp.float32),
             )
             if "teacher" in self.objective.needs:
                 start = functools.partial(apply, {"params": frozen.params}, method="encode")

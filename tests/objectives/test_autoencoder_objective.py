@@ -96,6 +96,27 @@ def test_latents_of_known_clips_stay():
     assert not Autoencoder().needs
 
 
+def test_the_decoder_sees_latents_with_noise_of_another_deviation_for_each_clip():
+    """Evenly spaced deviations below the most, in units of each channel's own."""
+    seen = []
+
+    def decode(latents):
+        seen.append(np.asarray(latents))
+        return jnp.zeros(VIDEO.shape)
+
+    shape = (3, 2, 64, 64, 2)
+    still = jnp.zeros(shape), jnp.full(shape, -60.0)
+    networks = AutoencoderNetworks(lambda _: still, decode, std_C=jnp.array((1.0, 3.0)))
+    for most in (0.0, 0.6):
+        Autoencoder(latent_noise=most)(networks, {"video_BTHWC": VIDEO}, jax.random.key(0))
+    assert np.abs(seen[0]).max() < 1e-9
+    deviation_BC = seen[1].std(axis=(1, 2, 3))
+    np.testing.assert_allclose(deviation_BC[:, 1], 3 * deviation_BC[:, 0], rtol=0.05)
+    levels = np.sort(deviation_BC[:, 0])
+    np.testing.assert_allclose(np.diff(levels), 0.2, atol=0.02)
+    assert levels[-1] < 0.62
+
+
 def test_a_blurred_edge_costs_more_than_its_pixels():
     """Two errors of one size, the one smooth, the other jumping between neighbours."""
     video = np.zeros((1, 4, 8, 8, 3), np.float32)
