@@ -12,32 +12,23 @@ import numpy as np
 import pages
 from pages import DOCS, RESULTS, RUNS
 
-FIRST = (
+STAGES = (
     "vae_1",
     "vae_2",
     "vae_3",
     "pretrain_1",
     "pretrain_2",
     "pretrain_3",
-    "pretrain_3_without_noise",
     "sft",
-    "sft_long",
-)
-"""Stages on the latents of the first autoencoder."""
-SECOND = (
-    "vae_linear",
-    "vae_whole",
-    "vae_decoder",
-    "sft_films",
     "cfg_distillation",
     "consistency_distillation",
-    "consistency_distillation_8",
-    "consistency_distillation_4",
     "refinement_dense",
     "refinement_sparse",
+    "consistency_distillation_8",
+    "consistency_distillation_4",
+    "pretrain_3_without_noise",
 )
-"""Those of the autoencoder that knows films, and on its latents."""
-CAPTIONED = ("t2v_sft_films", "i2v", "vc", "refine")
+CAPTIONED = ("t2v_sft", "i2v", "vc", "refine")
 """Scores whose pictures tell their captions."""
 CAPTION = ("colour", "shape", "motion", "speed", "texture", "background", "all")
 TABLES: Mapping[str, tuple[Mapping[str, str], Sequence[str]]] = {
@@ -45,9 +36,7 @@ TABLES: Mapping[str, tuple[Mapping[str, str], Sequence[str]]] = {
         {
             "pretraining 2 (T2I, T2V)": "t2v_pretrain_2",
             "pretraining 3 (all tasks)": "t2v_pretrain_3",
-            "fine-tuned": "t2v_sft",
-            "fine-tuned for longer": "t2v_sft_long",
-            "shipped: on the latents of films, 50 steps, guidance 4": "t2v_sft_films",
+            "fine-tuned, 50 steps, guidance 4": "t2v_sft",
             "50 steps, no guidance": "t2v_without_guidance",
             "16 steps, guidance 4": "t2v_16_steps_undistilled",
             "CFG-distilled, 50 steps": "t2v_cfg_distilled",
@@ -59,7 +48,7 @@ TABLES: Mapping[str, tuple[Mapping[str, str], Sequence[str]]] = {
     ),
     "quality": (
         {
-            "50 steps, guidance 4": "t2v_sft_films",
+            "fine-tuned, 50 steps, guidance 4": "t2v_sft",
             "distilled, 16 steps": "t2v_16_steps",
             "distilled, 8 steps": "t2v_8_steps",
             "distilled, 4 steps": "t2v_4_steps",
@@ -105,29 +94,19 @@ def main() -> None:
     for name, (rows, columns) in TABLES.items():
         results = {label: pages.read_json(RESULTS / f"{file}.json") for label, file in rows.items()}
         text = pages.filled(text, name, table(results, columns))
-    text = pages.filled(text, "stages", stages(text))
+    text = pages.filled(text, "stages", stages())
     for name in CAPTIONED:
         captions = pages.read_json(RESULTS / f"{name}.json")["captions"]
         text = pages.filled(text, f"captions {name}", "Rows: " + "; ".join(captions[:8]) + ".")
     page.write_text(text, encoding="utf-8")
-    for part, names in (("first", FIRST), ("second", SECOND)):
-        if all(map(_is_here, names)):
-            draw_curves(names, DOCS / f"toy_curves_{part}.svg")
+    draw_curves(DOCS / "toy_curves.svg")
     draw_drift(DOCS / "toy_drift.svg")
 
 
-def _is_here(stage: str) -> bool:
-    return (RUNS / stage / "metrics.jsonl").is_file()
-
-
-def stages(text: str) -> str:
-    """What each stage took, and where its loss began and ended; rows of stages that were not run here stay."""
+def stages() -> str:
+    """What each stage took, and where its loss began and ended."""
     rows = [["stage", "steps", "minutes", "loss, first and last 100 steps"]]
-    for stage in (*FIRST, *SECOND):
-        if not _is_here(stage):
-            before = next((line for line in text.splitlines() if line.startswith(f"| [{stage}](")), None)
-            rows += [] if before is None else [before.strip("| ").split(" | ")]
-            continue
+    for stage in STAGES:
         logged = pages.read_metrics(RUNS / stage)
         first, last = ([line["loss"] for line in part] for part in (logged[:4], logged[-4:]))
         link, losses = f"[{stage}](../configs/toy/{stage}.py)", f"{np.mean(first):.3g}, {np.mean(last):.3g}"
@@ -145,7 +124,7 @@ def table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> s
     rows = {
         label: {name: pages.told(result["measured"].get(name)) for name in columns} for label, result in results.items()
     }
-    true = list(results.values())[-1]["true"]
+    true = next(iter(results.values()))["true"]
     if any(name in true for name in columns):
         rows["true clips through the autoencoder"] = {name: pages.told(true.get(name)) for name in columns}
     heads = [name.replace("_", " ") for name in columns]
@@ -158,12 +137,12 @@ def table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> s
     return pages.table(lines)
 
 
-def draw_curves(names: Sequence[str], path: Path) -> None:
-    """The loss of each stage, smoothed, over its steps."""
-    figure, axes = plt.subplots(-(-len(names) // 4), 4, figsize=(14, 2.6 * -(-len(names) // 4)), layout="constrained")
-    for panel in axes.flat[len(names) :]:
+def draw_curves(path: Path) -> None:
+    """The loss of each stage, smoothed, over the minutes that it took."""
+    figure, axes = plt.subplots(-(-len(STAGES) // 4), 4, figsize=(14, 2.6 * -(-len(STAGES) // 4)), layout="constrained")
+    for panel in axes.flat[len(STAGES) :]:
         panel.axis("off")
-    for stage, panel in zip(names, axes.flat, strict=False):
+    for stage, panel in zip(STAGES, axes.flat, strict=False):
         lines = pages.read_metrics(RUNS / stage)
         steps = [line["step"] for line in lines]
         for name in sorted({name for line in lines for name in line if name.startswith("loss/")}):

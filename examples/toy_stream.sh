@@ -32,7 +32,8 @@ train plain_two self_forcing plain_four/weights plain_encoded "${whole[@]}" --st
 # Without diffusion forcing: one noise level for all chunks of a clip.
 train plain_one_level causal base plain_encoded "${causal[@]}" --steps 500 --objective.no-diffusion-forcing
 
-# The adapters of both in the released layout and in bfloat16, and a quarter of the one with three quarters of the other.
+# The adapters of both in the released layout and in bfloat16, and a quarter of the one with three quarters of the other:
+# what examples/toy_checkpoint/lora/stream_lora.safetensors is.
 for run in plain changing; do
   [ -e "$out/${run}_published" ] && continue
   rm -rf "$out/${run}_float32" "$out/${run}_bfloat16"
@@ -46,11 +47,6 @@ rm $out/checkpoint/lora/stream_lora.safetensors
 python -m lcv_jax.convert_adapter $out/plain_published/lora/stream_lora.safetensors $out/checkpoint/lora/stream_lora.safetensors \
   --weight 0.75 --add $out/changing_published/lora/stream_lora.safetensors 0.25 --checkpoint $out/base
 python convert_torch_weights.py $out/checkpoint $out/shipped --dtype float32
-
-# Whole clips of the model that streams are compared with.
-score_clips() { [ -e "$results/stream_$1.json" ] || python -m lcv_jax.toy.score $out/base --num-steps 16 --json "$results/stream_$1.json" "${@:2}"; }
-score_clips clips
-score_clips clips_distilled --distilled
 
 switch=(--task switch) drift=(--task drift --num-streams 4 --num-chunks 200)
 euler=(--adapters causal_lora 1) four=(shipped --distilled --num-steps 4)

@@ -1,13 +1,13 @@
 """Toy causal fine-tuning for streams: chunks of one latent frame after a clean history.
 
-Hardware: a laptop's CPU (2 cores). After configs/toy/sft_films.py:
+Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py:
 
     python -m lcv_jax.train configs/toy/causal.py
 """
 
 import dataclasses
 
-from configs.toy.common import FLOW_MATCHING, OUT, stage, with_data
+from configs.toy.common import FLOW_MATCHING, stage, with_data
 from lcv_jax.data.config import TaskShares
 from lcv_jax.models.stream_window import StreamWindow
 from lcv_jax.objectives.causal import CausalFlowMatching
@@ -24,11 +24,11 @@ def get_config() -> TrainConfig:
     )
     cfg = stage(
         "causal",
-        after="sft_films",
+        after="sft",
         tasks=TaskShares(t2v=1.0),
         steps=1000,
         learning_rate=2e-4,
         objective=objective,
     )
     cfg = dataclasses.replace(cfg, samples=dataclasses.replace(cfg.samples, every=None))
-    return with_data(cfg, path=OUT / "encoded_films", weight_column="weight")
+    return with_data(cfg, weight_column="weight")

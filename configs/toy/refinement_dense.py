@@ -5,8 +5,8 @@ along, with larger clips of other scenes:
 
     python -m lcv_jax.toy.make outputs/toy/large --num-clips 300 --height 128 --width 128 --num-frames 33 --fps 16 \
       --rough-share 0 --seed 1
-    python -m lcv_jax.encode outputs/toy/large/manifest.jsonl outputs/toy/vae_decoder/weights \
-      outputs/toy/encoded_large --sizes 33,128,128 --fps 16 --refine 64,64,8 --refine-from autoencoded
+    python -m lcv_jax.encode outputs/toy/large/manifest.jsonl outputs/toy/vae_3/weights outputs/toy/encoded_large \
+      --sizes 33,128,128 --fps 16 --refine 64,64,8 --refine-from autoencoded
 
     python -m lcv_jax.train configs/toy/refinement_dense.py
 """
@@ -23,7 +23,7 @@ from lcv_jax.training.config import AdapterConfig, TrainConfig
 
 def get_config() -> TrainConfig:
     """Of the fine-tuned model."""
-    return refinement("refinement_dense", after="consistency_distillation", start=None, sparse=None, steps=1200)
+    return refinement("refinement_dense", after="consistency_distillation", start=None, sparse=None, steps=2000)
 
 
 def refinement(

@@ -13,4 +13,4 @@ from lcv_jax.training.config import TrainConfig
 def get_config() -> TrainConfig:
     """The adapter goes on with attention to 9 blocks of 144."""
     sparse = SIZES["small"].dit.bsa_params
-    return refinement("refinement_sparse", after="refinement_dense", start="refinement_lora", sparse=sparse, steps=150)
+    return refinement("refinement_sparse", after="refinement_dense", start="refinement_lora", sparse=sparse, steps=300)

@@ -1,6 +1,6 @@
 r"""Toy distillation of streams to 4 steps on the student's own rollouts (self-forcing).
 
-Hardware: a laptop's CPU (2 cores). After configs/toy/sft_films.py and, as an adapter, configs/toy/causal.py:
+Hardware: a laptop's CPU (2 cores). After configs/toy/sft.py and, as an adapter, configs/toy/causal.py:
 
     python -m lcv_jax.train configs/toy/causal.py --adapter.name causal_lora --adapter.rank 32 --adapter.alpha 16 \
       --optimizer.learning-rate 1e-3
@@ -14,7 +14,7 @@ Then 2 steps, from the student of 4:
 
 import dataclasses
 
-from configs.toy.common import OUT, SHIFT, stage, with_data
+from configs.toy.common import SHIFT, stage, with_data
 from lcv_jax.data.config import TaskShares
 from lcv_jax.models.stream_window import StreamWindow
 from lcv_jax.objectives.self_forcing import SelfForcing
@@ -39,4 +39,4 @@ def get_config() -> TrainConfig:
         optimizer=dataclasses.replace(cfg.optimizer, warmup_steps=20, ema_decay=0.98),
         samples=dataclasses.replace(cfg.samples, every=None),
     )
-    return with_data(cfg, path=OUT / "encoded_films", weight_column="weight", caption_dropout=0.0)
+    return with_data(cfg, weight_column="weight", caption_dropout=0.0)

@@ -15,7 +15,7 @@ from configs.toy.sft_long import get_config as sft_long
 from lcv_jax.data.config import TaskShares
 from lcv_jax.training.config import TrainConfig
 
-STEPS = 7500
+STEPS = 13_500
 
 
 def get_config() -> TrainConfig:
