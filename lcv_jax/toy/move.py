@@ -75,9 +75,11 @@ def move(arguments: Arguments) -> None:
         )
     clips_BTHWC = (clips_of(arguments.clips) + 1) / 2
     old_cfg, old_vae = store.load_component(arguments.weights, "vae", jnp.float32)
-    vae_cfg = scaled_channels(vae_cfg, vae, encoded(vae_cfg, vae, clips_BTHWC))
     old_NC = patches_of(encoded(old_cfg, old_vae, clips_BTHWC), cfg)
-    new_NC = patches_of(encoded(vae_cfg, vae, clips_BTHWC), cfg)
+    even_BTHWC, even_cfg = encoded(vae_cfg, vae, clips_BTHWC), vae_cfg
+    vae_cfg = scaled_channels(even_cfg, vae, even_BTHWC)
+    scale_C = np.divide(even_cfg.latents_std, vae_cfg.latents_std).astype(np.float32)
+    new_NC = patches_of(even_BTHWC * scale_C, cfg)
     params = jax.tree.map(np.array, params)
     kept = turn_projections(params, old_NC, new_NC)
     save_trained(
